@@ -1,0 +1,75 @@
+/* lease.h - who may act, and until when (PROTOCOL.md 5). No I/O; boot time in nanoseconds is an argument.
+ *
+ * Two halves: node_lease is every node's own right to start transactions and write final dots; leader_lease is the
+ * leader's right to answer heartbeats, assign and grant, and its watch over silent nodes.
+ *
+ * L1: a node's lease ends lease_ns after the moment it SENT the heartbeat that was answered.
+ * L2: answers of an older term, another incarnation, or for an unknown heartbeat give nothing.
+ * L3: with a lease, nothing starts before the answer's commit index is applied here.
+ * L4: the leader's lease ends at Q + lease_ns, Q the newest own stamp that a majority of voters has echoed in this term;
+ *     it answers, assigns and grants only while now - Q < election_ns.
+ * L5: a new leader declares nobody down before lease_ns + election_ns after its election; after a gap in its own loop
+ *     its silence counters start again.
+ * Thread: the core's; node_lease_end is what the core publishes to other threads. */
+#ifndef MR_CLUSTER_LEASE_H
+#define MR_CLUSTER_LEASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct lease_times {
+    uint64_t lease_ns;
+    uint64_t election_ns;
+    uint64_t node_timeout_ns;
+};
+
+struct node_lease {
+    struct lease_times times;
+    uint64_t term;         /* newest seen */
+    uint64_t end_ns;       /* 0: none */
+    uint64_t wait_applied; /* index that must be applied first (L3) */
+    uint64_t leader_stamp; /* newest stamp of the leader of `term`, to be echoed */
+    uint64_t last_sent_ns;
+    uint64_t worker_cap_ns; /* lease cut short because a worker hangs (5.10); UINT64_MAX: no */
+};
+void node_lease_init(struct node_lease *l, const struct lease_times *times);
+/* A heartbeat is sent now: *echo_ns is what it echoes for its term. */
+void node_lease_sent(struct node_lease *l, uint64_t now_ns, uint64_t term, uint64_t *echo_ns);
+/* An answer. granted: its `lease` field. Returns whether the lease was extended. */
+bool node_lease_answer(struct node_lease *l, uint64_t now_ns, uint64_t sent_ns, uint64_t term, uint64_t commit,
+                       uint64_t stamp_ns, bool granted, bool incarnation_matches);
+/* End of the lease with what is applied now; 0: none (not held, or L3 not yet met). */
+uint64_t node_lease_end(const struct node_lease *l, uint64_t applied);
+bool node_lease_held(const struct node_lease *l, uint64_t now_ns, uint64_t applied);
+/* The newest term that Raft told. A newer one does not end the lease, but answers of older terms count no more. */
+void node_lease_term(struct node_lease *l, uint64_t term);
+
+enum { LEASE_MAX_NODES = 64 };
+struct leader_lease {
+    struct lease_times times;
+    uint64_t term; /* 0: not leading */
+    uint64_t elected_ns;
+    uint64_t voters; /* set of bits (1 << raft id) */
+    uint32_t self;
+    uint64_t last_tick_ns;
+    uint64_t silence_from_ns;                /* counters do not look behind this (L5) */
+    uint64_t echoed_ns[LEASE_MAX_NODES];     /* newest own stamp echoed, by raft id */
+    uint64_t heard_ns[LEASE_MAX_NODES];      /* last heartbeat, by raft id */
+};
+void leader_lease_init(struct leader_lease *l, const struct lease_times *times, uint32_t self);
+void leader_lease_lead(struct leader_lease *l, uint64_t now_ns, uint64_t term, uint64_t voters);
+void leader_lease_unlead(struct leader_lease *l);
+void leader_lease_voters(struct leader_lease *l, uint64_t voters);
+/* A heartbeat arrived; own heartbeats count too. echo_ns is taken only if it is of this term (term equal) and not from
+ * the future. */
+void leader_lease_heard(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t term, uint64_t echo_ns);
+/* Called at least each heartbeat interval; notices gaps in the loop (a gap over half the election timeout: L5). */
+void leader_lease_tick(struct leader_lease *l, uint64_t now_ns);
+/* Q: newest stamp echoed by a majority (self counts with now); 0 none. */
+uint64_t leader_lease_quorum_ns(const struct leader_lease *l, uint64_t now_ns);
+/* May answer heartbeats, assign, grant. */
+bool leader_lease_may_grant(const struct leader_lease *l, uint64_t now_ns);
+/* Is this node to be declared down now? */
+bool leader_lease_silent(const struct leader_lease *l, uint64_t now_ns, uint32_t node);
+
+#endif

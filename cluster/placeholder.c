@@ -1,0 +1,1 @@
+typedef int mailraft_placeholder;

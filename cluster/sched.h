@@ -1,0 +1,75 @@
+/* sched.h - the leader's scheduler: which node attempts which delivery, over which connection, when.
+ *
+ * No I/O, no clock of its own: time is an argument, the state is read, decisions come back as operations to propose.
+ * A *slot* is one connection of one node to one next hop. It counts as used from the proposal of its first assignment
+ * until the node's heartbeat, made after that node applied the last unassignment of the slot, does not list it.
+ *
+ * S1: for each next hop, slots in use (open, idle or granted, in the whole cluster) <= its connection limit.
+ * S2: attempts started in any interval t <= rate * (t + 1 s) + burst; budgets begin empty at a new leader, and what is
+ *     assigned already is charged to them (PROTOCOL.md 6.2).
+ * S3: for a limited next hop nothing is granted until every node has reported with an applied index of this term or is
+ *     down (6.1).
+ * S4: never more attempts on a node than it said are free (6.4).
+ * S5: a step looks at next hops one by one, round robin, at most SCHED_STEP of them; its cost does not grow with the queue.
+ * Thread: the core's. */
+#ifndef MR_CLUSTER_SCHED_H
+#define MR_CLUSTER_SCHED_H
+
+#include "cluster/state.h"
+#include "frame.pb-c.h"
+
+enum {
+    SCHED_STEP = 256,          /* next hops looked at in one step */
+    SCHED_MAX_ASSIGN = 512,    /* assignments made in one step */
+    SCHED_SLOT_DEPTH = 4,      /* deliveries assigned into one slot ahead, next hops without a rate limit */
+    SCHED_DEADLINE_MS = 600 * 1000,
+};
+
+struct sched;
+
+struct sched_config {
+    uint32_t slot_depth; /* 0: SCHED_SLOT_DEPTH */
+};
+
+struct sched *sched_open(const struct state *s, const struct sched_config *config);
+void sched_close(struct sched *d);
+
+/* This node leads (again): forget everything, rebuild from the state. first_index: of this term's first own entry (S3).
+ * now_ns: boot time of the leader, as everywhere below. */
+void sched_lead(struct sched *d, uint64_t now_ns, uint64_t first_index);
+void sched_unlead(struct sched *d);
+
+/* A heartbeat of a node that is up and of the incarnation in the state. */
+void sched_heartbeat(struct sched *d, uint32_t node, const Mailraft__Heartbeat *hb, uint64_t now_ns);
+/* The node was declared down (applied), or came up with a new incarnation: its slots are gone. */
+void sched_node_changed(struct sched *d, const struct node_view *node, uint64_t now_ns);
+void sched_rules_changed(struct sched *d, const Mailraft__Rules *rules, uint64_t now_ns);
+
+/* From the state's observer, on the leader: an assignment applied / ended at this index. */
+void sched_assigned(struct sched *d, const struct state_message *m, uint32_t delivery, uint64_t index);
+void sched_unassigned(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, uint64_t index);
+/* What an applied outcome said of the next hop, for back-off (6.4) and avoidance (6.5). */
+void sched_result(struct sched *d, uint32_t node, const char *next_hop, bool delivered, bool unreached, uint64_t now_ns);
+
+/* For a new message (a leader's fill-in before the proposal): an assignment for one of its deliveries to `node`, if it
+ * can be granted now, without looking at others. The grant is held until sched_assigned or sched_ungrant. False: none;
+ * the delivery becomes ready and is assigned later. Not granted while older deliveries of the next hop are ready. */
+bool sched_grant(struct sched *d, const char *next_hop, uint32_t node, uint64_t now_ns, Mailraft__Assignment *out);
+/* The proposal with the grant failed or was refused. */
+void sched_ungrant(struct sched *d, const char *next_hop, uint32_t node, uint32_t slot, uint64_t now_ns);
+
+/* One step: up to max operations (Assign, AssignNotice) to propose now, allocated by protobuf-c's default allocator,
+ * owned by the caller. Grants are held as above. Returns the number. *again_ns: boot time of the next step that is
+ * worth making if nothing else happens; UINT64_MAX none. */
+size_t sched_step(struct sched *d, uint64_t now_ns, Mailraft__Op **ops, size_t max, uint64_t *again_ns);
+
+/* Slots in use of a next hop, all nodes; for tests, status and metrics. */
+uint32_t sched_slots(const struct sched *d, const char *next_hop);
+/* True while S3 holds grants back. */
+bool sched_waiting_for_nodes(const struct sched *d);
+/* Next hop is backing off until (boot ns); 0: it is not. */
+uint64_t sched_backoff_until(const struct sched *d, const char *next_hop);
+/* Node that is avoided for a next hop because it fails where others succeed; 0 none. */
+uint32_t sched_avoided(const struct sched *d, const char *next_hop);
+
+#endif

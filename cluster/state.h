@@ -1,0 +1,222 @@
+/* state.h - the replicated queue: every node holds the same one at the same index.
+ *
+ * Q1: apply is a pure function of state and entry: no clock, chance, environment, I/O, address order, hash-table order.
+ *     What is iterated is a list in apply order, or a heap whose order is total (time, then sequence).
+ * Q2: a recipient moves only queued -> {delivered, failed, expired, cancelled}; a terminal state never changes.
+ * Q3: attempt numbers of a delivery rise.
+ * Q4: the cost of applying one operation does not grow with the queue (but for log factors of heaps).
+ * Q5: ready lists, deferred heaps and expiry order are kept here, on every node: becoming leader costs nothing.
+ * Effects are told to an observer after the change, in order; the observer changes nothing here (PROTOCOL.md 4.7).
+ * Thread: the core's only. Pointers handed out stay valid until the next apply or restore. */
+#ifndef MR_CLUSTER_STATE_H
+#define MR_CLUSTER_STATE_H
+
+#include "ops.pb-c.h"
+#include "proto/base/id.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    STATE_GRACE_MS = 600 * 1000,       /* PROTOCOL.md 3.4, 4.2 */
+    STATE_MAX_RECIPIENTS = 50000,      /* of one message; SMTP's limit is lower */
+    STATE_MAX_NODES = 63,              /* raft ids of holders fit a 64-bit set: ids 1..63 */
+    STATE_MAX_REPLY = 500,             /* bytes of a stored reply */
+    STATE_RELEASE_BATCH = 1000,        /* deferred deliveries that one entry makes ready at most */
+    STATE_VERSION = 1,                 /* highest cluster version that this program knows */
+};
+
+enum recipient_state {
+    RECIPIENT_QUEUED,
+    RECIPIENT_DELIVERED,
+    RECIPIENT_FAILED,
+    RECIPIENT_EXPIRED,
+    RECIPIENT_CANCELLED,
+};
+enum delivery_state {
+    DELIVERY_READY,
+    DELIVERY_ASSIGNED,
+    DELIVERY_DEFERRED,
+    DELIVERY_HELD,
+    DELIVERY_DONE,
+};
+/* Enqueue.flags */
+enum message_flag {
+    MESSAGE_8BITMIME = 1,
+    MESSAGE_SMTPUTF8 = 2,
+    MESSAGE_DSN = 4,    /* is itself a delivery status notification */
+    MESSAGE_WARNED = 8, /* a delay warning was sent */
+};
+
+/* What applying one operation came to. */
+enum apply_result {
+    APPLIED = 0,
+    APPLY_DUPLICATE,      /* enqueue: present already, or finished by delivery: the sender may be told 250 */
+    APPLY_CANCELLED,      /* enqueue: a cancel came first */
+    APPLY_STALE,          /* enqueue: its stamp is older than grace; outcome or notice of an old attempt: no effect */
+    APPLY_NOT_MAJORITY,   /* enqueue: its holders are no majority of the voters */
+    APPLY_NOT_FOUND,      /* no such message, delivery, node */
+    APPLY_TERMINAL,       /* outcome or cancel: terminal already */
+    APPLY_INVALID,        /* indices out of range, limits exceeded */
+    APPLY_OLD_INCARNATION /* node_up, node_down: not the one in force */
+};
+const char *apply_result_text(enum apply_result r);
+
+struct state;
+struct state_message;
+struct state_next_hop;
+
+/* Views for readers. */
+struct recipient_view {
+    const char *address;
+    size_t address_len;
+    uint32_t delivery;
+    enum recipient_state state;
+    const char *reply; /* "" when none; zero-terminated */
+    const char *status;
+    const char *orcpt;
+    uint32_t notify;
+};
+struct delivery_view {
+    const char *next_hop;
+    enum delivery_state state;
+    uint32_t attempt; /* number of the running or last one; 0: none yet */
+    uint32_t failures;
+    uint64_t due_ms; /* while deferred */
+    uint32_t node;   /* while assigned */
+    uint64_t incarnation;
+    uint32_t slot;
+    uint32_t deadline_for_ms;
+    uint32_t avoid_node; /* 0: none */
+};
+struct message_view {
+    struct mr_id id;
+    uint64_t sequence;
+    uint64_t body_length;
+    uint8_t body_checksum[16];
+    uint64_t body_stamp_ms;
+    uint64_t holders; /* bit (1 << raft id) */
+    const char *reverse_path; /* zero-terminated; "" null */
+    const char *envid;
+    const char *client;
+    uint32_t ret;
+    uint32_t flags;
+    uint32_t acceptor;
+    uint64_t arrived_ms, warn_ms, expire_ms;
+    uint32_t n_recipients, n_deliveries;
+    Mailraft__NoticeKind notice_kind; /* a notice that is assigned now, else NOTICE_NONE */
+    uint32_t notice_attempt, notice_node;
+    uint64_t notice_incarnation;
+};
+struct node_view {
+    uint32_t node;
+    const char *name;
+    const char *address;
+    const char *version;
+    struct mr_id directory;
+    uint64_t incarnation;
+    bool up;
+    bool voter;
+};
+
+/* What applying did, for this node's own doings. Called inside state_apply; must not call state_apply. Any may be NULL.
+ * None is called by restore: after it the owner looks at the whole state. */
+struct state_observer {
+    void *arg;
+    void (*assigned)(void *arg, const struct state_message *m, uint32_t delivery);
+    /* The assignment ended: by outcome, release, or its node's fall. */
+    void (*unassigned)(void *arg, struct mr_id id, uint32_t delivery, uint32_t attempt, uint32_t node, uint32_t slot,
+                       const char *next_hop);
+    void (*notice_assigned)(void *arg, const struct state_message *m);
+    void (*enqueued)(void *arg, const struct state_message *m);
+    void (*recipient_done)(void *arg, const struct state_message *m, uint32_t recipient);
+    void (*removed)(void *arg, struct mr_id id); /* the last recipient is terminal: the body may go */
+    void (*node_changed)(void *arg, const struct node_view *node);
+    void (*rules_changed)(void *arg, const Mailraft__Rules *rules);
+    /* A delivered outcome that came for a recipient that was terminal already. */
+    void (*late_outcome)(void *arg, struct mr_id id, uint32_t recipient, uint32_t attempt, uint32_t node);
+    void (*in_doubt)(void *arg, struct mr_id id, uint32_t delivery, uint32_t attempt, uint32_t node, bool possibly);
+};
+
+struct state *state_open(const struct state_observer *observer);
+void state_close(struct state *s);
+
+/* Applies one entry (a packed Batch). results: filled with one apply_result an operation, at most *n_results; *n_results
+ * becomes the number of operations. MR_MALFORMED, MR_VERSION: unknown or undecodable: the caller stops the process (4.6). */
+int state_apply(struct state *s, uint64_t index, const uint8_t *data, size_t len, uint8_t *results, size_t *n_results);
+
+/* Snapshot as one or more buffers of records (FORMAT.md) with a checksum; free with state_snapshot_free. */
+struct state_buffer {
+    void *base;
+    size_t len;
+};
+void state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count);
+void state_snapshot_free(struct state_buffer *buffers, unsigned count);
+/* Replaces the whole state, all or nothing. MR_MALFORMED, MR_CHECKSUM, MR_VERSION: the state is as it was. */
+int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
+/* XXH3-128 over everything that is replicated; equal on all nodes at the same index. O(queue). */
+void state_hash(const struct state *s, uint8_t hash[16]);
+/* Checks every internal invariant (counts, lists, heaps, links); panics on a violation. For tests and debug builds. */
+void state_check(const struct state *s);
+
+/* Reading. */
+uint64_t state_index(const struct state *s);
+uint64_t state_now_ms(const struct state *s); /* committed time; 0 before the first entry */
+struct mr_id state_cluster(const struct state *s);
+const Mailraft__Rules *state_rules(const struct state *s); /* NULL before the first rules operation */
+uint32_t state_version(const struct state *s);
+
+const struct state_message *state_find(const struct state *s, struct mr_id id); /* NULL: none */
+bool state_is_finished(const struct state *s, struct mr_id id, bool *cancelled);
+void state_message_view(const struct state_message *m, struct message_view *out);
+void state_recipient_view(const struct state_message *m, uint32_t recipient, struct recipient_view *out);
+void state_delivery_view(const struct state_message *m, uint32_t delivery, struct delivery_view *out);
+/* Messages in sequence order; after: 0 for the first, else the sequence of the last one seen (it may be gone). The cost
+ * is that of the step, not of the queue. NULL at the end. */
+const struct state_message *state_next_message(const struct state *s, uint64_t after);
+
+unsigned state_nodes(const struct state *s); /* views by position 0..n-1, ordered by raft id */
+void state_node_view(const struct state *s, unsigned position, struct node_view *out);
+bool state_node_by_id(const struct state *s, uint32_t node, struct node_view *out);
+/* Voters in the state, as a set of bits (1 << raft id), and the number that makes a majority. */
+uint64_t state_voters(const struct state *s);
+unsigned state_majority(const struct state *s);
+
+/* Next hops that have at least one delivery, in the order of their creation. position: opaque cursor, NULL to begin. */
+struct next_hop_view {
+    const char *name;
+    uint64_t ready, assigned, deferred, held; /* deliveries */
+    uint64_t oldest_ms;                       /* smallest arrived_ms seen among those ready now at the list's head; 0 */
+    uint64_t next_due_ms;                     /* earliest deferred; 0: none */
+    const char *last_reply;                   /* of the last attempt that did not deliver; "" */
+};
+const struct state_next_hop *state_next_hop_next(const struct state *s, const struct state_next_hop *after);
+const struct state_next_hop *state_next_hop_find(const struct state *s, const char *name);
+void state_next_hop_view(const struct state_next_hop *h, struct next_hop_view *out);
+
+/* For the scheduler: next hops with ready deliveries, each O(1). */
+const struct state_next_hop *state_ready_next_hop(const struct state *s, const struct state_next_hop *after);
+/* The ready deliveries of a next hop in order; *cursor NULL to begin. Skips nothing. */
+struct ready_delivery {
+    const struct state_message *message;
+    uint32_t delivery;
+};
+bool state_ready_next(const struct state_next_hop *h, const void **cursor, struct ready_delivery *out);
+/* Assigned deliveries of a node (0: of all), in assignment order; *cursor NULL to begin. */
+bool state_assigned_next(const struct state *s, uint32_t node, const void **cursor, struct ready_delivery *out);
+/* Messages that want a notice now (warn_ms or expire_ms has passed and none is assigned), earliest first. */
+bool state_notice_next(const struct state *s, const void **cursor, const struct state_message **out,
+                       Mailraft__NoticeKind *kind);
+/* Committed time at which the next deferred delivery, warning, expiry or finished record falls due; UINT64_MAX: none. The
+ * leader proposes an entry then, if nothing else does. */
+uint64_t state_next_due_ms(const struct state *s);
+
+struct state_counts {
+    uint64_t messages, ready, assigned, deferred, held, recipients, finished, body_bytes;
+    uint64_t accepted, delivered, failed, expired, in_doubt, possibly_in_doubt; /* since the cluster began */
+    uint64_t memory_bytes; /* allocated for the state, about */
+};
+void state_counts(const struct state *s, struct state_counts *out);
+
+#endif

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Installs what mailraft needs, on Debian 12 and 13. Safe to run again: does nothing, and needs no
+# network and no root, when everything is there already.
+#
+#   deploy/install-deps.sh           what the build needs
+#   deploy/install-deps.sh --test    that, and what the tests need (peers, linters)
+#
+# libraft has to be 0.22 (Debian 13: main; Debian 12: bookworm-backports, which is switched on here with the
+# mirror that this machine's own apt configuration names).
+set -euo pipefail
+
+build_packages=(
+    build-essential cmake ninja-build pkg-config
+    libraft-dev libuv1-dev libssl-dev libprotobuf-c-dev protobuf-c-compiler libc-ares-dev
+    libyaml-dev libmicrohttpd-dev libjansson-dev libxxhash-dev libcurl4-openssl-dev libsmartcols-dev
+)
+test_packages=(
+    libcmocka-dev clang clang-format clang-tidy python3 python3-pytest openssl
+    swaks postfix dnsmasq-base iproute2 procps
+)
+
+packages=("${build_packages[@]}")
+case "${1:-}" in
+'') ;;
+--test) packages+=("${test_packages[@]}") ;;
+*)
+    echo "usage: $0 [--test]" >&2
+    exit 2
+    ;;
+esac
+
+. /etc/os-release
+case "${ID:-}:${VERSION_ID:-}" in
+debian:12) raft_suite=bookworm-backports ;;
+debian:13) raft_suite= ;;
+*)
+    echo "$0: made for Debian 12 and 13, this is ${PRETTY_NAME:-unknown}; going on as for Debian 13" >&2
+    raft_suite=
+    ;;
+esac
+
+installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+raft_is_new_enough() {
+    installed libraft-dev && dpkg --compare-versions "$(dpkg-query -W -f '${Version}' libraft-dev)" ge 0.22~
+}
+
+missing=()
+for p in "${packages[@]}"; do
+    if [ "$p" = libraft-dev ]; then
+        raft_is_new_enough || missing+=("$p")
+    elif ! installed "$p"; then
+        missing+=("$p")
+    fi
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "$0: not root and no sudo; as root, install: ${missing[*]}" >&2
+        exit 1
+    fi
+    as_root=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q "$@"; }
+
+apt update
+if [ -n "$raft_suite" ] && ! raft_is_new_enough && ! apt-cache policy libraft-dev | grep -q '0\.22'; then
+    mirror=$(apt-get indextargets --format '$(SITE)|$(CODENAME)|$(CREATED_BY)' |
+        awk -F'|' '$2 == "bookworm" && $3 == "Packages" { print $1; exit }')
+    if [ -z "$mirror" ]; then
+        echo "$0: apt has no source for bookworm to take the mirror from; switch on $raft_suite by hand" >&2
+        exit 1
+    fi
+    printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' "$mirror" "$raft_suite" \
+        /usr/share/keyrings/debian-archive-keyring.gpg |
+        "${as_root[@]}" tee /etc/apt/sources.list.d/mailraft-backports.sources >/dev/null
+    apt update
+fi
+
+# Postfix and its kin are wanted as programs that tests start with their own configuration, never as services
+# of this machine: policy-rc.d keeps their installation from starting them.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod 755 "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
+
+backport=()
+plain=()
+for p in "${missing[@]}"; do
+    if [ "$p" = libraft-dev ] && [ -n "$raft_suite" ]; then
+        backport+=("$p")
+    else
+        plain+=("$p")
+    fi
+done
+if [ ${#plain[@]} -gt 0 ]; then
+    apt install -y --no-install-recommends "${plain[@]}"
+fi
+if [ ${#backport[@]} -gt 0 ]; then
+    apt install -y --no-install-recommends -t "$raft_suite" "${backport[@]}"
+fi
+if ! raft_is_new_enough; then
+    echo "$0: libraft 0.22 is not to be had from this machine's apt sources" >&2
+    exit 1
+fi

@@ -1,0 +1,127 @@
+/* One line is built in memory and written by one write(2); jansson escapes strings. */
+#include "proto/base/log.h"
+
+#include "proto/base/clock.h"
+#include "proto/base/memory.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct {
+    enum log_level level;
+    bool json;
+    char node[128];
+} config = {LOG_INFO, true, ""};
+
+static const char *const level_names[] = {"debug", "info", "warn", "error"};
+
+void log_configure(enum log_level level, bool json, const char *node)
+{
+    config.level = level;
+    config.json = json;
+    (void)snprintf(config.node, sizeof(config.node), "%s", node);
+}
+
+bool log_enabled(enum log_level level)
+{
+    return level >= config.level;
+}
+
+/* Bytes that are no UTF-8 stand as \xNN in the text. */
+static json_t *string_value(const char *s, size_t len)
+{
+    json_t *value = json_stringn(s, len);
+    if (value != NULL)
+        return value;
+    char *escaped = mr_malloc(len * 4 + 1);
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if (c >= 0x80)
+            n += (size_t)snprintf(escaped + n, 5, "\\x%02x", c);
+        else
+            escaped[n++] = (char)c;
+    }
+    value = json_stringn(escaped, n);
+    free(escaped);
+    return value;
+}
+
+static json_t *field_value(const struct log_field *f)
+{
+    switch (f->kind) {
+    case LOG_FIELD_STRING:
+        return f->string == NULL ? NULL : string_value(f->string, f->len == SIZE_MAX ? strlen(f->string) : f->len);
+    case LOG_FIELD_NUMBER:
+        return json_integer(f->number);
+    case LOG_FIELD_BOOL:
+        return json_boolean(f->number != 0);
+    case LOG_FIELD_REAL:
+        return json_real(f->real);
+    case LOG_FIELD_NONE:
+        break;
+    }
+    return NULL;
+}
+
+static void write_line(const char *line, size_t len)
+{
+    /* A full or closed stderr must not stop mail. */
+    ssize_t n = write(STDERR_FILENO, line, len);
+    (void)n;
+}
+
+static void write_text(json_t *object)
+{
+    char *line = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&line, &size);
+    if (out == NULL)
+        return;
+    const char *key;
+    json_t *value;
+    json_object_foreach (object, key, value) {
+        bool head = strcmp(key, "time") == 0 || strcmp(key, "level") == 0 || strcmp(key, "event") == 0;
+        if (!head)
+            (void)fprintf(out, "%s=", key);
+        if (json_is_string(value) && (head || strpbrk(json_string_value(value), " \"=\n\r\t") == NULL))
+            (void)fputs(json_string_value(value), out);
+        else
+            (void)json_dumpf(value, out, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
+        (void)fputc(' ', out);
+    }
+    (void)fclose(out);
+    line[size - 1] = '\n';
+    write_line(line, size);
+    free(line);
+}
+
+void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count)
+{
+    char time[MR_RFC3339_SIZE];
+    json_t *object = json_object();
+    json_object_set_new(object, "time", json_string(mr_rfc3339(mr_wall_ms(&mr_clock_real), time)));
+    json_object_set_new(object, "level", json_string(level_names[level]));
+    json_object_set_new(object, "event", json_string(event));
+    json_object_set_new(object, "node", json_string(config.node));
+    for (size_t i = 0; i < count; i++) {
+        json_t *value = field_value(&fields[i]);
+        if (value != NULL)
+            json_object_set_new(object, fields[i].name, value);
+    }
+    if (config.json) {
+        char *line = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6));
+        if (line != NULL) {
+            size_t len = strlen(line);
+            line[len] = '\n'; /* in place of its zero byte */
+            write_line(line, len + 1);
+            free(line);
+        }
+    } else {
+        write_text(object);
+    }
+    json_decref(object);
+}

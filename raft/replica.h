@@ -1,0 +1,116 @@
+/* replica.h - the replicated log: libraft behind a small interface that knows nothing of mail.
+ *
+ * One replica is one member of a Raft group: log and snapshots on disk by raft_uv, messages over a network that the
+ * caller gives. All guards of libraft's known faults live behind this interface (raft/UPSTREAM.md lists them).
+ *
+ * R1: apply is called once for each index after the restored snapshot, in order, and only for committed entries.
+ * R2: a proposal's callback comes exactly once, never before replica_propose returned; MR_OK only after its apply ran here.
+ * R3: a failed write, fsync, truncate, term or vote ends the process: nothing is acknowledged after it.
+ * R4: a directory whose log ends below what this node acknowledged is refused by replica_open (MR_STALE).
+ * Thread: everything on the loop given to replica_open. */
+#ifndef MR_RAFT_REPLICA_H
+#define MR_RAFT_REPLICA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+struct replica;
+
+struct replica_buffer {
+    void *base;
+    size_t len;
+};
+
+/* The state machine. */
+struct replica_fsm {
+    void *arg;
+    /* data is libraft's, valid during the call. *result is handed to the proposal's callback when this node proposed the
+     * entry, and dropped otherwise (so it must not need freeing, or must live in the state machine). Cannot fail. */
+    void (*apply)(void *arg, uint64_t index, const uint8_t *data, size_t len, void **result);
+    /* Buffers from raft-independent memory; given back by snapshot_done. Runs on the loop: its time stalls Raft. */
+    void (*snapshot)(void *arg, struct replica_buffer **buffers, unsigned *count);
+    void (*snapshot_done)(void *arg, struct replica_buffer *buffers, unsigned count);
+    /* Replaces the whole state; index is the snapshot's last. A snapshot that does not decode is MR_MALFORMED or
+     * MR_CHECKSUM: the process stops with that message. */
+    int (*restore)(void *arg, uint64_t index, const uint8_t *data, size_t len);
+};
+
+/* The network under it. */
+struct replica_net {
+    void *arg;
+    /* Send one message: head, then tail buffers, to the member with this raft id. bulk: a snapshot (has its own
+     * connection). done comes exactly once, later, never before send returned; status 0 or an mr_error: the buffers may go
+     * then. head is copied by send; the tail is not. */
+    void (*send)(void *arg, uint64_t to, bool bulk, const void *head, size_t head_len, const struct replica_buffer *tail,
+                 unsigned n_tail, void (*done)(void *done_arg, int status), void *done_arg);
+};
+
+enum replica_role { REPLICA_UNAVAILABLE, REPLICA_FOLLOWER, REPLICA_CANDIDATE, REPLICA_LEADER };
+
+struct replica_member {
+    uint64_t id;
+    const char *name; /* used as libraft's address; not a network address */
+};
+
+struct replica_config {
+    uv_loop_t *loop;
+    const char *dir; /* exists */
+    uint64_t id;
+    const char *name;
+    unsigned election_timeout_ms;
+    unsigned heartbeat_ms;
+    unsigned snapshot_threshold; /* entries; 0: a good default (4096), see LIBRAFT notes */
+    unsigned snapshot_trailing;  /* entries; 0: default (2048) */
+    unsigned seed;               /* of libraft's election timeouts */
+    struct replica_fsm fsm;
+    struct replica_net net;
+    /* Role, term or leader changed. leader: 0 when none is known. */
+    void (*changed)(void *arg, enum replica_role role, uint64_t term, uint64_t leader);
+    void *changed_arg;
+};
+
+/* MR_IO, MR_STALE (R4), MR_MALFORMED: with a text for the operator in error. config is copied but for the strings that it
+ * points to, which must live until the close. */
+int replica_open(struct replica **out, const struct replica_config *config, char *error, size_t error_len);
+/* Writes the first configuration into an empty directory. MR_EXISTS: it was not empty. Before replica_start. */
+int replica_bootstrap(struct replica *r, const struct replica_member *members, unsigned count);
+/* Loads the log and begins to take part. apply/restore may run from here on. */
+int replica_start(struct replica *r, char *error, size_t error_len);
+/* Waiting proposals get MR_UNKNOWN, then cb; the memory is freed after cb. */
+void replica_close(struct replica *r, void (*cb)(void *arg), void *arg);
+
+/* A message from a member; head and tail as send was given them (tail joined). Both are copied. MR_MALFORMED: dropped. */
+int replica_receive(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, const uint8_t *tail,
+                    size_t tail_len);
+
+struct replica_proposal; /* opaque */
+/* Proposes one entry (1 to 64 KiB + 64; data is copied). Errors, and then cb never comes: MR_NOTLEADER, MR_BUSY
+ * (transfer of leadership), MR_LIMIT. cb's status: 0 applied here (index, result of apply), MR_UNKNOWN: fate unknown. */
+typedef void (*replica_proposed_cb)(void *arg, int status, uint64_t index, void *result);
+int replica_propose(struct replica *r, const void *data, size_t len, replica_proposed_cb cb, void *arg);
+
+enum replica_role replica_role(const struct replica *r);
+uint64_t replica_term(const struct replica *r);
+/* Raft id of the known leader; 0: none. */
+uint64_t replica_leader(const struct replica *r);
+uint64_t replica_applied(const struct replica *r);
+uint64_t replica_commit(const struct replica *r);
+/* Index of the log's last entry (leader: the newest proposed). */
+uint64_t replica_last(const struct replica *r);
+/* Hands leadership to a member (0: the most up to date voter). cb's status 0: another leads. MR_NOTLEADER, MR_BUSY. */
+int replica_transfer(struct replica *r, uint64_t to, void (*cb)(void *arg, int status), void *arg);
+/* While true a snapshot is being taken or installed here. */
+bool replica_snapshotting(const struct replica *r);
+
+struct replica_stats {
+    uint64_t snapshots_taken;
+    uint64_t snapshots_installed;
+    uint64_t snapshots_sent;
+    uint64_t last_snapshot_bytes;
+    uint64_t last_snapshot_stall_ns; /* time of fsm.snapshot on the loop */
+};
+void replica_stats(const struct replica *r, struct replica_stats *out);
+
+#endif
