@@ -1,0 +1,101 @@
+/* spool.h - this node's durable store of message bodies.
+ *
+ * A body is immutable, named by its message id, and comes in pieces of at most SPOOL_MAX_PIECE bytes, numbered from 0, in order;
+ * storing one twice is harmless. Append-only segment files; the index is in memory and is rebuilt by a scan at open.
+ *
+ * S1: once spool_put's callback for the last piece has given 0, the whole body survives any crash of this node.
+ * S2: a piece is handed out only after its checksum was verified.
+ * S3: nothing here decides that a body may go: spool_drop is called by the collector (PROTOCOL.md 3.4).
+ * S4: a failed or short write (but for no space) and any failed fsync end the process.
+ * S5: below the reserve of free space puts are refused with MR_NOSPACE before anything is written.
+ * Thread: all functions on the core's loop; inside are one writer and a few reader threads. Callbacks on that loop, never
+ * before the call returned. */
+#ifndef MR_CLUSTER_SPOOL_H
+#define MR_CLUSTER_SPOOL_H
+
+#include "proto/base/id.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+enum { SPOOL_MAX_PIECE = 256 * 1024, SPOOL_SEGMENT = 64 << 20, SPOOL_READERS = 2 };
+
+struct spool;
+struct spool_config {
+    uv_loop_t *loop;
+    const char *dir;          /* created if missing */
+    uint64_t segment_bytes;   /* 0: SPOOL_SEGMENT */
+    uint64_t reserve_bytes;   /* free space kept; 0: default (256 MiB or 5% of the file system, the smaller) */
+};
+/* Scans segments; a torn tail of the last one is cut, damage elsewhere is skipped and logged (the peers have copies). */
+int spool_open(struct spool **out, const struct spool_config *config, char *error, size_t error_len);
+/* Waiting requests still run their callbacks, then cb. */
+void spool_close(struct spool *sp, void (*cb)(void *arg), void *arg);
+
+struct spool_piece {
+    struct mr_id id;
+    uint32_t piece;
+    bool last;
+    uint64_t stamp_ms;
+    uint64_t length;       /* with last: of the whole body */
+    uint8_t checksum[16];  /* with last: XXH3-128 of the whole body, canonical */
+    const uint8_t *data;
+    size_t len;
+};
+struct spool_put {
+    struct spool_piece piece;
+    /* status 0: written (not last) or, with last, the whole body durable. MR_NOSPACE. MR_EXISTS: had it already, durable. MR_INVALID:
+     * out of order. */
+    void (*cb)(struct spool_put *req, int status);
+    struct { /* spool's own */
+        void *next;
+        uint64_t words[8];
+    } internal;
+};
+/* Caller keeps *req and the data until cb. Errors (then no cb): MR_LIMIT piece too large, MR_CLOSED. */
+int spool_put(struct spool *sp, struct spool_put *req);
+/* Pieces of a body whose last will never come are forgotten. */
+void spool_abort(struct spool *sp, struct mr_id id);
+
+struct spool_get {
+    struct mr_id id;
+    uint32_t piece;
+    /* status 0: data (malloc, the callee's to free), last. MR_NOTFOUND; MR_CHECKSUM, MR_IO: the copy is bad and has been
+     * marked so (spool_has is false from now on); fetch it from a peer. */
+    void (*cb)(struct spool_get *req, int status, uint8_t *data, size_t len, bool last);
+    struct {
+        void *next;
+        uint64_t words[8];
+    } internal;
+};
+int spool_get(struct spool *sp, struct spool_get *req);
+
+struct spool_info {
+    uint64_t length;
+    uint8_t checksum[16];
+    uint64_t stamp_ms;
+    uint32_t pieces;
+};
+/* A whole, durable and not known-bad body is here. info may be NULL. */
+bool spool_has(const struct spool *sp, struct mr_id id, struct spool_info *info);
+/* The queue has no use for the body any more. Segments are unlinked or compacted later. Unknown id: nothing. */
+void spool_drop(struct spool *sp, struct mr_id id);
+/* The bodies here, whole or not, some at a time; *cursor 0 to begin, 0 again at the end. Bodies put meanwhile may or may not be seen.
+ * Returns how many were filled in. */
+struct spool_entry {
+    struct mr_id id;
+    uint64_t stamp_ms;
+    bool complete;
+};
+size_t spool_list(const struct spool *sp, uint64_t *cursor, struct spool_entry *out, size_t max);
+bool spool_low(const struct spool *sp); /* below the reserve */
+
+struct spool_stats {
+    uint64_t bodies, bytes, dead_bytes, segments, free_bytes, fsyncs, pieces_written, compactions, bad;
+    uint64_t oldest_wait_ns; /* of a put that still waits for its fsync; for the watchdog */
+};
+void spool_stats(const struct spool *sp, struct spool_stats *out);
+
+#endif
