@@ -1,0 +1,226 @@
+/* cluster.h - the whole cluster below one door: what mailraftd's workers and HTTP thread may ask of it.
+ *
+ * Inside is the core thread (raft, state, scheduler, leases, links, bodies). Everything here is asynchronous: a request goes to the
+ * core's mailbox, its answer to the worker's. Requests are bounded; MR_BUSY means: try later, nothing was taken.
+ *
+ * C1: a submission's callback gives 0 only after its enqueue was committed and applied on the leader.
+ * C2: an attempt is handed to a worker only under a lease, and cluster_may_send is true only under one (PROTOCOL.md 5).
+ * C3: every attempt handed out ends with exactly one of cluster_outcome or cluster_release.
+ * Thread: says each function. */
+#ifndef MR_CLUSTER_CLUSTER_H
+#define MR_CLUSTER_CLUSTER_H
+
+#include "cluster/route.h"
+#include "cluster/state.h"
+#include "ops.pb-c.h"
+#include "proto/base/clock.h"
+#include "proto/base/id.h"
+#include "proto/base/mailbox.h"
+
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cluster;
+struct attempt;
+struct notice;
+
+struct cluster_member {
+    const char *name;
+    const char *address;
+};
+struct cluster_config {
+    const char *name;
+    const char *data_dir;
+    const char *listen;
+    const struct cluster_member *initial;
+    unsigned n_initial;
+    bool insecure;
+    const char *ca, *cert, *key;
+    unsigned heartbeat_ms, election_timeout_ms, lease_ms, node_timeout_ms, commit_timeout_ms;
+    const Mailraft__Rules *rules; /* of this node's configuration; without hash */
+    unsigned max_attempts;        /* running attempts that this node offers at once */
+};
+
+/* Rules in force, shared by reference count. */
+struct cluster_rules {
+    atomic_uint references;
+    const Mailraft__Rules *rules;
+};
+struct cluster_rules *cluster_rules_ref(struct cluster_rules *r);
+void cluster_rules_unref(struct cluster_rules *r);
+
+/* ---- life: main thread ---- */
+
+/* Opens directory, links, log. Strings of config must live as long as the cluster. Errors with a text. */
+int cluster_open(struct cluster **out, const struct cluster_config *config, char *error, size_t error_len);
+/* A worker's door. Before cluster_start. */
+struct cluster_port;
+struct cluster_worker {
+    void *arg;
+    struct mailbox *mailbox; /* the worker's; its loop runs all callbacks below and those of requests */
+    uv_loop_t *loop;
+    /* One attempt to make; ownership passes (attempt_free). */
+    void (*attempt)(void *arg, struct attempt *a);
+    /* Write a warning's or an expiry's DSN; ownership passes (notice_free). */
+    void (*notice)(void *arg, struct notice *n);
+    /* Rules in force; a reference passes. Called before any attempt. */
+    void (*rules)(void *arg, struct cluster_rules *r);
+    /* The lease ended: connections whose dot was not written are reset, idle ones closed (5.7); attempts not started or before
+     * their dot are released. */
+    void (*lease_ended)(void *arg);
+    /* Shutdown begins: start nothing new; attempts not started are released; finish those that run. */
+    void (*drain)(void *arg);
+};
+struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_worker *worker);
+/* Starts the core thread. */
+int cluster_start(struct cluster *c);
+/* PROTOCOL.md 9: drains, hands leadership over, waits for outstanding attempts up to timeout_ms, commits outcomes. Blocks. The core still
+ * answers until cluster_close. */
+void cluster_drain(struct cluster *c, unsigned timeout_ms);
+/* Ends the core thread and frees everything. No worker may call anything any more. */
+void cluster_close(struct cluster *c);
+/* New rules from a reloaded configuration (a deep copy is made). Any thread. */
+void cluster_reconfigure(struct cluster *c, const Mailraft__Rules *rules);
+
+/* ---- any thread, no waiting ---- */
+enum cluster_readiness {
+    CLUSTER_READY,
+    CLUSTER_STARTING,  /* not formed, replaying, or the node's new incarnation is not committed yet */
+    CLUSTER_NO_QUORUM, /* no lease */
+    CLUSTER_LOW_DISK,
+    CLUSTER_BUSY,      /* more proposals wait than are good */
+    CLUSTER_DRAINING,
+    CLUSTER_REFUSED,   /* this directory may not take part (2.5) */
+};
+enum cluster_readiness cluster_readiness(const struct cluster *c);
+/* Committed wall-like time for new ids and headers is not needed: workers use their own clock. */
+
+/* ---- a worker's own thread ---- */
+
+/* Proof of life; call at least each second from a timer of the loop (5.10). */
+void cluster_worker_beat(struct cluster_port *p);
+/* May this attempt still start a transaction or write its dot: lease held, its incarnation is ours, deadline not passed. */
+bool cluster_may_send(const struct cluster_port *p, const struct attempt *a);
+
+/* A body on its way in. One at a time a handle; pieces of at most SPOOL_MAX_PIECE bytes. */
+struct cluster_body;
+struct cluster_body *cluster_body_begin(struct cluster_port *p, struct mr_id id);
+/* data: malloc, ownership passes. written comes on the worker's loop: flow control; keep at most 4 in flight. */
+void cluster_body_piece(struct cluster_body *b, uint8_t *data, size_t len, void (*written)(void *arg, int status), void *arg);
+/* Last piece; done comes once, on the worker's loop: status 0 and what goes into Enqueue.body (allocated by protobuf-c's default
+ * allocator, ownership passes), else MR_NOSPACE, MR_CANCELLED, MR_TIMEOUT (no majority within commit_timeout). Frees b. */
+void cluster_body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                         void (*done)(void *arg, int status, Mailraft__Body *body), void *arg);
+/* Gives up, instead of cluster_body_finish. Waiting `written` callbacks still come. */
+void cluster_body_abort(struct cluster_body *b);
+
+/* Proposes an enqueue. message: allocated by protobuf-c's default allocator; ownership passes. done on the worker's loop, once: 0 committed;
+ * MR_REFUSED (state refused it: reason says why), MR_TIMEOUT or MR_NOQUORUM: answer 451 (a cancel follows by itself). */
+void cluster_submit(struct cluster_port *p, Mailraft__Enqueue *message,
+                    void (*done)(void *arg, int status, enum apply_result reason), void *arg);
+
+/* An attempt that the leader assigned to this node. Immutable; freed with attempt_free by its owner. */
+struct attempt_recipient {
+    uint32_t index; /* in the message */
+    const char *address;
+    const char *orcpt;
+    uint32_t notify;
+};
+struct attempt {
+    struct mail mail; /* the cluster's, until the worker has it */
+    struct cluster_port *port;
+    struct mr_id id;
+    uint32_t delivery, attempt, slot;
+    uint64_t incarnation;
+    uint64_t deadline_ns; /* boot time */
+    const char *next_hop; /* canonical, route.h */
+    const char *reverse_path;
+    const char *envid;
+    uint32_t ret, flags;
+    uint32_t failures; /* attempts of this delivery that were deferred before */
+    uint64_t body_length;
+    uint64_t arrived_ms, expire_ms; /* committed time */
+    uint64_t now_ms;                /* committed time when it was handed out */
+    uint32_t n_recipients;
+    const struct attempt_recipient *recipients; /* those still queued */
+};
+void attempt_free(struct attempt *a);
+
+/* A notice to be written (7.3): kind WARN or EXPIRE; recipients: those still queued, with the last reply of each. */
+struct notice_recipient {
+    uint32_t index;
+    const char *address;
+    const char *orcpt;
+    uint32_t notify;
+    const char *reply;
+    const char *status;
+    const char *next_hop;
+};
+struct notice {
+    struct mail mail;
+    struct cluster_port *port;
+    struct mr_id id;
+    Mailraft__NoticeKind kind;
+    uint32_t attempt;
+    const char *reverse_path;
+    const char *envid;
+    uint32_t ret, flags;
+    uint64_t body_length;
+    uint64_t arrived_ms, expire_ms, now_ms;
+    uint32_t n_recipients;
+    const struct notice_recipient *recipients;
+};
+void notice_free(struct notice *n);
+
+/* The final dot is about to be written (5.8); writes the journal. Call right before the write, after cluster_may_send. */
+void cluster_dot(struct cluster_port *p, const struct attempt *a);
+/* What came of an attempt. outcome: protobuf-c's default allocator, ownership passes; id, delivery, attempt and node are filled in here. Proposed
+ * again until its fate is known; done (may be NULL) comes on the worker's loop once it is. Ends the attempt (free it after the call).
+ * A reply to a final dot is journalled first. */
+void cluster_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
+                     void (*done)(void *arg, int status, enum apply_result reason), void *arg);
+/* The attempt was not made (or ended before its dot through no fault of the next hop): gives it back. */
+void cluster_release(struct cluster_port *p, const struct attempt *a, const char *reason);
+/* The notice's DSN is stored (dsn, may be NULL for a null reverse-path): ownership passes. Ends the notice. */
+void cluster_notice_done(struct cluster_port *p, const struct notice *n, Mailraft__Enqueue *dsn,
+                         void (*done)(void *arg, int status, enum apply_result reason), void *arg);
+/* It could not be written now: another try later. */
+void cluster_notice_failed(struct cluster_port *p, const struct notice *n);
+/* A connection to a next hop was closed and no attempt waits for its slot. `attempts`: how many attempts of this slot this worker has been given
+ * since it was attached, so that one which is on its way keeps the slot. */
+void cluster_slot_closed(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts);
+
+/* Reads one piece of a body (verified; repaired from a peer if need be). done on the worker's loop, once. data: malloc, ownership passes. */
+void cluster_body_read(struct cluster_port *p, struct mr_id id, uint32_t piece,
+                       void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);
+
+/* Counters that workers keep for /metrics and status; relaxed atomics. */
+struct cluster_counters {
+    atomic_ullong sessions_open, sessions_total, messages_received, bytes_received, rejected, deliveries_delivered,
+        deliveries_deferred, deliveries_failed, connections_out_open, dsns;
+};
+struct cluster_counters *cluster_counters(struct cluster *c);
+
+/* ---- HTTP's thread, or any ---- */
+enum cluster_question { CLUSTER_STATUS, CLUSTER_QUEUE, CLUSTER_MESSAGES, CLUSTER_MESSAGE, CLUSTER_METRICS };
+struct cluster_query {
+    enum cluster_question question;
+    struct mr_id id;          /* CLUSTER_MESSAGE */
+    /* CLUSTER_MESSAGES: filters, NULL or 0: any. Substring of address for sender and recipient, exact (any case) for the others. */
+    const char *sender, *recipient, *domain, *next_hop, *state;
+    uint64_t older_than_s;
+    uint64_t after;           /* sequence to go on from */
+    unsigned limit;           /* 1..1000 */
+};
+/* Calls done on the core's thread with a new reference (status 0; MR_NOTFOUND) or on the caller's with MR_BUSY by result. done must only hand the
+ * object on. The query's strings are copied. */
+int cluster_ask(struct cluster *c, const struct cluster_query *query, void (*done)(void *arg, int status, json_t *answer),
+                void *arg);
+/* Streams a body to a file-like consumer: same as cluster_body_read, but done comes on the core's thread. */
+int cluster_ask_body(struct cluster *c, struct mr_id id, uint32_t piece,
+                     void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);
+
+#endif
