@@ -1,0 +1,33 @@
+/* worker.h - one worker thread: a uv loop with SMTP sessions in and out.
+ *
+ * A worker shares nothing: its sessions, connections, resolver and journal are its own; it talks to the core through its port
+ * (cluster.h) and is told of new work through its mailbox.
+ * Thread: fields are the worker's own after worker_start. */
+#ifndef MR_NODE_WORKER_H
+#define MR_NODE_WORKER_H
+
+#include "cluster/cluster.h"
+#include "node/config.h"
+
+#include <uv.h>
+
+struct smtp_server; /* smtp_server.h */
+struct delivery;    /* delivery.h */
+
+struct worker {
+    unsigned number;
+    uv_loop_t loop;
+    struct mailbox *mailbox;
+    struct cluster *cluster;
+    struct cluster_port *port;
+    struct cluster_rules *rules; /* in force; NULL before the first */
+    const struct config *config;
+    struct cluster_counters *counters;
+    struct smtp_server *server;
+    struct delivery *delivery;
+    bool draining;
+    uv_timer_t beat;
+    uv_thread_t thread;
+};
+
+#endif
