@@ -1,18 +1,20 @@
 /* spool.h - this node's durable store of message bodies.
  *
- * A body is immutable, named by its message id, and comes in pieces of at most SPOOL_MAX_PIECE bytes, numbered from 0, in order;
- * storing one twice is harmless. Append-only segment files; the index is in memory and is rebuilt by a scan at open.
+ * A body is immutable, named by its message id, and comes in pieces of at most SPOOL_MAX_PIECE bytes, numbered from 0,
+ * in order; storing one twice is harmless. Append-only segment files; the index is in memory and is rebuilt by a scan
+ * at open.
  *
  * S1: once spool_put's callback for the last piece has given 0, the whole body survives any crash of this node.
  * S2: a piece is handed out only after its checksum was verified.
  * S3: nothing here decides that a body may go: spool_drop is called by the collector (PROTOCOL.md 3.4).
  * S4: a failed or short write (but for no space) and any failed fsync end the process.
  * S5: below the reserve of free space puts are refused with MR_NOSPACE before anything is written.
- * Thread: all functions on the core's loop; inside are one writer and a few reader threads. Callbacks on that loop, never
- * before the call returned. */
+ * Thread: all functions on the core's loop; inside are one writer and a few reader threads. Callbacks on that loop,
+ * never before the call returned. */
 #ifndef MR_CLUSTER_SPOOL_H
 #define MR_CLUSTER_SPOOL_H
 
+#include "proto/base/fileio.h"
 #include "proto/base/id.h"
 
 #include <stdbool.h>
@@ -20,16 +22,25 @@
 #include <stdint.h>
 #include <uv.h>
 
-enum { SPOOL_MAX_PIECE = 256 * 1024, SPOOL_SEGMENT = 64 << 20, SPOOL_READERS = 2 };
+enum {
+    SPOOL_MAX_PIECE = 256 * 1024,
+    SPOOL_MAX_PIECES = 65536, /* of one body */
+    SPOOL_SEGMENT = 64 << 20,
+    SPOOL_READERS = 2,
+    SPOOL_MAX_QUEUED = 128 << 20, /* bytes in puts that wait for the writer */
+    SPOOL_MAX_READS = 4096,       /* gets under way */
+};
 
 struct spool;
 struct spool_config {
     uv_loop_t *loop;
-    const char *dir;          /* created if missing */
-    uint64_t segment_bytes;   /* 0: SPOOL_SEGMENT */
-    uint64_t reserve_bytes;   /* free space kept; 0: default (256 MiB or 5% of the file system, the smaller) */
+    const char *dir;            /* created if missing */
+    uint64_t segment_bytes;     /* 0: SPOOL_SEGMENT */
+    uint64_t reserve_bytes;     /* free space kept; 0: default (256 MiB or 5% of the file system, the smaller) */
+    const struct mr_fileio *io; /* NULL: the real disk */
 };
-/* Scans segments; a torn tail of the last one is cut, damage elsewhere is skipped and logged (the peers have copies). */
+/* Scans segments; a torn tail of the last one is cut, damage elsewhere is skipped and logged (the peers have copies).
+ */
 int spool_open(struct spool **out, const struct spool_config *config, char *error, size_t error_len);
 /* Waiting requests still run their callbacks, then cb. */
 void spool_close(struct spool *sp, void (*cb)(void *arg), void *arg);
@@ -39,22 +50,25 @@ struct spool_piece {
     uint32_t piece;
     bool last;
     uint64_t stamp_ms;
-    uint64_t length;       /* with last: of the whole body */
-    uint8_t checksum[16];  /* with last: XXH3-128 of the whole body, canonical */
+    uint64_t length;      /* with last: of the whole body */
+    uint8_t checksum[16]; /* with last: XXH3-128 of the whole body, canonical */
     const uint8_t *data;
     size_t len;
 };
 struct spool_put {
     struct spool_piece piece;
-    /* status 0: written (not last) or, with last, the whole body durable. MR_NOSPACE. MR_EXISTS: had it already, durable. MR_INVALID:
-     * out of order. */
+    /* status 0: written (not last) or, with last, the whole body durable. MR_NOSPACE. MR_EXISTS: had it already,
+     * durable. MR_INVAL: out of order, or length is not the sum of the pieces. MR_CHECKSUM: the pieces do not have the
+     * checksum given with the last. MR_CANCELLED: aborted or dropped meanwhile. After any of them but MR_EXISTS the
+     * body begins again from piece 0. */
     void (*cb)(struct spool_put *req, int status);
     struct { /* spool's own */
         void *next;
         uint64_t words[8];
     } internal;
 };
-/* Caller keeps *req and the data until cb. Errors (then no cb): MR_LIMIT piece too large, MR_CLOSED. */
+/* Caller keeps *req and the data until cb. Errors (then no cb): MR_LIMIT piece too large or too many, MR_BUSY over
+ * SPOOL_MAX_QUEUED, MR_CLOSED. One put of a body at a time: the pieces of two would be taken for one. */
 int spool_put(struct spool *sp, struct spool_put *req);
 /* Pieces of a body whose last will never come are forgotten. */
 void spool_abort(struct spool *sp, struct mr_id id);
@@ -62,14 +76,16 @@ void spool_abort(struct spool *sp, struct mr_id id);
 struct spool_get {
     struct mr_id id;
     uint32_t piece;
-    /* status 0: data (malloc, the callee's to free), last. MR_NOTFOUND; MR_CHECKSUM, MR_IO: the copy is bad and has been
-     * marked so (spool_has is false from now on); fetch it from a peer. */
+    /* status 0: data (malloc, the callee's to free), last. MR_NOTFOUND; MR_CHECKSUM, MR_IO: the copy is bad and has
+     * been marked so (spool_has is false from now on); fetch it from a peer. MR_BUSY: no descriptor or memory for it
+     * now, the copy may be good. */
     void (*cb)(struct spool_get *req, int status, uint8_t *data, size_t len, bool last);
     struct {
         void *next;
         uint64_t words[8];
     } internal;
 };
+/* Errors (then no cb): MR_BUSY over SPOOL_MAX_READS, MR_CLOSED. */
 int spool_get(struct spool *sp, struct spool_get *req);
 
 struct spool_info {
@@ -82,8 +98,8 @@ struct spool_info {
 bool spool_has(const struct spool *sp, struct mr_id id, struct spool_info *info);
 /* The queue has no use for the body any more. Segments are unlinked or compacted later. Unknown id: nothing. */
 void spool_drop(struct spool *sp, struct mr_id id);
-/* The bodies here, whole or not, some at a time; *cursor 0 to begin, 0 again at the end. Bodies put meanwhile may or may not be seen.
- * Returns how many were filled in. */
+/* The bodies here, whole or not, some at a time; *cursor 0 to begin, 0 again at the end. Bodies put meanwhile may or
+ * may not be seen. Returns how many were filled in. */
 struct spool_entry {
     struct mr_id id;
     uint64_t stamp_ms;
