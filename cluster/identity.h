@@ -26,7 +26,9 @@ struct identity_member {
 struct identity; /* opaque */
 
 /* Reads or creates DIR/identity (and takes a lock on the directory: MR_BUSY when another process has it). name: must be the one
- * stored, if any: MR_REFUSED. */
+ * stored, if any: MR_REFUSED; letters, digits, '.', '_', '-': MR_INVAL otherwise. A damaged file is MR_CHECKSUM, MR_MALFORMED
+ * or MR_VERSION and is never taken for an empty directory; nor is a directory without the file but with a Raft log
+ * (MR_REFUSED). MR_IO. */
 int identity_open(struct identity **out, const char *dir, const char *name, char *error, size_t error_len);
 void identity_close(struct identity *id);
 
@@ -38,7 +40,7 @@ bool identity_formed(const struct identity *id);
 unsigned identity_members(const struct identity *id); /* of the first formation */
 const struct identity_member *identity_member(const struct identity *id, unsigned i);
 
-/* Durable acceptance of a formation. MR_EXISTS: formed otherwise already; MR_INVALID: this directory is not in it. Again
+/* Durable acceptance of a formation. MR_EXISTS: formed otherwise already; MR_INVAL: this directory is not in it. Again
  * with the same one: 0. */
 int identity_form(struct identity *id, struct mr_id cluster, const struct identity_member *members, unsigned n);
 
@@ -49,6 +51,11 @@ const char *identity_check_peer(struct identity *id, const Mailraft__Hello *peer
 /* A committed operation says that another directory now stands for this raft id. */
 int identity_replace(struct identity *id, uint32_t node, struct mr_id directory);
 void identity_hello(const struct identity *id, Mailraft__Hello *out);
+/* Whether Raft's first configuration was ever written in this directory. Set it (durable at return) after the bootstrap and
+ * before Raft is started: a formed identity that had it set and whose log is gone must not bootstrap again, it would vote
+ * twice. */
+bool identity_bootstrapped(const struct identity *id);
+int identity_set_bootstrapped(struct identity *id);
 
 /* ---- first formation ----
  * Raft ids come from the names in `initial`, sorted: 1, 2, ... The first name proposes once every other has answered on
@@ -78,8 +85,11 @@ void formation_start(struct formation *f);
 void formation_peer_seen(struct formation *f, uint32_t peer, const Mailraft__Hello *hello);
 void formation_request(struct formation *f, uint32_t peer, const Mailraft__FormRequest *request);
 void formation_reply(struct formation *f, uint32_t peer, const Mailraft__FormReply *reply);
-/* About each 200 ms while not formed: sends again what was not answered. */
+/* About each 200 ms, also after `formed` came: sends again what was not answered. A formed node hands the formation on to
+ * members that have not yet got it (the one that proposed it may be gone). Costs nothing once formation_settled. */
 void formation_tick(struct formation *f);
+/* Formed here, and every other member is known to be formed too. */
+bool formation_settled(const struct formation *f);
 void formation_close(struct formation *f);
 
 #endif
