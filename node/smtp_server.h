@@ -12,7 +12,8 @@
 enum { SMTP_SESSION_MEMORY = 2 << 20 };
 
 struct smtp_server;
-/* fds: listening sockets bound by the main thread with SO_REUSEPORT (non-blocking), one a configured listener, in order; owned from here. */
+/* fds: listening sockets bound by the main thread with SO_REUSEPORT (non-blocking), one a configured listener, in
+ * order; owned from here. */
 int smtp_server_open(struct smtp_server **out, struct worker *w, const int *fds, unsigned n_fds);
 /* Stops listening; sessions in a transaction may finish, idle ones get 421 4.3.2 and close. */
 void smtp_server_drain(struct smtp_server *s);
@@ -20,7 +21,8 @@ unsigned smtp_server_sessions(const struct smtp_server *s);
 /* Ends all sessions (421 if it can be written), then cb. */
 void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg);
 
-/* Binds one listening socket (main thread). MR_CONFIG, MR_IO with text. Writes the bound address to bound ("127.0.0.1:2525"). */
+/* Binds one listening socket (main thread). MR_CONFIG, MR_IO with text. Writes the bound address to bound
+ * ("127.0.0.1:2525"). */
 int smtp_listen(const char *address, int *fd, char *bound, size_t bound_len, char *error, size_t error_len);
 
 #endif
