@@ -1,0 +1,664 @@
+/* replica.c - life cycle, state machine and proposals of a replica; see replica.h.
+ *
+ * A proposal: replica_propose -> raft_apply -> (append, replicate, commit) -> fsm_apply -> proposed -> the caller's
+ * callback. Failure modes: not leader or no space: refused, nothing happened. Leadership lost or close: MR_UNKNOWN. Any
+ * other error of raft_apply may come after the entry is in libraft's log and its memory is gone: the process stops.
+ * Close: raft_close fails what waits at once, then waits for disk and network; our handle closes last. */
+#include "raft/replica.h"
+
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/mailbox.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+#include "raft/raft_wire.h"
+#include "raft/replica_io.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    DEFAULT_THRESHOLD = 4096,
+    DEFAULT_TRAILING = 2048,
+    MAX_LOG_IN_MEMORY = 8000,    /* threshold + trailing: at start each loaded entry costs libraft a scan over all */
+    HELD_LOG = 32768,            /* entries: threshold while a snapshot is under way to a peer */
+    HELD_LOG_BYTES = 256 << 20,  /* and no more than this in memory */
+    MAX_INFLIGHT = 512,          /* entries; libraft's 32 throttles throughput */
+    INSTALL_TIMEOUT_MS = 600000, /* replica_send watches transfers by itself */
+    SNAPSHOT_HEADER = 16,
+    SNAPSHOT_VERSION = 1,
+    ENTRY_HEADER = 4, /* our own length before the data, since libraft wants multiples of 8 */
+};
+#define SNAPSHOT_MAGIC 0x5352524dU /* "MRRS" */
+
+/* A proposal that waits. */
+struct proposal {
+    struct raft_apply req;
+    struct replica *owner;
+    replica_proposed_cb cb;
+    void *arg;
+};
+
+struct replica {
+    struct raft raft;
+    struct raft_fsm fsm;
+    struct replica_io rio;
+    struct replica_config config;
+    uv_prepare_t turn;
+    bool started;
+    bool starting;
+    bool closing;
+    bool holding; /* new snapshots are put off */
+    bool in_fsm;  /* a state machine's function runs */
+    int restore_error;
+    uint64_t applied; /* index of the last entry or snapshot given to the state machine */
+    unsigned proposals;
+
+    /* The snapshot being taken: at most one. */
+    uint8_t snapshot_header[SNAPSHOT_HEADER];
+    struct raft_buffer *snapshot_buffers;
+    struct replica_buffer *snapshot_theirs;
+    unsigned snapshot_count;
+    uint64_t last_snapshot_bytes;
+    uint64_t last_snapshot_stall_ns;
+
+    bool transferring;
+    struct raft_transfer transfer;
+    void (*transfer_cb)(void *arg, int status);
+    void *transfer_arg;
+    uint64_t handed_over_ms;
+
+    enum replica_role seen_role;
+    uint64_t seen_term;
+    uint64_t seen_leader;
+
+    void (*close_cb)(void *arg);
+    void *close_arg;
+};
+
+/* --- the state machine, as libraft sees it ------------------------------------------------------------------------ */
+
+static void store32(uint8_t *at, uint32_t v)
+{
+    for (unsigned i = 0; i < 4; i++)
+        at[i] = (uint8_t)(v >> (8 * i));
+}
+
+static uint32_t load32(const uint8_t *at)
+{
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
+{
+    struct replica *r = fsm->data;
+    /* libraft moves last_applied over barriers and changes too, one by one, so this is this entry's index. */
+    uint64_t index = raft_last_applied(&r->raft) + 1;
+    uint32_t len = buf->len >= ENTRY_HEADER ? load32(buf->base) : 0;
+
+    if (len == 0 || len > buf->len - ENTRY_HEADER)
+        mr_panic("raft entry %llu does not decode: the log is damaged or of another program",
+                 (unsigned long long)index);
+    mr_assert(index > r->applied);
+    *result = NULL;
+    r->in_fsm = true;
+    r->config.fsm.apply(r->config.fsm.arg, index, (const uint8_t *)buf->base + ENTRY_HEADER, len, result);
+    r->in_fsm = false;
+    r->applied = index;
+    return 0;
+}
+
+/* The header tells our snapshots from anything else: raft_uv ignores an empty one and unpacks what looks like LZ4. The
+ * state machine's own checksums guard what follows. */
+static void fill_snapshot_header(uint8_t header[SNAPSHOT_HEADER], uint64_t len)
+{
+    store32(header, SNAPSHOT_MAGIC);
+    store32(header + 4, SNAPSHOT_VERSION);
+    store32(header + 8, (uint32_t)len);
+    store32(header + 12, (uint32_t)(len >> 32));
+}
+
+static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *buffers[], unsigned *count)
+{
+    struct replica *r = fsm->data;
+    uint64_t started = uv_hrtime();
+    uint64_t len = 0;
+
+    mr_assert(r->snapshot_buffers == NULL);
+    r->in_fsm = true;
+    r->config.fsm.snapshot(r->config.fsm.arg, &r->snapshot_theirs, &r->snapshot_count);
+    r->in_fsm = false;
+    r->snapshot_buffers = mr_calloc(r->snapshot_count + 1, sizeof(*r->snapshot_buffers));
+    for (unsigned i = 0; i < r->snapshot_count; i++) {
+        r->snapshot_buffers[i + 1] = (struct raft_buffer){r->snapshot_theirs[i].base, r->snapshot_theirs[i].len};
+        len += r->snapshot_theirs[i].len;
+    }
+    fill_snapshot_header(r->snapshot_header, len);
+    r->snapshot_buffers[0] = (struct raft_buffer){r->snapshot_header, SNAPSHOT_HEADER};
+    *buffers = r->snapshot_buffers;
+    *count = r->snapshot_count + 1;
+    r->last_snapshot_bytes = len;
+    r->last_snapshot_stall_ns = uv_hrtime() - started;
+    return 0;
+}
+
+static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *buffers[], unsigned *count)
+{
+    struct replica *r = fsm->data;
+
+    mr_assert(*buffers == r->snapshot_buffers);
+    r->in_fsm = true;
+    r->config.fsm.snapshot_done(r->config.fsm.arg, r->snapshot_theirs, r->snapshot_count);
+    r->in_fsm = false;
+    free(r->snapshot_buffers);
+    r->snapshot_buffers = NULL;
+    r->snapshot_theirs = NULL;
+    *buffers = NULL;
+    *count = 0;
+    return 0;
+}
+
+static int decode_snapshot(struct replica *r, uint64_t index, const struct raft_buffer *buf)
+{
+    const uint8_t *data = buf->base;
+    uint64_t len;
+    int rc;
+
+    if (buf->len < SNAPSHOT_HEADER || load32(data) != SNAPSHOT_MAGIC)
+        return MR_MALFORMED;
+    if (load32(data + 4) != SNAPSHOT_VERSION)
+        return MR_VERSION;
+    len = load32(data + 8) | (uint64_t)load32(data + 12) << 32;
+    if (len != buf->len - SNAPSHOT_HEADER)
+        return MR_MALFORMED;
+    r->in_fsm = true;
+    rc = r->config.fsm.restore(r->config.fsm.arg, index, data + SNAPSHOT_HEADER, (size_t)len);
+    r->in_fsm = false;
+    return rc;
+}
+
+static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
+{
+    struct replica *r = fsm->data;
+    uint64_t index = r->starting ? replica_io_loaded_snapshot(&r->rio) : r->rio.installing_index;
+    int rc;
+
+    mr_assert(index >= r->applied);
+    rc = decode_snapshot(r, index, buf);
+    if (rc != 0 && r->starting) {
+        r->restore_error = rc;
+        return RAFT_CORRUPT;
+    }
+    if (rc != 0)
+        mr_panic("the snapshot at index %llu that a peer sent does not decode: %s", (unsigned long long)index,
+                 mr_strerror(rc));
+    r->applied = index;
+    raft_free(buf->base); /* ours once restored */
+    return 0;
+}
+
+/* --- what changed ----------------------------------------------------------------------------------------------------
+ */
+
+static void notice(struct replica *r)
+{
+    enum replica_role role = replica_role(r);
+    uint64_t term = replica_term(r);
+    uint64_t leader = replica_leader(r);
+
+    if (role == r->seen_role && term == r->seen_term && leader == r->seen_leader)
+        return;
+    if (role == REPLICA_LEADER && r->seen_role != REPLICA_LEADER)
+        replica_send_reset(&r->rio.send);
+    r->seen_role = role;
+    r->seen_term = term;
+    r->seen_leader = leader;
+    if (r->config.changed != NULL)
+        r->config.changed(r->config.changed_arg, role, term, leader);
+}
+
+static unsigned threshold(const struct replica *r)
+{
+    return r->config.snapshot_threshold ? r->config.snapshot_threshold : DEFAULT_THRESHOLD;
+}
+
+/* A new snapshot would cut off the entries that a peer needs after the one that is under way to it. */
+static void hold_snapshots(struct replica *r)
+{
+    bool hold = r->rio.log_bytes < HELD_LOG_BYTES && replica_send_holds(&r->rio.send);
+
+    if (hold == r->holding)
+        return;
+    r->holding = hold;
+    raft_set_snapshot_threshold(&r->raft, hold ? HELD_LOG : threshold(r));
+}
+
+/* Before each poll: outside of libraft, so callbacks may call us again. */
+static void on_turn(uv_prepare_t *handle)
+{
+    struct replica *r = handle->data;
+
+    replica_send_turn(&r->rio.send);
+    if (!r->started || r->closing)
+        return;
+    hold_snapshots(r);
+    notice(r);
+}
+
+static void hand_over(struct replica *r)
+{
+    uint64_t now = uv_now(r->config.loop);
+
+    if (raft_state(&r->raft) != RAFT_LEADER || now - r->handed_over_ms < REPLICA_DISK_SLOW_MS)
+        return;
+    r->handed_over_ms = now;
+    log_event(LOG_WARN, "raft_disk_slow", LOG_S("dir", r->config.dir),
+              LOG_N("append_ms", replica_io_append_age(&r->rio)), LOG_N("unpersisted", r->rio.unpersisted));
+    (void)replica_transfer(r, 0, NULL, NULL);
+}
+
+static void on_ticked(void *arg)
+{
+    struct replica *r = arg;
+
+    if (replica_io_watch(&r->rio))
+        hand_over(r);
+}
+
+/* --- life cycle
+ * -------------------------------------------------------------------------------------------------------- */
+
+static int check_config(const struct replica_config *c, char *error, size_t error_len)
+{
+    uint64_t entries = c->snapshot_threshold ? c->snapshot_threshold : DEFAULT_THRESHOLD;
+    uint64_t trailing = c->snapshot_trailing ? c->snapshot_trailing : DEFAULT_TRAILING;
+
+    if (c->id == 0 || c->heartbeat_ms == 0 || c->heartbeat_ms >= c->election_timeout_ms) {
+        snprintf(error, error_len, "raft: id must not be 0, heartbeat must be shorter than election timeout");
+        return MR_INVAL;
+    }
+    if (entries + trailing > MAX_LOG_IN_MEMORY) {
+        snprintf(error, error_len, "raft: snapshot threshold and trailing may be %d entries together",
+                 MAX_LOG_IN_MEMORY);
+        return MR_INVAL;
+    }
+    return MR_OK;
+}
+
+static void set_up(struct replica *r)
+{
+    const struct replica_config *c = &r->config;
+
+    /* libraft formats every trace before it asks whether anybody listens. */
+    r->raft.tracer = NULL;
+    raft_seed(&r->raft, c->seed);
+    raft_set_election_timeout(&r->raft, c->election_timeout_ms);
+    raft_set_heartbeat_timeout(&r->raft, c->heartbeat_ms);
+    raft_set_install_snapshot_timeout(&r->raft, INSTALL_TIMEOUT_MS);
+    raft_set_pre_vote(&r->raft, true);
+    raft_set_max_inflight_entries(&r->raft, MAX_INFLIGHT);
+    raft_set_snapshot_threshold(&r->raft, threshold(r));
+    raft_set_snapshot_trailing(&r->raft, c->snapshot_trailing ? c->snapshot_trailing : DEFAULT_TRAILING);
+    uv_prepare_init(c->loop, &r->turn);
+    r->turn.data = r;
+    uv_prepare_start(&r->turn, on_turn);
+}
+
+int replica_open(struct replica **out, const struct replica_config *config, char *error, size_t error_len)
+{
+    struct replica *r;
+    int rc;
+    int rv;
+
+    replica_io_heap();
+    rc = check_config(config, error, error_len);
+    if (rc != 0)
+        return rc;
+    r = mr_calloc(1, sizeof(*r));
+    r->config = *config;
+    rc = replica_io_init(&r->rio, config->loop, config->dir, &config->net, error, error_len);
+    if (rc != 0)
+        goto err_after_alloc;
+    r->rio.ticked = on_ticked;
+    r->rio.arg = r;
+    r->fsm = (struct raft_fsm){.version = 2,
+                               .data = r,
+                               .apply = fsm_apply,
+                               .snapshot = fsm_snapshot,
+                               .restore = fsm_restore,
+                               .snapshot_finalize = fsm_snapshot_finalize};
+    rv = raft_init(&r->raft, &r->rio.io, &r->fsm, config->id, config->name);
+    if (rv != 0) {
+        snprintf(error, error_len, "raft in %s: %s (%s)", config->dir, raft_strerror(rv), raft_errmsg(&r->raft));
+        rc = MR_IO;
+        goto err_after_io;
+    }
+    set_up(r);
+    rc = replica_io_load(&r->rio, error, error_len);
+    if (rc != 0) {
+        replica_close(r, NULL, NULL);
+        return rc;
+    }
+    *out = r;
+    return MR_OK;
+
+err_after_io:
+    replica_io_free(&r->rio);
+err_after_alloc:
+    free(r);
+    return rc;
+}
+
+int replica_bootstrap(struct replica *r, const struct replica_member *members, unsigned count)
+{
+    struct raft_configuration conf;
+    int rv = 0;
+    int rc = MR_OK;
+
+    mr_assert(!r->started);
+    if (count == 0 || count > RAFT_WIRE_MAX_MEMBERS)
+        return MR_INVAL;
+    if (!replica_io_is_empty(&r->rio))
+        return MR_EXISTS;
+    raft_configuration_init(&conf);
+    for (unsigned i = 0; i < count && rv == 0; i++)
+        rv = strlen(members[i].name) > RAFT_WIRE_MAX_NAME
+                 ? RAFT_NAMETOOLONG
+                 : raft_configuration_add(&conf, members[i].id, members[i].name, RAFT_VOTER);
+    if (rv != 0) {
+        rc = MR_INVAL;
+        goto out;
+    }
+    replica_io_forget(&r->rio);
+    rv = raft_bootstrap(&r->raft, &conf);
+    if (rv == RAFT_CANTBOOTSTRAP)
+        rc = MR_EXISTS;
+    else if (rv != 0)
+        mr_panic("the first configuration was not stored in %s: %s", r->config.dir, raft_errmsg(&r->raft));
+out:
+    raft_configuration_close(&conf);
+    return rc;
+}
+
+int replica_start(struct replica *r, char *error, size_t error_len)
+{
+    int rv;
+
+    mr_assert(!r->started && !r->closing);
+    r->starting = true;
+    rv = raft_start(&r->raft);
+    r->starting = false;
+    if (rv != 0) {
+        snprintf(error, error_len, "raft in %s does not start: %s", r->config.dir,
+                 r->restore_error != 0 ? mr_strerror(r->restore_error) : raft_errmsg(&r->raft));
+        return r->restore_error != 0 ? r->restore_error : MR_IO;
+    }
+    r->started = true;
+    return MR_OK;
+}
+
+static void turn_closed(uv_handle_t *handle)
+{
+    struct replica *r = handle->data;
+    void (*cb)(void *) = r->close_cb;
+    void *arg = r->close_arg;
+
+    if (cb != NULL)
+        cb(arg);
+    free(r);
+}
+
+static void raft_closed(struct raft *raft)
+{
+    struct replica *r = MR_CONTAINER(raft, struct replica, raft);
+
+    mr_assert(r->proposals == 0 && !r->transferring);
+    replica_io_free(&r->rio);
+    uv_prepare_stop(&r->turn);
+    uv_close((uv_handle_t *)&r->turn, turn_closed);
+}
+
+void replica_close(struct replica *r, void (*cb)(void *arg), void *arg)
+{
+    mr_assert(!r->closing && !r->in_fsm);
+    r->closing = true;
+    r->close_cb = cb;
+    r->close_arg = arg;
+    raft_close(&r->raft, raft_closed);
+}
+
+/* --- messages
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* libraft copies the name; members that its configuration does not know yet (a new node learns it from the leader) have
+ * none. */
+static const char *name_of(const struct replica *r, uint64_t id)
+{
+    for (unsigned i = 0; i < r->raft.configuration.n; i++)
+        if (r->raft.configuration.servers[i].id == id)
+            return r->raft.configuration.servers[i].address;
+    return "?";
+}
+
+/* libraft takes another leader of its own term for impossible, and its release build does not check. */
+static bool is_second_leader(struct replica *r, const struct raft_message *m)
+{
+    raft_term term = 0;
+
+    if (m->type == RAFT_APPEND_ENTRIES)
+        term = m->append_entries.term;
+    else if (m->type == RAFT_INSTALL_SNAPSHOT)
+        term = m->install_snapshot.term;
+    return raft_state(&r->raft) == RAFT_LEADER && term == r->raft.current_term;
+}
+
+int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, uint8_t *tail,
+                          size_t tail_len)
+{
+    struct raft_message message;
+    char name[RAFT_WIRE_MAX_NAME + 1];
+    int rc;
+
+    mr_assert(!r->in_fsm);
+    if (!r->started || r->closing) {
+        free(tail);
+        return MR_CLOSED;
+    }
+    if (from == 0 || from == r->config.id) {
+        free(tail);
+        return MR_MALFORMED;
+    }
+    if (raft_wire_is_snapshot(head, head_len) && (r->rio.taking || r->rio.installing)) {
+        /* The leader sends it again; libraft would crash (taking) or leak it (installing). */
+        free(tail);
+        r->rio.installs_dropped++;
+        return MR_OK;
+    }
+    snprintf(name, sizeof(name), "%s", name_of(r, from));
+    rc = raft_wire_decode(from, name, head, head_len, tail, tail_len, &message);
+    if (rc != 0)
+        return rc;
+    if (is_second_leader(r, &message)) {
+        log_event(LOG_ERROR, "raft_second_leader", LOG_N("peer", from), LOG_N("term", r->raft.current_term));
+        raft_wire_free(&message);
+        return MR_MALFORMED;
+    }
+    if (message.type == RAFT_APPEND_ENTRIES_RESULT && message.append_entries_result.term == r->raft.current_term &&
+        raft_state(&r->raft) == RAFT_LEADER)
+        replica_send_filter(&r->rio.send, from, r->rio.next_index - 1, &message.append_entries_result);
+    r->rio.recv(&r->rio.io, &message);
+    return MR_OK;
+}
+
+int replica_receive(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, const uint8_t *tail,
+                    size_t tail_len)
+{
+    uint8_t *copy = NULL;
+
+    if (tail_len > 0) {
+        copy = mr_malloc(tail_len);
+        memcpy(copy, tail, tail_len);
+    }
+    return replica_receive_owned(r, from, head, head_len, copy, tail_len);
+}
+
+/* --- proposals
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void proposed(struct raft_apply *req, int status, void *result)
+{
+    struct proposal *p = MR_CONTAINER(req, struct proposal, req);
+    struct replica *r = p->owner;
+
+    mr_assert(r->proposals > 0);
+    r->proposals--;
+    if (status == 0)
+        p->cb(p->arg, MR_OK, req->index, result);
+    else
+        p->cb(p->arg, MR_UNKNOWN, 0, NULL);
+    free(p);
+}
+
+/* In libraft's memory: length, data, zeros up to a multiple of 8. */
+static struct raft_buffer encode_entry(const void *data, size_t len)
+{
+    struct raft_buffer buf = {.len = (ENTRY_HEADER + len + 7) / 8 * 8};
+
+    buf.base = raft_calloc(1, buf.len);
+    store32(buf.base, (uint32_t)len);
+    memcpy((uint8_t *)buf.base + ENTRY_HEADER, data, len);
+    return buf;
+}
+
+int replica_propose(struct replica *r, const void *data, size_t len, replica_proposed_cb cb, void *arg)
+{
+    struct proposal *p;
+    struct raft_buffer buf;
+    int rv;
+
+    mr_assert(!r->in_fsm);
+    if (len == 0 || len > REPLICA_MAX_ENTRY)
+        return MR_LIMIT;
+    if (!r->started || r->closing || raft_state(&r->raft) != RAFT_LEADER)
+        return MR_NOTLEADER;
+    if (raft_transferee(&r->raft) != 0 || r->proposals >= REPLICA_MAX_PROPOSALS ||
+        r->rio.unpersisted > REPLICA_MAX_UNPERSISTED)
+        return MR_BUSY;
+    p = mr_calloc(1, sizeof(*p));
+    p->owner = r;
+    p->cb = cb;
+    p->arg = arg;
+    buf = encode_entry(data, len);
+    rv = raft_apply(&r->raft, &p->req, &buf, 1, proposed);
+    if (rv == 0) {
+        r->proposals++;
+        return MR_OK;
+    }
+    if (rv != RAFT_NOTLEADER && rv != RAFT_NOSPACE)
+        mr_panic("libraft failed half-way through a proposal: %s (%s)", raft_strerror(rv), raft_errmsg(&r->raft));
+    raft_free(buf.base);
+    free(p);
+    return rv == RAFT_NOSPACE ? MR_NOSPACE : MR_NOTLEADER;
+}
+
+static void transferred(struct raft_transfer *req)
+{
+    struct replica *r = MR_CONTAINER(req, struct replica, transfer);
+    void (*cb)(void *, int) = r->transfer_cb;
+    uint64_t leader = r->closing ? 0 : replica_leader(r);
+    int status = leader != 0 && leader != r->config.id ? MR_OK : MR_TIMEOUT;
+
+    r->transferring = false;
+    if (cb != NULL)
+        cb(r->transfer_arg, r->closing ? MR_CLOSED : status);
+}
+
+int replica_transfer(struct replica *r, uint64_t to, void (*cb)(void *arg, int status), void *arg)
+{
+    int rv;
+
+    mr_assert(!r->in_fsm);
+    if (!r->started || r->closing || raft_state(&r->raft) != RAFT_LEADER)
+        return MR_NOTLEADER;
+    if (r->transferring || raft_transferee(&r->raft) != 0)
+        return MR_BUSY;
+    rv = raft_transfer(&r->raft, &r->transfer, to, transferred);
+    if (rv == RAFT_NOTLEADER)
+        return MR_NOTLEADER;
+    if (rv != 0)
+        return MR_NOTFOUND;
+    r->transferring = true;
+    r->transfer_cb = cb;
+    r->transfer_arg = arg;
+    return MR_OK;
+}
+
+/* --- questions
+ * ------------------------------------------------------------------------------------------------------------ */
+
+enum replica_role replica_role(const struct replica *r)
+{
+    if (!r->started || r->closing)
+        return REPLICA_UNAVAILABLE;
+    switch (r->raft.state) {
+    case RAFT_FOLLOWER:
+        return REPLICA_FOLLOWER;
+    case RAFT_CANDIDATE:
+        return REPLICA_CANDIDATE;
+    case RAFT_LEADER:
+        return REPLICA_LEADER;
+    default:
+        return REPLICA_UNAVAILABLE;
+    }
+}
+
+uint64_t replica_term(const struct replica *r)
+{
+    return raft_current_term(&r->raft);
+}
+
+uint64_t replica_leader(const struct replica *r)
+{
+    switch (replica_role(r)) {
+    case REPLICA_LEADER:
+        return r->config.id;
+    case REPLICA_FOLLOWER:
+        return r->raft.follower_state.current_leader.id;
+    default:
+        return 0;
+    }
+}
+
+uint64_t replica_applied(const struct replica *r)
+{
+    return r->raft.last_applied;
+}
+
+uint64_t replica_commit(const struct replica *r)
+{
+    return raft_commit_index(&r->raft);
+}
+
+uint64_t replica_last(const struct replica *r)
+{
+    return r->closing ? 0 : raft_last_index((struct raft *)(uintptr_t)&r->raft); /* does not change it */
+}
+
+bool replica_snapshotting(const struct replica *r)
+{
+    return r->rio.taking || r->rio.installing;
+}
+
+void replica_stats(const struct replica *r, struct replica_stats *out)
+{
+    *out = (struct replica_stats){.snapshots_taken = r->rio.snapshots_taken,
+                                  .snapshots_installed = r->rio.snapshots_installed,
+                                  .snapshots_sent = r->rio.send.snapshots_sent,
+                                  .last_snapshot_bytes = r->last_snapshot_bytes,
+                                  .last_snapshot_stall_ns = r->last_snapshot_stall_ns,
+                                  .installs_dropped = r->rio.installs_dropped,
+                                  .oldest_append_ms = replica_io_append_age(&r->rio),
+                                  .unpersisted_bytes = r->rio.unpersisted,
+                                  .acknowledged = r->rio.acked.index};
+}

@@ -1,0 +1,576 @@
+/* replica_io.c - see replica_io.h.
+ *
+ * An append: libraft -> guarded_append -> raft_uv -> appended (oldest first) -> libraft.
+ * A snapshot: libraft -> guarded_snapshot_put -> raft_uv -> snapshot_stored -> libraft.
+ * Close: raft_uv's close, then the network's last done, then libraft's close callback. */
+#include "raft/replica_io.h"
+
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/mailbox.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <errno.h>
+#include <linux/aio_abi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct append_guard {
+    struct append_guard *next;
+    struct replica_io *owner;
+    struct raft_io_append inner; /* raft_uv's request */
+    struct raft_io_append *outer;
+    raft_io_append_cb cb;
+    uint64_t last; /* index of its last entry that no truncation took */
+    size_t bytes;
+    uint64_t started_ms; /* running_ms */
+};
+
+struct put_guard {
+    struct replica_io *owner;
+    struct raft_io_snapshot_put inner;
+    struct raft_io_snapshot_put *outer;
+    raft_io_snapshot_put_cb cb;
+    bool install;
+    uint64_t index;
+};
+
+static struct replica_io *owner_of(struct raft_io *io)
+{
+    return MR_CONTAINER(io, struct replica_io, io);
+}
+
+/* --- memory ---------------------------------------------------------------------------------------------------- */
+
+static void *heap_malloc(void *data, size_t size)
+{
+    (void)data;
+    return mr_calloc(1, size);
+}
+
+static void heap_free(void *data, void *p)
+{
+    (void)data;
+    free(p);
+}
+
+static void *heap_calloc(void *data, size_t count, size_t size)
+{
+    (void)data;
+    return mr_calloc(count, size);
+}
+
+static void *heap_realloc(void *data, void *p, size_t size)
+{
+    (void)data;
+    return mr_realloc(p, size);
+}
+
+static void *heap_aligned_alloc(void *data, size_t alignment, size_t size)
+{
+    void *p = NULL;
+
+    (void)data;
+    if (posix_memalign(&p, alignment, size) != 0)
+        mr_panic("out of memory: %zu bytes", size);
+    return p;
+}
+
+static void heap_aligned_free(void *data, size_t alignment, void *p)
+{
+    (void)data;
+    (void)alignment;
+    free(p);
+}
+
+void replica_io_heap(void)
+{
+    static struct raft_heap heap = {NULL,         heap_malloc,        heap_free,        heap_calloc,
+                                    heap_realloc, heap_aligned_alloc, heap_aligned_free};
+
+    raft_heap_set(&heap);
+}
+
+/* --- raft_uv's words: what it tells no other way ------------------------------------------------------------------ */
+
+static bool begins(const char *message, const char *prefix)
+{
+    return strncmp(message, prefix, strlen(prefix)) == 0;
+}
+
+static void trace(struct raft_tracer *tracer, int type, const void *data)
+{
+    struct replica_io *rio = tracer->impl;
+    const struct raft_tracer_info *info = data;
+    const char *message;
+
+    if (type != RAFT_TRACER_DIAGNOSTIC)
+        return;
+    message = info->diagnostic.message;
+    if (begins(message, "retry failed write"))
+        mr_panic("raft log in %s: %s; nothing more is acknowledged", rio->dir, message);
+    if (begins(message, "retry creating segment"))
+        atomic_fetch_add(&rio->prepare_retries, 1);
+    else if (begins(message, "retry snapshot write"))
+        log_event(LOG_WARN, "raft_snapshot_write_retried", LOG_S("dir", rio->dir));
+    else if (begins(message, "uv truncate work cb ok"))
+        atomic_store(&rio->truncated_ok, 1);
+    else if (begins(message, "uv truncate after work cb") && atomic_exchange(&rio->truncated_ok, 0) == 0)
+        mr_panic("raft log in %s: a truncation failed; nothing more is acknowledged", rio->dir);
+}
+
+/* --- guards ----------------------------------------------------------------------------------------------------- */
+
+static int guarded_set_term(struct raft_io *io, raft_term term)
+{
+    struct replica_io *rio = owner_of(io);
+    int rv = rio->uv.set_term(io, term);
+
+    if (rv != 0)
+        mr_panic("raft term %llu was not stored in %s: %s", term, rio->dir, io->errmsg);
+    return 0;
+}
+
+static int guarded_set_vote(struct raft_io *io, raft_id id)
+{
+    struct replica_io *rio = owner_of(io);
+    int rv = rio->uv.set_vote(io, id);
+
+    if (rv != 0)
+        mr_panic("raft vote was not stored in %s: %s", rio->dir, io->errmsg);
+    return 0;
+}
+
+static void appended(struct raft_io_append *inner, int status)
+{
+    struct append_guard *g = MR_CONTAINER(inner, struct append_guard, inner);
+    struct replica_io *rio = g->owner;
+    raft_io_append_cb cb = g->cb;
+    struct raft_io_append *outer = g->outer;
+    struct append_guard **at = &rio->appends;
+
+    if (status != 0 && !(rio->closing && status == RAFT_CANCELED))
+        mr_panic("raft log in %s was not written: %s (%s)", rio->dir, raft_strerror(status), rio->io.errmsg);
+    while (*at != g)
+        at = &(*at)->next;
+    *at = g->next;
+    if (*at == NULL)
+        rio->appends_end = at;
+    rio->unpersisted -= g->bytes;
+    if (status == 0) {
+        acked_raise(&rio->acked, g->last);
+        atomic_store(&rio->prepare_retries, 0);
+    }
+    free(g);
+    cb(outer, status);
+}
+
+static int guarded_append(struct raft_io *io, struct raft_io_append *req, const struct raft_entry entries[], unsigned n,
+                          raft_io_append_cb cb)
+{
+    struct replica_io *rio = owner_of(io);
+    struct append_guard *g = mr_calloc(1, sizeof(*g));
+    int rv;
+
+    *g = (struct append_guard){.owner = rio, .outer = req, .cb = cb, .started_ms = rio->running_ms};
+    for (unsigned i = 0; i < n; i++)
+        g->bytes += entries[i].buf.len;
+    rio->next_index += n;
+    g->last = rio->next_index - 1;
+    rio->unpersisted += g->bytes;
+    rio->log_bytes += g->bytes;
+    *rio->appends_end = g;
+    rio->appends_end = &g->next;
+    rv = rio->uv.append(io, &g->inner, entries, n, appended);
+    if (rv != 0)
+        mr_panic("raft log in %s does not take entries: %s (%s)", rio->dir, raft_strerror(rv), io->errmsg);
+    return 0;
+}
+
+/* Entries from index on are no longer what was acknowledged. */
+static void forget_from(struct replica_io *rio, uint64_t index)
+{
+    for (struct append_guard *g = rio->appends; g != NULL; g = g->next)
+        if (g->last >= index)
+            g->last = index - 1;
+    acked_lower(&rio->acked, index - 1);
+}
+
+static int guarded_truncate(struct raft_io *io, raft_index index)
+{
+    struct replica_io *rio = owner_of(io);
+    int rv;
+
+    /* libraft calls it before each append, where it has nothing to do. */
+    if (index < rio->next_index) {
+        forget_from(rio, index);
+        rio->next_index = index;
+    }
+    rv = rio->uv.truncate(io, index);
+    if (rv != 0)
+        mr_panic("raft log in %s was not truncated: %s (%s)", rio->dir, raft_strerror(rv), io->errmsg);
+    return 0;
+}
+
+static void snapshot_stored(struct raft_io_snapshot_put *inner, int status)
+{
+    struct put_guard *g = MR_CONTAINER(inner, struct put_guard, inner);
+    struct replica_io *rio = g->owner;
+    raft_io_snapshot_put_cb cb = g->cb;
+    struct raft_io_snapshot_put *outer = g->outer;
+
+    if (status != 0 && !(rio->closing && status == RAFT_CANCELED))
+        mr_panic("raft snapshot was not stored in %s: %s (%s)", rio->dir, raft_strerror(status), rio->io.errmsg);
+    if (status == 0) {
+        rio->send.snapshot_index = g->index;
+        rio->log_bytes = 0;
+        if (g->install) {
+            acked_raise(&rio->acked, g->index);
+            rio->snapshots_installed++;
+        } else {
+            rio->snapshots_taken++;
+        }
+    }
+    if (g->install)
+        rio->installing = false;
+    else
+        rio->taking = false;
+    free(g);
+    cb(outer, status);
+}
+
+static int guarded_snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
+                                const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
+{
+    struct replica_io *rio = owner_of(io);
+    struct put_guard *g = mr_calloc(1, sizeof(*g));
+    int rv;
+
+    mr_assert(!rio->taking && !rio->installing);
+    *g = (struct put_guard){.owner = rio, .outer = req, .cb = cb, .install = trailing == 0, .index = snapshot->index};
+    rv = rio->uv.snapshot_put(io, trailing, &g->inner, snapshot, snapshot_stored);
+    if (rv != 0)
+        mr_panic("raft snapshot is not stored in %s: %s (%s)", rio->dir, raft_strerror(rv), io->errmsg);
+    if (g->install) {
+        rio->installing = true;
+        rio->installing_index = snapshot->index;
+        forget_from(rio, snapshot->index + 1);
+        rio->next_index = snapshot->index + 1;
+    } else {
+        rio->taking = true;
+    }
+    return 0;
+}
+
+/* --- network ----------------------------------------------------------------------------------------------------- */
+
+static int own_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
+                    raft_io_send_cb cb)
+{
+    return replica_send_message(&owner_of(io)->send, req, message, cb);
+}
+
+static int own_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req, raft_io_snapshot_get_cb cb)
+{
+    return replica_send_snapshot_get(&owner_of(io)->send, req, cb);
+}
+
+static void own_tick(struct raft_io *io)
+{
+    struct replica_io *rio = owner_of(io);
+
+    if (rio->closing)
+        return;
+    rio->tick(io);
+    acked_flush(&rio->acked);
+    rio->ticked(rio->arg);
+}
+
+static int own_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick, raft_io_recv_cb recv)
+{
+    struct replica_io *rio = owner_of(io);
+
+    rio->tick = tick;
+    rio->recv = recv;
+    rio->last_tick_ms = uv_now(rio->loop);
+    return rio->uv.start(io, msecs, own_tick, recv);
+}
+
+/* The transport that raft_uv wants; nothing ever comes in by it. */
+static int stub_init(struct raft_uv_transport *t, raft_id id, const char *address)
+{
+    (void)t;
+    (void)id;
+    (void)address;
+    return 0;
+}
+
+static int stub_listen(struct raft_uv_transport *t, raft_uv_accept_cb cb)
+{
+    (void)t;
+    (void)cb;
+    return 0;
+}
+
+static int stub_connect(struct raft_uv_transport *t, struct raft_uv_connect *req, raft_id id, const char *address,
+                        raft_uv_connect_cb cb)
+{
+    (void)t;
+    (void)req;
+    (void)id;
+    (void)address;
+    (void)cb;
+    return RAFT_NOCONNECTION;
+}
+
+static void stub_close(struct raft_uv_transport *t, raft_uv_transport_close_cb cb)
+{
+    cb(t);
+}
+
+/* --- close ------------------------------------------------------------------------------------------------------- */
+
+static void maybe_closed(struct replica_io *rio)
+{
+    raft_io_close_cb cb = rio->close_cb;
+
+    if (!rio->uv_closed || rio->send.outstanding > 0 || cb == NULL)
+        return;
+    rio->close_cb = NULL;
+    cb(&rio->io);
+}
+
+static void sends_idle(void *arg)
+{
+    maybe_closed(arg);
+}
+
+static void uv_part_closed(struct raft_io *io)
+{
+    owner_of(io)->uv_closed = true;
+    maybe_closed(owner_of(io));
+}
+
+/* raft_uv's close waits for its own sends; ours still hold libraft's entries, so libraft may not go before them. */
+static void own_close(struct raft_io *io, raft_io_close_cb cb)
+{
+    struct replica_io *rio = owner_of(io);
+
+    rio->closing = true;
+    rio->close_cb = cb;
+    rio->uv.close(io, uv_part_closed);
+}
+
+/* --- load --------------------------------------------------------------------------------------------------------- */
+
+static int own_load(struct raft_io *io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
+                    raft_index *start_index, struct raft_entry *entries[], size_t *n_entries)
+{
+    struct replica_io *rio = owner_of(io);
+    struct loaded_log *l = &rio->loaded;
+    int rv;
+
+    if (!l->valid) {
+        rv = rio->uv.load(io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);
+        if (rv != 0)
+            return rv;
+    }
+    *term = l->term;
+    *voted_for = l->voted_for;
+    *snapshot = l->snapshot;
+    *start_index = l->start_index;
+    *entries = l->entries;
+    *n_entries = l->n_entries;
+    rio->next_index = l->start_index + l->n_entries;
+    rio->send.snapshot_index = l->snapshot != NULL ? l->snapshot->index : 0;
+    *l = (struct loaded_log){0};
+    return 0;
+}
+
+void replica_io_forget(struct replica_io *rio)
+{
+    struct loaded_log *l = &rio->loaded;
+    void *batch = NULL;
+
+    for (size_t i = 0; i < l->n_entries; i++) {
+        if (l->entries[i].batch != batch)
+            raft_free(l->entries[i].batch);
+        batch = l->entries[i].batch;
+    }
+    raft_free(l->entries);
+    if (l->snapshot != NULL) {
+        raft_configuration_close(&l->snapshot->configuration);
+        for (unsigned i = 0; i < l->snapshot->n_bufs; i++)
+            raft_free(l->snapshot->bufs[i].base);
+        raft_free(l->snapshot->bufs);
+        raft_free(l->snapshot);
+    }
+    *l = (struct loaded_log){0};
+}
+
+int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
+{
+    struct loaded_log *l = &rio->loaded;
+    uint64_t last;
+    int rv;
+
+    rv = rio->uv.load(&rio->io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);
+    if (rv != 0) {
+        snprintf(error, error_len, "raft log in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);
+        *l = (struct loaded_log){0};
+        return rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? MR_MALFORMED : MR_IO;
+    }
+    l->valid = true;
+    last = l->start_index + l->n_entries - 1;
+    if (l->snapshot != NULL && l->snapshot->index > last)
+        last = l->snapshot->index;
+    if (last < rio->acked.index) {
+        snprintf(
+            error, error_len,
+            "the raft log in %s ends at index %llu, but this node acknowledged entries up to %llu: it lost data or is "
+            "an old copy and must not vote; remove the directory and let the cluster take the node in as a new "
+            "member, or use `mailraftctl recover` if a majority is affected",
+            rio->dir, (unsigned long long)last, (unsigned long long)rio->acked.index);
+        return MR_STALE;
+    }
+    acked_raise(&rio->acked, last);
+    return MR_OK;
+}
+
+bool replica_io_is_empty(const struct replica_io *rio)
+{
+    return rio->loaded.term == 0 && rio->loaded.n_entries == 0 && rio->loaded.snapshot == NULL;
+}
+
+uint64_t replica_io_loaded_snapshot(const struct replica_io *rio)
+{
+    return rio->send.snapshot_index;
+}
+
+/* --- watchdog ------------------------------------------------------------------------------------------------------
+ */
+
+uint64_t replica_io_append_age(const struct replica_io *rio)
+{
+    return rio->appends == NULL ? 0 : rio->running_ms - rio->appends->started_ms;
+}
+
+static bool disk_is_full(const struct replica_io *rio)
+{
+    struct statvfs fs;
+
+    if (statvfs(rio->dir, &fs) != 0)
+        return false;
+    return (uint64_t)fs.f_bavail * fs.f_frsize < REPLICA_SEGMENT_SIZE || fs.f_favail == 0;
+}
+
+bool replica_io_watch(struct replica_io *rio)
+{
+    uint64_t now = uv_now(rio->loop);
+    uint64_t gap = now - rio->last_tick_ms;
+    uint64_t age;
+
+    /* A stopped process reads the clock before it reads what the disk had ready: such a gap is not the disk's. */
+    rio->running_ms += gap > 1000 ? 1000 : gap;
+    rio->last_tick_ms = now;
+    age = replica_io_append_age(rio);
+    if (age < REPLICA_DISK_SLOW_MS)
+        return rio->unpersisted > REPLICA_MAX_UNPERSISTED;
+    if (age >= REPLICA_DISK_DEAD_MS) {
+        /* A full disk is no dead one: the node stays as a follower until there is space again (PROTOCOL.md 8.5). */
+        if (atomic_load(&rio->prepare_retries) == 0 || !disk_is_full(rio))
+            mr_panic("raft log in %s: a write has not come back for %llu ms (%u failed segment preparations)", rio->dir,
+                     (unsigned long long)age, atomic_load(&rio->prepare_retries));
+        if (now - rio->disk_full_logged_ms >= REPLICA_DISK_DEAD_MS) {
+            rio->disk_full_logged_ms = now;
+            log_event(LOG_ERROR, "raft_disk_full", LOG_S("dir", rio->dir));
+        }
+    }
+    return true;
+}
+
+/* --- life cycle -----------------------------------------------------------------------------------------------------
+ */
+
+/* raft_uv sets up one context for each open segment and fails its appends when the machine has none left. */
+static int check_aio(char *error, size_t error_len)
+{
+    aio_context_t context = 0;
+
+    if (syscall(SYS_io_setup, 64, &context) == 0) {
+        syscall(SYS_io_destroy, context);
+        return MR_OK;
+    }
+    if (errno == EAGAIN)
+        snprintf(error, error_len,
+                 "no asynchronous I/O contexts are left on this machine: raise fs.aio-max-nr (sysctl), fs.aio-nr shows "
+                 "what is in use");
+    else
+        snprintf(error, error_len, "asynchronous I/O (io_setup) is not available here: %s", strerror(errno));
+    return MR_IO;
+}
+
+static void wrap(struct replica_io *rio)
+{
+    rio->uv = rio->io;
+    rio->io.close = own_close;
+    rio->io.load = own_load;
+    rio->io.start = own_start;
+    rio->io.set_term = guarded_set_term;
+    rio->io.set_vote = guarded_set_vote;
+    rio->io.append = guarded_append;
+    rio->io.truncate = guarded_truncate;
+    rio->io.snapshot_put = guarded_snapshot_put;
+    rio->io.snapshot_get = own_snapshot_get;
+    rio->io.send = own_send;
+}
+
+int replica_io_init(struct replica_io *rio, uv_loop_t *loop, const char *dir, const struct replica_net *net,
+                    char *error, size_t error_len)
+{
+    int rc;
+    int rv;
+
+    memset(rio, 0, sizeof(*rio));
+    rio->loop = loop;
+    rio->dir = dir;
+    rio->appends_end = &rio->appends;
+    rio->acked.fd = -1;
+    rc = check_aio(error, error_len);
+    if (rc != 0)
+        return rc;
+    rio->transport = (struct raft_uv_transport){
+        .version = 1, .init = stub_init, .listen = stub_listen, .connect = stub_connect, .close = stub_close};
+    rio->io.version = 2;
+    rv = raft_uv_init(&rio->io, loop, dir, &rio->transport);
+    if (rv != 0) {
+        snprintf(error, error_len, "%s: %s (%s)", dir, raft_strerror(rv), rio->io.errmsg);
+        return MR_IO;
+    }
+    raft_uv_set_segment_size(&rio->io, REPLICA_SEGMENT_SIZE);
+    raft_uv_set_auto_recovery(&rio->io, false);
+    rio->tracer = (struct raft_tracer){.impl = rio, .version = 2, .emit = trace};
+    raft_uv_set_tracer(&rio->io, &rio->tracer);
+    wrap(rio);
+    replica_send_init(&rio->send, &rio->io, loop, net);
+    rio->send.snapshot_get = rio->uv.snapshot_get;
+    rio->send.taking = &rio->taking;
+    rio->send.idle = sends_idle;
+    rio->send.arg = rio;
+    rc = acked_open(&rio->acked, dir, error, error_len);
+    if (rc != 0)
+        raft_uv_close(&rio->io);
+    return rc;
+}
+
+void replica_io_free(struct replica_io *rio)
+{
+    replica_io_forget(rio);
+    acked_close(&rio->acked);
+    raft_uv_close(&rio->io);
+}

@@ -1,0 +1,335 @@
+/* test_replica.c - three replicas: elections, agreement, loss of leadership, restart, refusals, the guards. */
+#include "raft/acked.h"
+#include "raft/test_cluster.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+static void elects_and_applies_everywhere(void **state)
+{
+    struct cluster *c = cluster_start(0x1234567, 0);
+    struct replica_stats stats;
+    (void)state;
+
+    load_cluster(c, 20000, 256, 40, 120);
+    assert_converges(c, 20);
+    assert_true(c->nodes[0].machine.count >= 20000);
+    for (unsigned i = 0; i < NODES; i++) {
+        replica_stats(c->nodes[i].replica, &stats);
+        assert_true(stats.snapshots_taken >= 5);
+        assert_true(stats.last_snapshot_bytes == sizeof(struct machine));
+        assert_true(c->nodes[i].changes > 0);
+        assert_true(c->nodes[i].leader == leader_of(c)->number + 1);
+        assert_true(replica_applied(c->nodes[i].replica) == c->nodes[i].machine.index);
+    }
+    cluster_stop(c);
+}
+
+static void agrees_in_spite_of_loss(void **state)
+{
+    struct cluster *c = cluster_start(0x777, 0);
+    (void)state;
+
+    c->loss_permille = 20;
+    c->delay_us = 8000;
+    load_cluster(c, 3000, 64, 200, 120);
+    c->loss_permille = 0;
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+/* Entries of the greatest size for a follower that was away: more than a link may queue in one message. */
+static void large_entries_reach_a_follower_that_was_away(void **state)
+{
+    struct cluster *c = cluster_start(0x99, 0);
+    unsigned away = (leader_of(c)->number + 1) % NODES;
+    (void)state;
+
+    cut_off(c, away, true);
+    load_cluster(c, 200, 16, REPLICA_MAX_ENTRY, 60);
+    cut_off(c, away, false);
+    assert_converges(c, 30);
+    cluster_stop(c);
+}
+
+struct other {
+    struct node *old;
+};
+
+static bool has_other_leader(struct cluster *c, void *arg)
+{
+    struct other *o = arg;
+    struct node *leader = leader_of(c);
+
+    return leader != NULL && leader != o->old && replica_role(o->old->replica) != REPLICA_LEADER;
+}
+
+static void old_leader_says_unknown(void **state)
+{
+    struct cluster *c = cluster_start(0xabc, 0);
+    struct other o;
+    uint64_t term;
+    (void)state;
+
+    load_cluster(c, 500, 32, 40, 30);
+    o.old = leader_of(c);
+    term = replica_term(o.old->replica);
+    cut_off(c, o.old->number, true);
+    for (unsigned i = 0; i < 10; i++)
+        assert_int_equal(replica_propose(o.old->replica, "lost", 4, on_proposed, o.old), MR_OK);
+    assert_int_equal(c->unknown, 0);
+    assert_true(run_until(c, has_other_leader, &o, 20));
+    assert_int_equal(replica_propose(o.old->replica, "late", 4, on_proposed, o.old), MR_NOTLEADER);
+    assert_true(replica_term(leader_of(c)->replica) > term);
+    load_cluster(c, 500, 32, 40, 30);
+    assert_int_equal(c->unknown, 10);
+    cut_off(c, o.old->number, false);
+    assert_converges(c, 20);
+    assert_true(replica_leader(o.old->replica) == leader_of(c)->number + 1);
+    cluster_stop(c);
+}
+
+static void close_says_unknown(void **state)
+{
+    struct cluster *c = cluster_start(0xabd, 0);
+    struct node *leader = leader_of(c);
+    (void)state;
+
+    for (unsigned i = 0; i < 10; i++)
+        assert_int_equal(replica_propose(leader->replica, "x", 1, on_proposed, leader), MR_OK);
+    assert_int_equal(c->ok + c->unknown, 0);
+    node_stop(c, leader->number);
+    assert_int_equal(c->ok, 0);
+    assert_int_equal(c->unknown, 10);
+    cluster_stop(c);
+}
+
+static void proposals_have_limits(void **state)
+{
+    struct cluster *c = cluster_start(0xabe, 0);
+    struct node *leader = leader_of(c);
+    struct node *follower = &c->nodes[(leader->number + 1) % NODES];
+    static uint8_t data[REPLICA_MAX_ENTRY + 1];
+    unsigned taken = 0;
+    int rc;
+    (void)state;
+
+    assert_int_equal(replica_propose(leader->replica, data, 0, on_proposed, leader), MR_LIMIT);
+    assert_int_equal(replica_propose(leader->replica, data, sizeof(data), on_proposed, leader), MR_LIMIT);
+    assert_int_equal(replica_propose(follower->replica, data, 1, on_proposed, follower), MR_NOTLEADER);
+    while ((rc = replica_propose(leader->replica, data, REPLICA_MAX_ENTRY, on_proposed, leader)) == MR_OK)
+        taken++;
+    assert_int_equal(rc, MR_BUSY);
+    assert_in_range(taken, 200, 300); /* 16 MiB that the disk has not */
+    load_cluster(c, taken + 100, taken + 100, 10, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+static void restarts_from_disk(void **state)
+{
+    struct cluster *c = cluster_start(0xdef, 0);
+    unsigned number;
+    (void)state;
+
+    load_cluster(c, 2500, 64, 100, 60);
+    number = (leader_of(c)->number + 1) % NODES;
+    node_stop(c, number);
+    load_cluster(c, 200, 64, 100, 60);
+    node_start(c, number);
+    assert_true(c->nodes[number].machine.restores == 1);
+    assert_converges(c, 20);
+    /* The leader too, and all at once. */
+    for (unsigned i = 0; i < NODES; i++)
+        node_stop(c, i);
+    for (unsigned i = 0; i < NODES; i++)
+        node_start(c, i);
+    assert_true(run_until(c, has_leader, NULL, 10));
+    load_cluster(c, 100, 64, 100, 60);
+    assert_converges(c, 20);
+    assert_true(c->nodes[0].machine.count >= 2800);
+    cluster_stop(c);
+}
+
+static void on_transferred(void *arg, int status)
+{
+    *(int *)arg = status;
+}
+
+static bool is_settled(struct cluster *c, void *arg)
+{
+    (void)c;
+    return *(int *)arg != 1;
+}
+
+static void hands_leadership_over(void **state)
+{
+    struct cluster *c = cluster_start(0xfed, 0);
+    struct node *leader = leader_of(c);
+    uint64_t to = (leader->number + 1) % NODES + 1;
+    int status = 1;
+    (void)state;
+
+    load_cluster(c, 100, 16, 100, 60);
+    assert_int_equal(replica_transfer(c->nodes[to - 1].replica, 0, on_transferred, &status), MR_NOTLEADER);
+    assert_int_equal(replica_transfer(leader->replica, 99, on_transferred, &status), MR_NOTFOUND);
+    assert_int_equal(replica_transfer(leader->replica, to, on_transferred, &status), MR_OK);
+    assert_int_equal(replica_transfer(leader->replica, to, on_transferred, &status), MR_BUSY);
+    assert_int_equal(replica_propose(leader->replica, "x", 1, on_proposed, leader), MR_BUSY);
+    assert_true(run_until(c, is_settled, &status, 10));
+    assert_int_equal(status, MR_OK);
+    assert_true(replica_leader(leader->replica) == to);
+    load_cluster(c, 100, 16, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+/* Removes the closed segments: what a damaged disk, or an operator with an old copy, does to a log. */
+static unsigned remove_segments(const char *dir)
+{
+    char path[512];
+    struct dirent *e;
+    unsigned removed = 0;
+    DIR *d = opendir(dir);
+
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL) {
+        if (e->d_name[0] != '0')
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+        assert_int_equal(unlink(path), 0);
+        removed++;
+    }
+    closedir(d);
+    return removed;
+}
+
+static void refuses_a_log_below_its_acknowledgements(void **state)
+{
+    struct cluster *c = cluster_start(0x4444, 0);
+    struct replica_stats stats;
+    char error[512];
+    (void)state;
+
+    load_cluster(c, 300, 16, 100, 60);
+    assert_converges(c, 20);
+    replica_stats(c->nodes[2].replica, &stats);
+    assert_true(stats.acknowledged >= 300);
+    node_stop(c, 2);
+    assert_true(remove_segments(c->nodes[2].dir) > 0);
+    assert_int_equal(node_open(c, 2, error, sizeof(error)), MR_STALE);
+    assert_non_null(strstr(error, "acknowledged"));
+    c->nodes[2].replica = NULL;
+    load_cluster(c, 100, 16, 100, 60); /* the others go on, and the handles of the refused one close */
+    cluster_stop(c);
+}
+
+static void bootstraps_only_what_is_empty(void **state)
+{
+    struct cluster *c = cluster_start(0x5555, 0);
+    char error[512];
+    (void)state;
+
+    load_cluster(c, 10, 16, 100, 60);
+    node_stop(c, 1);
+    assert_int_equal(node_open(c, 1, error, sizeof(error)), MR_OK);
+    assert_int_equal(node_bootstrap(&c->nodes[1]), MR_EXISTS);
+    assert_int_equal(replica_start(c->nodes[1].replica, error, sizeof(error)), MR_OK);
+    assert_converges(c, 20);
+    /* Opened and closed without a start: nothing leaks. */
+    node_stop(c, 1);
+    assert_int_equal(node_open(c, 1, error, sizeof(error)), MR_OK);
+    node_stop(c, 1);
+    cluster_stop(c);
+}
+
+static void refuses_a_wrong_configuration(void **state)
+{
+    struct cluster *c = mr_malloc(sizeof(*c));
+    char error[512];
+    (void)state;
+
+    cluster_init(c, 5);
+    c->threshold = 6000;
+    c->trailing = 4000;
+    assert_int_equal(node_open(c, 0, error, sizeof(error)), MR_INVAL);
+    c->threshold = c->trailing = 0;
+    strcat(c->nodes[0].dir, "/none");
+    assert_int_equal(node_open(c, 0, error, sizeof(error)), MR_IO);
+    cluster_stop(c);
+}
+
+static bool never(struct cluster *c, void *arg)
+{
+    (void)c;
+    (void)arg;
+    return false;
+}
+
+/* Runs a part in a child that must end by abort: mr_panic. */
+static void assert_panics(void (*part)(void))
+{
+    char dir[] = "/tmp/mailraft-panic-XXXXXX";
+    int status;
+    pid_t pid;
+
+    assert_non_null(mkdtemp(dir));
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct rlimit none = {0, 0};
+
+        setenv("TMPDIR", dir, 1); /* what it leaves behind goes with it */
+        setrlimit(RLIMIT_CORE, &none);
+        signal(SIGABRT, SIG_DFL);
+        part();
+        _exit(7);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), SIGABRT);
+}
+
+/* The directory goes away under a running node: the next term cannot be stored. */
+static void lose_directory(void)
+{
+    struct cluster *c = cluster_start(0x6666, 0);
+    char moved[256];
+    struct node *leader = leader_of(c);
+
+    for (unsigned i = 0; i < NODES; i++) {
+        snprintf(moved, sizeof(moved), "%s.gone", c->nodes[i].dir);
+        rename(c->nodes[i].dir, moved);
+    }
+    cut_off(c, leader->number, true);
+    run_until(c, never, NULL, 10);
+}
+
+static void stops_when_a_term_cannot_be_stored(void **state)
+{
+    (void)state;
+    assert_panics(lose_directory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(elects_and_applies_everywhere),
+        cmocka_unit_test(agrees_in_spite_of_loss),
+        cmocka_unit_test(large_entries_reach_a_follower_that_was_away),
+        cmocka_unit_test(old_leader_says_unknown),
+        cmocka_unit_test(close_says_unknown),
+        cmocka_unit_test(proposals_have_limits),
+        cmocka_unit_test(restarts_from_disk),
+        cmocka_unit_test(hands_leadership_over),
+        cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
+        cmocka_unit_test(bootstraps_only_what_is_empty),
+        cmocka_unit_test(refuses_a_wrong_configuration),
+        cmocka_unit_test(stops_when_a_term_cannot_be_stored),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,245 @@
+/* test_snapshot.c - a follower that was away gets the snapshot while the leader goes on, once and not again and again.
+ */
+#include "raft/raft_wire.h"
+#include "raft/test_cluster.h"
+
+/* Bytes of a large snapshot; RAFT_TEST_SNAPSHOT_MB changes it. */
+static uint64_t large(void)
+{
+    const char *mb = getenv("RAFT_TEST_SNAPSHOT_MB");
+
+    return (mb != NULL ? strtoull(mb, NULL, 10) : 100) << 20;
+}
+
+static uint64_t sent_by_all(struct cluster *c)
+{
+    struct replica_stats stats;
+    uint64_t sent = 0;
+
+    for (unsigned i = 0; i < NODES; i++) {
+        if (c->nodes[i].replica == NULL)
+            continue;
+        replica_stats(c->nodes[i].replica, &stats);
+        sent += stats.snapshots_sent;
+    }
+    return sent;
+}
+
+static uint64_t installed(struct node *n)
+{
+    struct replica_stats stats;
+
+    replica_stats(n->replica, &stats);
+    return stats.snapshots_installed;
+}
+
+/* A load that never ends, beside a condition. */
+struct busy {
+    struct load load;
+    struct node *away;
+};
+
+static bool is_back(struct cluster *c, void *arg)
+{
+    struct busy *b = arg;
+    struct node *leader = leader_of(c);
+
+    (void)load_step(c, &b->load);
+    return leader != NULL && installed(b->away) > 0 && b->away->machine.applied_after_restore > 0 &&
+           b->away->machine.index + 100 > leader->machine.index;
+}
+
+static void catches_up_while_the_leader_commits(void **state)
+{
+    struct cluster *c = cluster_start(0xaaaa, 1 << 20);
+    struct busy b = {.load = {.window = 32, .size = 100}};
+    (void)state;
+
+    b.away = &c->nodes[(leader_of(c)->number + 1) % NODES];
+    load_cluster(c, 200, 32, 100, 60);
+    cut_off(c, b.away->number, true);
+    load_cluster(c, 4000, 64, 100, 60);
+    cut_off(c, b.away->number, false);
+    b.load.sent = c->ok + c->unknown;
+    b.load.until_ok = UINT32_MAX;
+    assert_true(run_until(c, is_back, &b, 60));
+    assert_true(b.away->machine.restores == 1);
+    assert_in_range(sent_by_all(c), 1, 2);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+/* A slow link: the transfer takes seconds, in which libraft asks for it at every rejected heartbeat. */
+static void sends_a_large_snapshot_once(void **state)
+{
+    struct cluster *c;
+    struct busy b = {.load = {.window = 8, .size = 100}};
+    unsigned before;
+    unsigned elections;
+    (void)state;
+
+    c = cluster_start(0xbbbb, large());
+    c->bulk_bytes_per_s = large() / 3;
+    b.away = &c->nodes[(leader_of(c)->number + 1) % NODES];
+    load_cluster(c, 200, 32, 100, 60);
+    cut_off(c, b.away->number, true);
+    load_cluster(c, 2500, 64, 100, 120);
+    before = c->ok;
+    elections = (unsigned)replica_term(leader_of(c)->replica);
+    cut_off(c, b.away->number, false);
+    b.load.sent = c->ok + c->unknown;
+    b.load.until_ok = UINT32_MAX;
+    assert_true(run_until(c, is_back, &b, 120));
+    /* The leader may have taken a newer one meanwhile and thrown away what follows the first: then a second is right.
+     */
+    assert_in_range(c->bulk_sent, 1, 3);
+    assert_in_range(sent_by_all(c), 1, 3);
+    assert_true(c->ok > before);
+    assert_in_range(replica_term(leader_of(c)->replica), elections, elections + 3);
+    assert_converges(c, 30);
+    assert_true(b.away->machine.ballast == large());
+    assert_int_equal(c->bulk_sent, 1); /* nor later */
+    cluster_stop(c);
+}
+
+static bool is_sending(struct cluster *c, void *arg)
+{
+    (void)arg;
+    return c->bulk_sent > 0;
+}
+
+/* The link breaks in the middle of the transfer; later the next attempt gets through. */
+static void sends_again_after_a_broken_link(void **state)
+{
+    struct cluster *c = cluster_start(0xcccc, 8 << 20);
+    struct busy b = {.load = {.window = 8, .size = 100}};
+    (void)state;
+
+    c->bulk_bytes_per_s = 16 << 20;
+    b.away = &c->nodes[(leader_of(c)->number + 1) % NODES];
+    load_cluster(c, 200, 32, 100, 60);
+    cut_off(c, b.away->number, true);
+    load_cluster(c, 2500, 64, 100, 60);
+    cut_off(c, b.away->number, false);
+    assert_true(run_until(c, is_sending, NULL, 20));
+    cut_off(c, b.away->number, true);
+    load_cluster(c, 1500, 64, 100, 60); /* a newer snapshot */
+    cut_off(c, b.away->number, false);
+    b.load.sent = c->ok + c->unknown;
+    b.load.until_ok = UINT32_MAX;
+    assert_true(run_until(c, is_back, &b, 60));
+    assert_in_range(c->bulk_sent, 2, 3);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+struct taker {
+    struct busy busy;
+    struct node *node;
+};
+
+static bool is_taking(struct cluster *c, void *arg)
+{
+    struct taker *t = arg;
+
+    (void)load_step(c, &t->busy.load);
+    for (unsigned i = 0; i < NODES; i++) {
+        t->node = &c->nodes[i];
+        if (replica_snapshotting(t->node->replica) && replica_role(t->node->replica) == REPLICA_FOLLOWER)
+            return true;
+    }
+    return false;
+}
+
+/* libraft dereferences NULL when an InstallSnapshot comes while it takes a snapshot. */
+static void drops_a_snapshot_that_comes_at_the_wrong_time(void **state)
+{
+    struct cluster *c = cluster_start(0xdddd, 32 << 20);
+    struct taker t = {.busy = {.load = {.window = 64, .size = 100}}};
+    struct raft_message m = {.type = RAFT_INSTALL_SNAPSHOT};
+    struct replica_stats stats;
+    uint64_t from;
+    uint8_t *head;
+    size_t len;
+    (void)state;
+
+    t.busy.load.until_ok = UINT32_MAX;
+    assert_true(run_until(c, is_taking, &t, 60));
+    from = replica_leader(t.node->replica);
+    raft_configuration_init(&m.install_snapshot.conf);
+    assert_int_equal(raft_configuration_add(&m.install_snapshot.conf, 1, "a", RAFT_VOTER), 0);
+    m.install_snapshot.term = replica_term(t.node->replica);
+    m.install_snapshot.last_index = replica_last(t.node->replica) + 1000;
+    m.install_snapshot.last_term = m.install_snapshot.term;
+    m.install_snapshot.data = (struct raft_buffer){ballast_chunk, 4096};
+    assert_int_equal(raft_wire_encode(&m, &head, &len), 0);
+    assert_int_equal(replica_receive(t.node->replica, from, head, len, ballast_chunk, 4096), MR_OK);
+    replica_stats(t.node->replica, &stats);
+    assert_true(stats.installs_dropped == 1);
+    raft_configuration_close(&m.install_snapshot.conf);
+    free(head);
+    load_cluster(c, 500, 32, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+static bool has_snapshots(struct cluster *c, void *arg)
+{
+    struct replica_stats stats;
+    (void)arg;
+
+    for (unsigned i = 0; i < NODES; i++) {
+        replica_stats(c->nodes[i].replica, &stats);
+        if (stats.snapshots_taken == 0)
+            return false;
+    }
+    return true;
+}
+
+static int refuse(void *arg, uint64_t index, const uint8_t *data, size_t len)
+{
+    (void)arg;
+    (void)index;
+    (void)data;
+    (void)len;
+    return MR_CHECKSUM;
+}
+
+static void a_snapshot_that_does_not_decode_is_an_error_at_start(void **state)
+{
+    struct cluster *c = cluster_start(0xeeee, 0);
+    struct node *n = &c->nodes[0];
+    struct replica_config config = {.loop = &c->loop,
+                                    .dir = n->dir,
+                                    .id = 1,
+                                    .name = "a",
+                                    .election_timeout_ms = 300,
+                                    .heartbeat_ms = 30,
+                                    .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_done, refuse},
+                                    .net = {n, net_send}};
+    char error[512];
+    (void)state;
+
+    load_cluster(c, 1500, 64, 100, 60);
+    assert_true(run_until(c, has_snapshots, NULL, 20));
+    node_stop(c, 0);
+    n->closed = false;
+    assert_int_equal(replica_open(&n->replica, &config, error, sizeof(error)), MR_OK);
+    assert_int_equal(replica_start(n->replica, error, sizeof(error)), MR_CHECKSUM);
+    assert_non_null(strstr(error, "checksum"));
+    node_stop(c, 0);
+    cluster_stop(c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(catches_up_while_the_leader_commits),
+        cmocka_unit_test(sends_a_large_snapshot_once),
+        cmocka_unit_test(sends_again_after_a_broken_link),
+        cmocka_unit_test(drops_a_snapshot_that_comes_at_the_wrong_time),
+        cmocka_unit_test(a_snapshot_that_does_not_decode_is_an_error_at_start),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
