@@ -19,13 +19,15 @@
 #include <stdint.h>
 
 enum {
-    STATE_GRACE_MS = 600 * 1000,       /* PROTOCOL.md 3.4, 4.2 */
-    STATE_MAX_RECIPIENTS = 50000,      /* of one message; SMTP's limit is lower */
-    STATE_MAX_NODES = 63,              /* raft ids of holders fit a 64-bit set: ids 1..63 */
-    STATE_MAX_REPLY = 500,             /* bytes of a stored reply */
-    STATE_RELEASE_BATCH = 1000,        /* deferred deliveries that one entry makes ready at most */
-    STATE_VERSION = 1,                 /* highest cluster version that this program knows */
+    STATE_GRACE_MS = 600 * 1000,  /* PROTOCOL.md 3.4, 4.2 */
+    STATE_MAX_RECIPIENTS = 50000, /* of one message; SMTP's limit is lower */
+    STATE_MAX_NODES = 63,         /* raft ids of holders fit a 64-bit set: ids 1..63 */
+    STATE_MAX_REPLY = 500,        /* bytes of a stored reply */
+    STATE_RELEASE_BATCH = 1000,   /* deferred deliveries that one entry makes ready at most */
+    STATE_VERSION = 1,            /* highest cluster version that this program knows */
 };
+/* Release.delivery that means the message's notice instead of a delivery: it could not be given, again in 60 s. */
+#define STATE_RELEASE_NOTICE UINT32_MAX
 
 enum recipient_state {
     RECIPIENT_QUEUED,
@@ -83,7 +85,7 @@ struct delivery_view {
     enum delivery_state state;
     uint32_t attempt; /* number of the running or last one; 0: none yet */
     uint32_t failures;
-    uint64_t due_ms; /* while deferred */
+    uint64_t due_ms; /* while deferred; 0: not again, its message has expired and waits for the notice */
     uint32_t node;   /* while assigned */
     uint64_t incarnation;
     uint32_t slot;
@@ -96,7 +98,7 @@ struct message_view {
     uint64_t body_length;
     uint8_t body_checksum[16];
     uint64_t body_stamp_ms;
-    uint64_t holders; /* bit (1 << raft id) */
+    uint64_t holders;         /* bit (1 << raft id) */
     const char *reverse_path; /* zero-terminated; "" null */
     const char *envid;
     const char *client;
@@ -137,13 +139,19 @@ struct state_observer {
     /* A delivered outcome that came for a recipient that was terminal already. */
     void (*late_outcome)(void *arg, struct mr_id id, uint32_t recipient, uint32_t attempt, uint32_t node);
     void (*in_doubt)(void *arg, struct mr_id id, uint32_t delivery, uint32_t attempt, uint32_t node, bool possibly);
+    /* An outcome of a running attempt applied: what it says of its next hop (PROTOCOL.md 6.4, 6.5). */
+    void (*outcome)(void *arg, uint32_t node, const char *next_hop, bool delivered, bool unreached);
+    /* Trace point: a delivery went from one state to another. */
+    void (*moved)(void *arg, const struct state_message *m, uint32_t delivery, enum delivery_state from,
+                  enum delivery_state to);
 };
 
 struct state *state_open(const struct state_observer *observer);
 void state_close(struct state *s);
 
-/* Applies one entry (a packed Batch). results: filled with one apply_result an operation, at most *n_results; *n_results
- * becomes the number of operations. MR_MALFORMED, MR_VERSION: unknown or undecodable: the caller stops the process (4.6). */
+/* Applies one entry (a packed Batch). results: filled with one apply_result an operation, at most *n_results;
+ * *n_results becomes the number of operations. MR_MALFORMED, MR_VERSION: unknown or undecodable: the caller stops the
+ * process (4.6). */
 int state_apply(struct state *s, uint64_t index, const uint8_t *data, size_t len, uint8_t *results, size_t *n_results);
 
 /* Snapshot as one or more buffers of records (FORMAT.md) with a checksum; free with state_snapshot_free. */
@@ -208,13 +216,13 @@ bool state_assigned_next(const struct state *s, uint32_t node, const void **curs
 /* Messages that want a notice now (warn_ms or expire_ms has passed and none is assigned), earliest first. */
 bool state_notice_next(const struct state *s, const void **cursor, const struct state_message **out,
                        Mailraft__NoticeKind *kind);
-/* Committed time at which the next deferred delivery, warning, expiry or finished record falls due; UINT64_MAX: none. The
- * leader proposes an entry then, if nothing else does. */
+/* Committed time at which the next deferred delivery, warning, expiry or finished record falls due; UINT64_MAX: none.
+ * The leader proposes an entry then, if nothing else does. */
 uint64_t state_next_due_ms(const struct state *s);
 
 struct state_counts {
-    uint64_t messages, ready, assigned, deferred, held, recipients, finished, body_bytes;
-    uint64_t accepted, delivered, failed, expired, in_doubt, possibly_in_doubt; /* since the cluster began */
+    uint64_t messages, ready, assigned, deferred, held, recipients, finished, body_bytes; /* recipients: queued ones */
+    uint64_t accepted, delivered, failed, expired, in_doubt, possibly_in_doubt;           /* since the cluster began */
     uint64_t memory_bytes; /* allocated for the state, about */
 };
 void state_counts(const struct state *s, struct state_counts *out);

@@ -1,0 +1,373 @@
+/* Deliveries: from ready over assigned to done or deferred, and back.
+ *
+ * Happy path: delivery_begin(READY) -> state_assign -> state_outcome -> DONE; the last one's message is finished.
+ * Every other way out of ASSIGNED (release, outcome that defers, fall of the node, a late outcome of an older attempt)
+ * goes through delivery_move too, which tells `unassigned` exactly once for each `assigned`. */
+#include "cluster/state_internal.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* ---- next hops ---- */
+
+static uint64_t name_hash(const struct state *s, const char *name, size_t len)
+{
+    return XXH3_64bits_withSeed(name, len, s->seed);
+}
+
+static struct state_next_hop *hop_find(const struct state *s, const char *name, size_t len, uint64_t hash)
+{
+    for (struct state_index_node *n = state_index_first(&s->hop_index, hash); n != NULL; n = state_index_next(n)) {
+        struct state_next_hop *hop = MR_CONTAINER(n, struct state_next_hop, by_name);
+        if (hop->name_len == len && memcmp(hop->name, name, len) == 0)
+            return hop;
+    }
+    return NULL;
+}
+
+const struct state_next_hop *state_next_hop_find(const struct state *s, const char *name)
+{
+    size_t len = strlen(name);
+    return hop_find(s, name, len, name_hash(s, name, len));
+}
+
+/* Interned; the reference is the delivery's. */
+struct state_next_hop *next_hop_get(struct state *s, const char *name)
+{
+    size_t len = strlen(name);
+    uint64_t hash = name_hash(s, name, len);
+    struct state_next_hop *hop = hop_find(s, name, len, hash);
+
+    if (hop == NULL) {
+        hop = mr_calloc(1, sizeof(*hop) + len + 1);
+        s->memory += sizeof(*hop) + len + 1;
+        hop->name_len = (uint16_t)len;
+        memcpy(hop->name, name, len + 1);
+        state_index_insert(&s->hop_index, &hop->by_name, hash);
+        state_list_append(&s->hops, &hop->in_all);
+    }
+    hop->references++;
+    return hop;
+}
+
+void next_hop_put(struct state *s, struct state_next_hop *hop)
+{
+    mr_assert(hop->references > 0);
+    if (--hop->references > 0)
+        return;
+    mr_assert(hop->ready.count == 0 && hop->deferred.count == 0 && hop->assigned == 0 && hop->held == 0);
+    state_index_remove(&s->hop_index, &hop->by_name);
+    state_list_remove(&s->hops, &hop->in_all);
+    next_hop_reply(s, hop, "");
+    s->memory -= sizeof(*hop) + hop->name_len + 1U;
+    free(hop);
+}
+
+void next_hop_reply(struct state *s, struct state_next_hop *hop, const char *reply)
+{
+    if (hop->last_reply != NULL) {
+        s->memory -= strlen(hop->last_reply) + 1;
+        free(hop->last_reply);
+        hop->last_reply = NULL;
+    }
+    if (reply[0] != '\0') {
+        hop->last_reply = mr_strdup(reply);
+        s->memory += strlen(reply) + 1;
+    }
+}
+
+/* ---- lists and counts ---- */
+
+/* The place of a next hop among those with something deferred is that of its first. */
+static void hop_due_out(struct state *s, struct state_next_hop *hop)
+{
+    if (hop->deferred.count > 0)
+        state_tree_remove(&s->due_hops, &hop->due);
+}
+
+static void hop_due_in(struct state *s, struct state_next_hop *hop)
+{
+    const struct state_tree_node *first = state_tree_first(&hop->deferred);
+    if (first != NULL)
+        state_tree_insert(&s->due_hops, &hop->due, first->major, first->minor);
+}
+
+uint64_t delivery_order_back(const struct state_next_hop *hop)
+{
+    if (hop->ready.tail == NULL)
+        return STATE_FIRST_ORDER;
+    return DELIVERY_OF(hop->ready.tail, in_list)->order + 1;
+}
+
+static void enter_ready(struct state *s, struct state_delivery *d, bool front)
+{
+    struct state_next_hop *hop = d->hop;
+
+    if (hop->ready.count == 0)
+        state_list_append(&s->ready_hops, &hop->in_ready_hops);
+    if (front)
+        state_list_prepend(&hop->ready, &d->in_list);
+    else
+        state_list_append(&hop->ready, &d->in_list);
+    s->counts.ready++;
+}
+
+static void enter(struct state *s, struct state_delivery *d, enum delivery_state to, bool front)
+{
+    struct state_next_hop *hop = d->hop;
+
+    d->state = (uint8_t)to;
+    switch (to) {
+    case DELIVERY_READY:
+        enter_ready(s, d, front);
+        break;
+    case DELIVERY_ASSIGNED:
+        state_list_append(&s->assigned, &d->in_list);
+        state_list_append(&s->nodes[d->node]->assigned, &d->in_node);
+        hop->assigned++;
+        s->counts.assigned++;
+        delivery_message(d)->assigned++;
+        break;
+    case DELIVERY_DEFERRED:
+        hop_due_out(s, hop);
+        state_tree_insert(&hop->deferred, &d->due, d->due_ms, delivery_key(d));
+        hop_due_in(s, hop);
+        s->counts.deferred++;
+        break;
+    case DELIVERY_HELD:
+        hop->held++;
+        s->counts.held++;
+        break;
+    case DELIVERY_DONE:
+        break;
+    }
+}
+
+static void leave(struct state *s, struct state_delivery *d)
+{
+    struct state_next_hop *hop = d->hop;
+
+    switch ((enum delivery_state)d->state) {
+    case DELIVERY_READY:
+        state_list_remove(&hop->ready, &d->in_list);
+        if (hop->ready.count == 0)
+            state_list_remove(&s->ready_hops, &hop->in_ready_hops);
+        s->counts.ready--;
+        break;
+    case DELIVERY_ASSIGNED:
+        state_list_remove(&s->assigned, &d->in_list);
+        state_list_remove(&s->nodes[d->node]->assigned, &d->in_node);
+        hop->assigned--;
+        s->counts.assigned--;
+        delivery_message(d)->assigned--;
+        break;
+    case DELIVERY_DEFERRED:
+        hop_due_out(s, hop);
+        state_tree_remove(&hop->deferred, &d->due);
+        hop_due_in(s, hop);
+        s->counts.deferred--;
+        break;
+    case DELIVERY_HELD:
+        hop->held--;
+        s->counts.held--;
+        break;
+    case DELIVERY_DONE:
+        break;
+    }
+    d->order = 0;
+}
+
+void delivery_begin(struct state *s, struct state_delivery *d, enum delivery_state state)
+{
+    enter(s, d, state, false);
+}
+
+void delivery_end(struct state *s, struct state_delivery *d)
+{
+    leave(s, d);
+    d->state = DELIVERY_DONE;
+    next_hop_put(s, d->hop);
+    d->hop = NULL;
+}
+
+#define TO(state) (1U << DELIVERY_##state)
+static const unsigned transitions[] = {
+    [DELIVERY_READY] = TO(ASSIGNED) | TO(DONE),
+    [DELIVERY_ASSIGNED] = TO(READY) | TO(DEFERRED) | TO(DONE),
+    [DELIVERY_DEFERRED] = TO(READY) | TO(DEFERRED) | TO(DONE), /* DEFERRED: from its time to never, when expired */
+    [DELIVERY_HELD] = TO(DONE),
+    [DELIVERY_DONE] = 0,
+};
+
+void delivery_move(struct state *s, struct state_delivery *d, enum delivery_state to, enum delivery_place place)
+{
+    enum delivery_state from = d->state;
+    struct state_message *m = delivery_message(d);
+    uint32_t node = d->node, slot = d->slot;
+    bool front = to == DELIVERY_READY && place == AT_FRONT;
+
+    mr_assert((transitions[from] & 1U << to) != 0);
+    if (to != DELIVERY_ASSIGNED) {
+        leave(s, d);
+        d->node = 0;
+        d->slot = d->deadline_for_ms = 0;
+        d->incarnation = 0;
+    }
+    if (to != DELIVERY_DEFERRED)
+        d->due_ms = 0;
+    if (to == DELIVERY_READY && front && d->hop->ready.head != NULL) {
+        d->order = DELIVERY_OF(d->hop->ready.head, in_list)->order - 1;
+        mr_assert(d->order > 0);
+    } else if (to == DELIVERY_READY) {
+        d->order = delivery_order_back(d->hop);
+    }
+    enter(s, d, to, front);
+    TELL(s, moved, m, d->index, from, to);
+    if (from == DELIVERY_ASSIGNED)
+        TELL(s, unassigned, m->id, d->index, d->attempt, node, slot, d->hop->name);
+    if (to == DELIVERY_ASSIGNED)
+        TELL(s, assigned, m, d->index);
+}
+
+void delivery_requeue(struct state *s, struct state_delivery *d, enum delivery_place place)
+{
+    if (message_expired(s, delivery_message(d))) {
+        d->due_ms = STATE_DUE_NEVER;
+        delivery_move(s, d, DELIVERY_DEFERRED, AT_BACK);
+    } else {
+        delivery_move(s, d, DELIVERY_READY, place);
+    }
+}
+
+struct state_delivery *delivery_first_due(const struct state *s)
+{
+    const struct state_tree_node *first = state_tree_first(&s->due_hops);
+
+    if (first == NULL)
+        return NULL;
+    const struct state_next_hop *hop = MR_CONTAINER(first, struct state_next_hop, due);
+    return DELIVERY_OF(state_tree_first(&hop->deferred), due);
+}
+
+void delivery_release_due(struct state *s, unsigned max)
+{
+    struct state_delivery *d;
+
+    for (unsigned n = 0; n < max && (d = delivery_first_due(s)) != NULL && d->due_ms <= s->now_ms; n++)
+        delivery_requeue(s, d, AT_BACK);
+}
+
+/* ---- recipients ---- */
+
+void recipient_finish(struct state *s, struct state_message *m, uint32_t recipient, enum recipient_state to)
+{
+    struct state_recipient *r = &m->recipients[recipient];
+
+    mr_assert(r->state == RECIPIENT_QUEUED && to != RECIPIENT_QUEUED);
+    r->state = (uint8_t)to;
+    m->queued--;
+    m->deliveries[r->delivery].queued--;
+    s->counts.recipients--;
+    if (to == RECIPIENT_DELIVERED)
+        s->counts.delivered++;
+    else if (to == RECIPIENT_FAILED)
+        s->counts.failed++;
+    else if (to == RECIPIENT_EXPIRED)
+        s->counts.expired++;
+    TELL(s, recipient_done, m, recipient);
+}
+
+void recipient_answer(struct state *s, struct state_message *m, uint32_t recipient, const uint8_t *reply, size_t len,
+                      const char *status)
+{
+    struct state_recipient *r = &m->recipients[recipient];
+    size_t status_len = strnlen(status, STATE_MAX_STATUS);
+
+    if (len > STATE_MAX_REPLY)
+        len = STATE_MAX_REPLY;
+    if (len > 0)
+        len = strnlen((const char *)reply, len);
+    if (r->answer != NULL) {
+        size_t old = strlen(r->answer) + 1;
+        s->memory -= old + strlen(r->answer + old) + 1;
+        free(r->answer);
+        r->answer = NULL;
+    }
+    if (len == 0 && status_len == 0)
+        return;
+    r->answer = mr_malloc(status_len + len + 2);
+    s->memory += status_len + len + 2;
+    memcpy(r->answer, status, status_len);
+    r->answer[status_len] = '\0';
+    if (len > 0)
+        memcpy(r->answer + status_len + 1, reply, len);
+    r->answer[status_len + 1 + len] = '\0';
+}
+
+/* ---- assign, release ---- */
+
+enum apply_result delivery_assign(struct state *s, struct state_message *m, const Mailraft__Assignment *a)
+{
+    if (a->delivery >= m->n_deliveries)
+        return APPLY_INVALID;
+    struct state_delivery *d = &m->deliveries[a->delivery];
+    if (d->state != DELIVERY_READY || a->attempt == 0 || a->attempt != d->attempt + 1)
+        return APPLY_STALE;
+    enum apply_result r = node_may_run(s, a->node, a->incarnation);
+    if (r != APPLIED)
+        return r;
+    /* Off the ready list before the fields are the assignment's. */
+    leave(s, d);
+    d->attempt = a->attempt;
+    d->node = (uint8_t)a->node;
+    d->incarnation = a->incarnation;
+    d->slot = a->slot;
+    d->deadline_for_ms = a->deadline_for_ms;
+    d->order = s->assigned.tail == NULL ? STATE_FIRST_ORDER : DELIVERY_OF(s->assigned.tail, in_list)->order + 1;
+    delivery_move(s, d, DELIVERY_ASSIGNED, AT_BACK);
+    return APPLIED;
+}
+
+static enum apply_result find(const struct state *s, ProtobufCBinaryData bytes, struct mr_id *id,
+                              struct state_message **out)
+{
+    if (mr_id_from_bytes(bytes.data, bytes.len, id) != 0)
+        return APPLY_INVALID;
+    *out = (struct state_message *)(uintptr_t)state_find(s, *id);
+    if (*out != NULL)
+        return APPLIED;
+    return finished_find(s, *id) != NULL ? APPLY_TERMINAL : APPLY_NOT_FOUND;
+}
+
+enum apply_result state_assign(struct state *s, const Mailraft__Assign *a)
+{
+    struct mr_id id;
+    struct state_message *m;
+    enum apply_result r = find(s, a->id, &id, &m);
+
+    if (r != APPLIED)
+        return r;
+    return a->assignment == NULL ? APPLY_INVALID : delivery_assign(s, m, a->assignment);
+}
+
+enum apply_result state_release(struct state *s, const Mailraft__Release *release)
+{
+    struct mr_id id;
+    struct state_message *m;
+    enum apply_result r = find(s, release->id, &id, &m);
+
+    if (r != APPLIED)
+        return r;
+    if (release->delivery == STATE_RELEASE_NOTICE)
+        return notice_release(s, m, release);
+    if (release->delivery >= m->n_deliveries)
+        return APPLY_INVALID;
+    struct state_delivery *d = &m->deliveries[release->delivery];
+    if (d->state != DELIVERY_ASSIGNED || d->attempt != release->attempt || d->node != release->node)
+        return APPLY_STALE;
+    delivery_requeue(s, d, AT_FRONT);
+    return APPLIED;
+}
