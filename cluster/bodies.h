@@ -1,13 +1,12 @@
 /* bodies.h - the body plane: every accepted body on a majority before it counts, then on `replicas` nodes; repair; the
  * collector (PROTOCOL.md 3).
  *
- * B1: a put's callback gives 0 only after this node's own fsync and enough peers' fsync acknowledgements for a majority of
- *     the voters in the applied state.
- * B2: a read hands out verified bytes only; a missing or bad local copy is fetched from another holder, stored, then read.
- * B3: the collector drops a body only if no envelope of the applied state names it AND (the state records it as finished OR committed
- *     time has passed stamp + grace). Never before bodies_ready (the log was replayed).
- * B4: a peer more than BODIES_PEER_BEHIND behind is skipped for new bodies and pulls later.
- * Thread: the core's. */
+ * B1: a put's callback gives 0 only after this node's own fsync and enough peers' fsync acknowledgements for a majority
+ * of the voters in the applied state. B2: a read hands out verified bytes only; a missing or bad local copy is fetched
+ * from another holder, stored, then read. B3: the collector drops a body only if no envelope of the applied state names
+ * it AND (the state records it as finished OR committed time has passed stamp + grace). Never before bodies_ready (the
+ * log was replayed). B4: a peer more than BODIES_PEER_BEHIND behind is skipped for new bodies and pulls later. Thread:
+ * the core's. */
 #ifndef MR_CLUSTER_BODIES_H
 #define MR_CLUSTER_BODIES_H
 
@@ -32,9 +31,11 @@ struct bodies_config {
     uint32_t self;
 };
 struct bodies *bodies_open(const struct bodies_config *config);
+/* Every callback that is owed comes with MR_CANCELLED, then cb. Puts that were not finished end with this call: their
+ * owners must not touch them any more. Before spool_close. */
 void bodies_close(struct bodies *b, void (*cb)(void *arg), void *arg);
-/* The applied state is known to be as new as the cluster's (the log was replayed up to a leader's commit index): the collector
- * and the pulls may begin. After a restore: call bodies_restored, a full mark follows. */
+/* The applied state is known to be as new as the cluster's (the log was replayed up to a leader's commit index): the
+ * collector and the pulls may begin. After a restore: call bodies_restored, a full mark follows. */
 void bodies_ready(struct bodies *b);
 void bodies_restored(struct bodies *b);
 
@@ -44,8 +45,10 @@ typedef void (*body_put_cb)(void *arg, int status, uint64_t holders); /* of bodi
 /* stamp: taken from the state now. */
 struct body_put *bodies_begin(struct bodies *b, struct mr_id id);
 uint64_t body_put_stamp(const struct body_put *p);
-/* One piece, not the last. data: malloc, ownership passes. written comes when the piece was handed to the local disk's cache (flow
- * control: at most a few pieces in flight), with MR_NOSPACE when refused (then call bodies_abort). */
+/* One piece, not the last, of 1 to SPOOL_MAX_PIECE bytes (MR_LIMIT). data: malloc, ownership passes. written comes
+ * exactly once, also after bodies_abort and bodies_close (MR_CANCELLED), when the piece was handed to the local disk's
+ * cache (flow control: at most a few pieces in flight) and a majority of the nodes it goes to keeps up, with MR_NOSPACE
+ * when refused (then call bodies_abort). */
 void bodies_piece(struct body_put *p, uint8_t *data, size_t len, void (*written)(void *arg, int status), void *arg);
 /* The last piece (may be empty). cb comes once. */
 void bodies_finish(struct body_put *p, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
@@ -53,6 +56,10 @@ void bodies_finish(struct body_put *p, uint8_t *data, size_t len, uint64_t lengt
 /* Gives up: before bodies_finish, or after it while cb has not come (cb then comes with MR_CANCELLED, later). */
 void bodies_abort(struct body_put *p);
 /* After cb: the put stays alive for late acknowledgements by itself; p is not to be touched. */
+/* The enqueue was refused because the holders are no majority any more (3.2): copies the body, which is durable here,
+ * to a majority of today's voters and tells the holders again. May be given to bodies_abort. NULL: it is not here, or a
+ * put of it has not ended. */
+struct body_put *bodies_recopy(struct bodies *b, struct mr_id id, body_put_cb cb, void *arg);
 
 /* ---- read ---- */
 struct body_read {
