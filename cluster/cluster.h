@@ -75,6 +75,8 @@ struct cluster_worker {
     void (*drain)(void *arg);
 };
 struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_worker *worker);
+/* Closes the port's journal; on the worker's loop, after its last request's callback; cb then, later. */
+void cluster_detach(struct cluster_port *p, void (*cb)(void *arg), void *arg);
 /* Starts the core thread. */
 int cluster_start(struct cluster *c);
 /* PROTOCOL.md 9: drains, hands leadership over, waits for outstanding attempts up to timeout_ms, commits outcomes. Blocks. The core still
@@ -135,6 +137,7 @@ struct attempt {
     struct mr_id id;
     uint32_t delivery, attempt, slot;
     uint64_t incarnation;
+    bool dotted;          /* cluster_dot was called */
     uint64_t deadline_ns; /* boot time */
     const char *next_hop; /* canonical, route.h */
     const char *reverse_path;
@@ -176,7 +179,7 @@ struct notice {
 void notice_free(struct notice *n);
 
 /* The final dot is about to be written (5.8); writes the journal. Call right before the write, after cluster_may_send. */
-void cluster_dot(struct cluster_port *p, const struct attempt *a);
+void cluster_dot(struct cluster_port *p, struct attempt *a);
 /* What came of an attempt. outcome: protobuf-c's default allocator, ownership passes; id, delivery, attempt and node are filled in here. Proposed
  * again until its fate is known; done (may be NULL) comes on the worker's loop once it is. Ends the attempt (free it after the call).
  * A reply to a final dot is journalled first. */
@@ -189,8 +192,8 @@ void cluster_notice_done(struct cluster_port *p, const struct notice *n, Mailraf
                          void (*done)(void *arg, int status, enum apply_result reason), void *arg);
 /* It could not be written now: another try later. */
 void cluster_notice_failed(struct cluster_port *p, const struct notice *n);
-/* A connection to a next hop was closed and no attempt waits for its slot. `attempts`: how many attempts of this slot this worker has been given
- * since it was attached, so that one which is on its way keeps the slot. */
+/* A slot has no connection and no attempt any more. `attempts`: how many this worker was given for the slot since it last said so (one that
+ * is on its way to the worker thus keeps the slot). Every slot that was given an attempt ends with this, also when no connection was made. */
 void cluster_slot_closed(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts);
 
 /* Reads one piece of a body (verified; repaired from a peer if need be). done on the worker's loop, once. data: malloc, ownership passes. */

@@ -1,0 +1,286 @@
+/* core.h - inside of the cluster (cluster.h): one struct, owned by the core thread, and the files that share it.
+ *
+ *   core.c            life: open, start, drain, close; the tick
+ *   core_drain.c      the end: drain and close
+ *   core_links.c      what peers say: hello, formation, frames; Raft's messages over the links
+ *   core_raft.c       the log: apply, snapshot, restore, changes of leader
+ *   core_lead.c       the leader's duties: batches, fill-in, heartbeats of others, silent nodes, scheduling
+ *   core_heartbeat.c  this node's heartbeats and lease
+ *   core_attempts.c   assignments of this node to its workers, and its connections
+ *   core_port.c       requests of workers
+ *   core_query.c      answers for HTTP
+ *   proposals.c       operations of this node and their fate
+ *
+ * Thread: every function here runs on the core's loop, but where it says otherwise. */
+#ifndef MR_CLUSTER_CORE_H
+#define MR_CLUSTER_CORE_H
+
+#include "cluster/bodies.h"
+#include "cluster/cluster.h"
+#include "cluster/committed_time.h"
+#include "cluster/identity.h"
+#include "cluster/journal.h"
+#include "cluster/lease.h"
+#include "cluster/link.h"
+#include "cluster/proposals.h"
+#include "cluster/sched.h"
+#include "cluster/spool.h"
+#include "cluster/state.h"
+#include "raft/replica.h"
+
+enum {
+    CORE_MAX_PORTS = 64,
+    CORE_MAILBOX = 65536,
+    CORE_MAX_BATCH = 60 * 1024,     /* bytes of operations in one entry (PROTOCOL.md 4.5) */
+    CORE_MAX_BATCH_OPS = 1024,
+    CORE_INFLIGHT = 4,              /* entries proposed and not yet applied; what comes meanwhile is batched */
+    CORE_MAX_STAGED = 16384,        /* operations that wait for a batch */
+    CORE_BUSY = 8192,               /* own proposals waiting: refuse new mail above */
+    CORE_TICK_MS = 10,
+    CORE_WORKER_SILENT_MS = 5000,   /* PROTOCOL.md 5.10 */
+    CORE_NOQUORUM_GRACE_MS = 1000,  /* after the lease ended, before waiting clients get 451 */
+    CORE_CANCEL_MS = 2000,          /* how long a client waits for the fate of the cancel */
+    CORE_TRANSFER_SLICE = 256 * 1024,
+    CORE_SLOT_BUCKETS = 4096,
+};
+
+/* One Raft message too large for a frame on its way to a peer. */
+struct core_transfer {
+    struct cluster *c;
+    uint32_t to;
+    uint8_t *head;
+    size_t head_len;
+    struct replica_buffer *tail;
+    unsigned n_tail;
+    uint64_t total, offset;
+    void (*done)(void *arg, int status);
+    void *done_arg;
+};
+/* And one on its way in. */
+struct core_assembly {
+    uint8_t *data;
+    uint64_t total, have;
+};
+struct core_completion {
+    struct core_completion *next;
+    void (*done)(void *arg, int status);
+    void *arg;
+    int status;
+};
+
+/* An operation that waits to be proposed by this leader, and who wants to know. */
+struct core_staged {
+    struct core_staged *next;
+    Mailraft__Op *op;
+    size_t size;
+    uint32_t peer;    /* 0: own */
+    uint64_t request; /* the asker's number; 0: nobody waits */
+};
+/* One entry on its way. */
+struct core_batch {
+    struct core_batch *next;
+    struct cluster *c;
+    struct core_staged *ops;
+    uint64_t index;
+    uint64_t term;
+    uint8_t *results;
+    size_t n_results;
+};
+
+struct core_leader {
+    bool leading;
+    uint64_t term;
+    uint64_t first_index; /* of this term's first own entry; 0: not yet applied */
+    struct core_staged *staged, **staged_tail;
+    size_t n_staged;
+    struct core_batch *batches, **batches_tail; /* in flight, in order */
+    unsigned n_batches;
+    uint64_t again_ns;         /* when the scheduler wants its next step */
+    uint64_t housekeeping_ns;  /* last proposal of form, version, rules, ticks */
+    bool rules_wanted;         /* the operator reloaded this node's configuration */
+    struct {
+        uint8_t rules_hash[16];
+        bool has_hash;
+        bool low_disk;
+        bool draining;
+        uint64_t heard_ns;
+        uint64_t applied;
+        uint64_t bodies_missing;
+        uint32_t version;
+        uint64_t incarnation;
+    } nodes[LEASE_MAX_NODES];
+};
+
+/* A connection of this node to a next hop, from the first attempt handed to a worker until the worker says it is closed. */
+struct core_slot {
+    struct core_slot *next;
+    uint32_t slot;
+    uint64_t handed; /* attempts */
+    char next_hop[];
+};
+
+/* An attempt or notice of this node that runs. */
+struct core_running {
+    struct core_running *next;
+    struct mr_id id;
+    uint32_t delivery;
+    uint32_t attempt;
+    bool notice;
+    bool ending; /* its outcome is proposed */
+};
+
+struct core_request; /* core_port.c */
+/* Hands a mail to the worker; a detached one's is freed (it must begin a malloc'ed struct that owns nothing else). */
+void core_port_post(struct cluster_port *p, struct mail *mail);
+
+struct cluster_port {
+    struct cluster *c;
+    unsigned number;
+    struct cluster_worker worker;
+    struct journal *journal; /* worker's thread */
+    atomic_ullong beat_ns;
+    bool detached; /* core's: nothing is posted to the worker any more */
+};
+
+struct cluster {
+    struct cluster_config config;
+    const struct mr_clock *clock;
+    uv_loop_t loop;
+    uv_thread_t thread;
+    bool thread_started;
+    struct mailbox *mailbox;
+    uv_timer_t tick;
+    uv_timer_t beat;
+    uv_prepare_t prepare;
+    uv_idle_t completions_idle;
+    struct core_completion *completions, **completions_tail;
+
+    struct identity *identity;
+    struct formation *formation;
+    struct links *links;
+    struct spool *spool;
+    struct state *state;
+    struct bodies *bodies;
+    struct replica *replica;
+    struct sched *sched;
+    struct proposals *proposals;
+    uint32_t self;
+    uint64_t incarnation;
+    char *raft_dir;
+    char *refused; /* NULL, or why this node may not take part */
+
+    enum replica_role role;
+    uint64_t term;
+    uint32_t leader; /* 0: none known */
+    struct core_leader lead;
+    struct committed_time ctime;
+    struct node_lease lease;
+    struct leader_lease leader_lease;
+    bool lease_held;           /* what was last told to the workers */
+    uint64_t lease_lost_ns;    /* boot time of the loss; 0: held */
+    uint64_t started_ns;
+    bool node_up;              /* this incarnation is committed and in force */
+    bool node_up_proposed;
+    bool left_proposed;
+    bool caught_up;            /* applied what was committed when the first lease came */
+    struct journal_left left;
+    size_t left_waiting;
+    bool draining;
+    bool closing;
+    uint64_t takeovers;
+    uint64_t last_leader_change_ms;
+
+    Mailraft__Rules *own_rules;        /* of this node's configuration, with hash */
+    struct cluster_rules *rules;       /* in force */
+
+    struct cluster_port *ports[CORE_MAX_PORTS];
+    unsigned n_ports;
+    struct core_slot *slots[CORE_SLOT_BUCKETS]; /* by next hop alone: one's slots stand together */
+    uint64_t n_slots;
+    struct core_running *running[CORE_SLOT_BUCKETS];
+    uint64_t n_running;
+    struct core_request *waiting; /* bodies and submissions that have a time limit, in order of arrival */
+    struct core_request *waiting_last;
+
+    struct core_transfer *transfers[LINK_MAX_PEERS];
+    struct core_assembly assemblies[LINK_MAX_PEERS];
+
+    atomic_ullong lease_end_ns; /* published to workers; 0: none */
+    atomic_int readiness;
+    struct cluster_counters counters;
+
+    uv_sem_t drained;
+    bool drain_wanted;
+    bool drain_released;
+    bool goodbye, goodbye_said;
+    uint64_t drain_until_ns;
+    /* Loop health, for /metrics: longest turn of the tick timer over its interval. */
+    uint64_t last_tick_ns, max_tick_gap_ns;
+    uint64_t batches_total, batched_ops_total;
+    uint64_t last_body_tick_ns, last_form_tick_ns;
+};
+
+static inline uint64_t core_now(const struct cluster *c)
+{
+    return mr_boot_ns(c->clock);
+}
+
+/* core.c */
+/* Calls done on the next turn of the loop. */
+void core_complete_later(struct cluster *c, void (*done)(void *arg, int status), void *arg, int status);
+
+/* core_drain.c */
+void core_drain_tick(struct cluster *c, uint64_t now);
+
+/* core_links.c */
+int core_links_open(struct cluster *c, char *error, size_t error_len);
+void core_links_close(struct cluster *c);
+void core_raft_send(void *arg, uint64_t to, bool bulk, const void *head, size_t head_len,
+                    const struct replica_buffer *tail, unsigned n_tail, void (*done)(void *arg, int status),
+                    void *done_arg);
+
+/* core_raft.c */
+int core_raft_open(struct cluster *c, char *error, size_t error_len);
+struct state_observer core_observer(struct cluster *c);
+
+/* core_lead.c */
+void core_lead_begin(struct cluster *c);
+void core_lead_end(struct cluster *c);
+/* An operation to propose here; takes it. peer 0: own. MR_NOTLEADER, MR_BUSY: op is still the caller's. */
+int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request);
+void core_lead_flush(struct cluster *c);
+void core_lead_tick(struct cluster *c, uint64_t now);
+void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heartbeat *hb);
+void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results, size_t n);
+
+/* Voters by the state, or by the formation while the state knows none: bits (1 << raft id). */
+uint64_t core_voters(const struct cluster *c);
+
+/* core_heartbeat.c */
+void core_heartbeat_send(struct cluster *c);
+void core_heartbeat_reply(struct cluster *c, const Mailraft__HeartbeatReply *reply);
+/* Works out lease and readiness anew and publishes them. */
+void core_lease_update(struct cluster *c, uint64_t now);
+void core_node_up_try(struct cluster *c);
+
+/* core_attempts.c */
+void core_attempts_assigned(struct cluster *c, const struct state_message *m, uint32_t delivery);
+void core_attempts_notice(struct cluster *c, const struct state_message *m);
+void core_attempts_restored(struct cluster *c);
+void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice);
+void core_attempts_release_all(struct cluster *c);
+struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,
+                                        bool notice);
+void core_slot_closed(struct cluster *c, const char *next_hop, uint32_t slot, uint64_t attempts);
+void core_attempts_close(struct cluster *c);
+
+/* core_port.c */
+/* Hands a mail to the worker; a detached one's is freed (it must begin a malloc'ed struct that owns nothing else). */
+void core_port_post(struct cluster_port *p, struct mail *mail);
+void core_port_rules(struct cluster *c);
+void core_port_lease_ended(struct cluster *c);
+void core_port_drain(struct cluster *c);
+void core_port_tick(struct cluster *c, uint64_t now);
+void core_port_free(struct cluster *c);
+
+#endif

@@ -1,0 +1,364 @@
+/* What the leader assigned to this node, on its way to the workers; and which connections to next hops are open.
+ *
+ * Happy path: applied assignment -> struct attempt (one allocation) -> the worker that its slot belongs to -> outcome or
+ * release proposed -> its fate known -> core_attempts_end.
+ * A slot stays with one worker: the worker is chosen by next hop and slot number. */
+#include "cluster/core.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* ---- one allocation for a struct with strings ---- */
+
+struct packer {
+    char *at;
+    size_t left;
+};
+
+static const char *pack_string(struct packer *p, const char *s, size_t len)
+{
+    char *start = p->at;
+    mr_assert(len + 1 <= p->left);
+    if (len > 0)
+        memcpy(start, s, len);
+    start[len] = 0;
+    p->at += len + 1;
+    p->left -= len + 1;
+    return start;
+}
+
+static const char *pack_text(struct packer *p, const char *s)
+{
+    return pack_string(p, s == NULL ? "" : s, s == NULL ? 0 : strlen(s));
+}
+
+static size_t text_size(const char *s)
+{
+    return s == NULL ? 1 : strlen(s) + 1;
+}
+
+/* ---- running ---- */
+
+static struct core_running **running_bucket(struct cluster *c, struct mr_id id)
+{
+    return &c->running[mr_id_hash(id) % CORE_SLOT_BUCKETS];
+}
+
+struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,
+                                        bool notice)
+{
+    for (struct core_running *r = *running_bucket(c, id); r != NULL; r = r->next)
+        if (mr_id_equal(r->id, id) && r->delivery == delivery && r->attempt == attempt && r->notice == notice)
+            return r;
+    return NULL;
+}
+
+static void add_running(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice)
+{
+    struct core_running **bucket = running_bucket(c, id);
+    struct core_running *r = mr_calloc(1, sizeof(*r));
+    r->id = id;
+    r->delivery = delivery;
+    r->attempt = attempt;
+    r->notice = notice;
+    r->next = *bucket;
+    *bucket = r;
+    c->n_running++;
+}
+
+void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice)
+{
+    struct core_running *r = core_attempts_find(c, id, delivery, attempt, notice);
+    struct core_running **link = running_bucket(c, id);
+    if (r == NULL)
+        return;
+    while (*link != r)
+        link = &(*link)->next;
+    *link = r->next;
+    free(r);
+    c->n_running--;
+}
+
+/* ---- slots ---- */
+
+static uint64_t name_hash(const char *next_hop)
+{
+    return XXH3_64bits(next_hop, strlen(next_hop));
+}
+
+static struct core_slot **find_slot(struct cluster *c, const char *next_hop, uint32_t slot)
+{
+    struct core_slot **link = &c->slots[name_hash(next_hop) % CORE_SLOT_BUCKETS];
+    while (*link != NULL && ((*link)->slot != slot || strcmp((*link)->next_hop, next_hop) != 0))
+        link = &(*link)->next;
+    return link;
+}
+
+static void count_slot(struct cluster *c, const char *next_hop, uint32_t slot)
+{
+    struct core_slot **link = find_slot(c, next_hop, slot);
+    if (*link == NULL) {
+        size_t len = strlen(next_hop) + 1;
+        struct core_slot *s = mr_calloc(1, sizeof(*s) + len);
+        memcpy(s->next_hop, next_hop, len);
+        s->slot = slot;
+        *link = s;
+        c->n_slots++;
+    }
+    (*link)->handed++;
+}
+
+void core_slot_closed(struct cluster *c, const char *next_hop, uint32_t slot, uint64_t attempts)
+{
+    struct core_slot **link = find_slot(c, next_hop, slot);
+    struct core_slot *s = *link;
+    if (s == NULL)
+        return;
+    mr_assert(attempts <= s->handed);
+    s->handed -= attempts;
+    if (s->handed > 0)
+        return; /* one is on its way to the worker */
+    *link = s->next;
+    free(s);
+    c->n_slots--;
+}
+
+/* ---- attempts ---- */
+
+static struct cluster_port *port_of(struct cluster *c, uint64_t hash)
+{
+    mr_assert(c->n_ports > 0);
+    return c->ports[hash % c->n_ports];
+}
+
+static void hand_attempt(struct mail *mail)
+{
+    struct attempt *a = MR_CONTAINER(mail, struct attempt, mail);
+    a->port->worker.attempt(a->port->worker.arg, a);
+}
+
+void attempt_free(struct attempt *a)
+{
+    free(a);
+}
+
+static struct attempt *make_attempt(struct cluster *c, const struct state_message *m, const struct message_view *mv,
+                                    uint32_t delivery, const struct delivery_view *dv)
+{
+    struct recipient_view rv;
+    size_t strings = text_size(dv->next_hop) + text_size(mv->reverse_path) + text_size(mv->envid);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < mv->n_recipients; i++) {
+        state_recipient_view(m, i, &rv);
+        if (rv.delivery != delivery || rv.state != RECIPIENT_QUEUED)
+            continue;
+        n++;
+        strings += rv.address_len + 1 + text_size(rv.orcpt);
+    }
+    size_t array = n * sizeof(struct attempt_recipient);
+    struct attempt *a = mr_calloc(1, sizeof(*a) + array + strings);
+    struct attempt_recipient *recipients = (struct attempt_recipient *)(a + 1);
+    struct packer p = {(char *)(a + 1) + array, strings};
+
+    a->id = mv->id;
+    a->delivery = delivery;
+    a->attempt = dv->attempt;
+    a->slot = dv->slot;
+    a->incarnation = dv->incarnation;
+    a->deadline_ns = core_now(c) + dv->deadline_for_ms * MR_NS_PER_MS;
+    a->next_hop = pack_text(&p, dv->next_hop);
+    a->reverse_path = pack_text(&p, mv->reverse_path);
+    a->envid = pack_text(&p, mv->envid);
+    a->ret = mv->ret;
+    a->flags = mv->flags;
+    a->failures = dv->failures;
+    a->body_length = mv->body_length;
+    a->arrived_ms = mv->arrived_ms;
+    a->expire_ms = mv->expire_ms;
+    a->now_ms = state_now_ms(c->state);
+    a->n_recipients = n;
+    a->recipients = recipients;
+    uint32_t k = 0;
+    for (uint32_t i = 0; i < mv->n_recipients; i++) {
+        state_recipient_view(m, i, &rv);
+        if (rv.delivery != delivery || rv.state != RECIPIENT_QUEUED)
+            continue;
+        recipients[k].index = i;
+        recipients[k].address = pack_string(&p, rv.address, rv.address_len);
+        recipients[k].orcpt = pack_text(&p, rv.orcpt);
+        recipients[k].notify = rv.notify;
+        k++;
+    }
+    return a;
+}
+
+void core_attempts_assigned(struct cluster *c, const struct state_message *m, uint32_t delivery)
+{
+    struct message_view mv;
+    struct delivery_view dv;
+    state_delivery_view(m, delivery, &dv);
+    if (dv.node != c->self || dv.incarnation != c->incarnation || c->n_ports == 0)
+        return;
+    state_message_view(m, &mv);
+    if (core_attempts_find(c, mv.id, delivery, dv.attempt, false) != NULL)
+        return;
+    struct attempt *a = make_attempt(c, m, &mv, delivery, &dv);
+    add_running(c, mv.id, delivery, dv.attempt, false);
+    count_slot(c, a->next_hop, a->slot);
+    a->port = port_of(c, name_hash(a->next_hop) + a->slot);
+    a->mail.run = hand_attempt;
+    if (log_enabled(LOG_INFO)) {
+        char text[MR_ID_TEXT + 1];
+        log_event(LOG_INFO, "assigned", LOG_S("id", mr_id_format(a->id, text)), LOG_S("next_hop", a->next_hop),
+                  LOG_N("delivery", delivery), LOG_N("attempt", a->attempt), LOG_N("slot", a->slot));
+    }
+    core_port_post(a->port, &a->mail);
+}
+
+/* ---- notices ---- */
+
+static void hand_notice(struct mail *mail)
+{
+    struct notice *n = MR_CONTAINER(mail, struct notice, mail);
+    n->port->worker.notice(n->port->worker.arg, n);
+}
+
+void notice_free(struct notice *n)
+{
+    free(n);
+}
+
+static struct notice *make_notice(struct cluster *c, const struct state_message *m, const struct message_view *mv)
+{
+    struct recipient_view rv;
+    struct delivery_view dv;
+    size_t strings = text_size(mv->reverse_path) + text_size(mv->envid);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < mv->n_recipients; i++) {
+        state_recipient_view(m, i, &rv);
+        if (rv.state != RECIPIENT_QUEUED)
+            continue;
+        state_delivery_view(m, rv.delivery, &dv);
+        n++;
+        strings += rv.address_len + 1 + text_size(rv.orcpt) + text_size(rv.reply) + text_size(rv.status) +
+                   text_size(dv.next_hop);
+    }
+    size_t array = n * sizeof(struct notice_recipient);
+    struct notice *out = mr_calloc(1, sizeof(*out) + array + strings);
+    struct notice_recipient *recipients = (struct notice_recipient *)(out + 1);
+    struct packer p = {(char *)(out + 1) + array, strings};
+
+    out->id = mv->id;
+    out->kind = mv->notice_kind;
+    out->attempt = mv->notice_attempt;
+    out->reverse_path = pack_text(&p, mv->reverse_path);
+    out->envid = pack_text(&p, mv->envid);
+    out->ret = mv->ret;
+    out->flags = mv->flags;
+    out->body_length = mv->body_length;
+    out->arrived_ms = mv->arrived_ms;
+    out->expire_ms = mv->expire_ms;
+    out->now_ms = state_now_ms(c->state);
+    out->n_recipients = n;
+    out->recipients = recipients;
+    uint32_t k = 0;
+    for (uint32_t i = 0; i < mv->n_recipients; i++) {
+        state_recipient_view(m, i, &rv);
+        if (rv.state != RECIPIENT_QUEUED)
+            continue;
+        state_delivery_view(m, rv.delivery, &dv);
+        recipients[k].index = i;
+        recipients[k].address = pack_string(&p, rv.address, rv.address_len);
+        recipients[k].orcpt = pack_text(&p, rv.orcpt);
+        recipients[k].notify = rv.notify;
+        recipients[k].reply = pack_text(&p, rv.reply);
+        recipients[k].status = pack_text(&p, rv.status);
+        recipients[k].next_hop = pack_text(&p, dv.next_hop);
+        k++;
+    }
+    return out;
+}
+
+void core_attempts_notice(struct cluster *c, const struct state_message *m)
+{
+    struct message_view mv;
+    state_message_view(m, &mv);
+    if (mv.notice_kind == MAILRAFT__NOTICE_KIND__NOTICE_NONE || mv.notice_node != c->self ||
+        mv.notice_incarnation != c->incarnation || c->n_ports == 0 ||
+        core_attempts_find(c, mv.id, 0, mv.notice_attempt, true) != NULL)
+        return;
+    struct notice *n = make_notice(c, m, &mv);
+    add_running(c, mv.id, 0, mv.notice_attempt, true);
+    n->port = port_of(c, mr_id_hash(mv.id));
+    n->mail.run = hand_notice;
+    core_port_post(n->port, &n->mail);
+}
+
+/* ---- after a snapshot (PROTOCOL.md 4.4) ---- */
+
+void core_attempts_restored(struct cluster *c)
+{
+    const void *cursor = NULL;
+    struct ready_delivery d;
+    while (state_assigned_next(c->state, c->self, &cursor, &d))
+        core_attempts_assigned(c, d.message, d.delivery);
+    uint64_t after = 0;
+    for (const struct state_message *m; (m = state_next_message(c->state, after)) != NULL;) {
+        struct message_view view;
+        state_message_view(m, &view);
+        after = view.sequence;
+        core_attempts_notice(c, m);
+    }
+}
+
+/* ---- the end of a drain: what has not ended by itself goes back ---- */
+
+static void ignore_fate(void *arg, int status, enum apply_result reason)
+{
+    (void)arg;
+    (void)status;
+    (void)reason;
+}
+
+void core_attempts_release_all(struct cluster *c)
+{
+    for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++) {
+        for (struct core_running *r = c->running[i]; r != NULL; r = r->next) {
+            if (r->ending)
+                continue;
+            r->ending = true;
+            Mailraft__Release *release = mr_malloc(sizeof(*release));
+            mailraft__release__init(release);
+            release->id.data = mr_memdup(r->id.bytes, MR_ID_SIZE);
+            release->id.len = MR_ID_SIZE;
+            release->delivery = r->notice ? STATE_RELEASE_NOTICE : r->delivery;
+            release->attempt = r->attempt;
+            release->node = c->self;
+            release->reason = mr_strdup("shutdown");
+            Mailraft__Op *op = mr_malloc(sizeof(*op));
+            mailraft__op__init(op);
+            op->kind_case = MAILRAFT__OP__KIND_RELEASE;
+            op->release = release;
+            if (proposals_add(c->proposals, op, core_now(c), UINT64_MAX, ignore_fate, NULL, NULL) != 0)
+                mailraft__op__free_unpacked(op, NULL);
+        }
+    }
+}
+
+void core_attempts_close(struct cluster *c)
+{
+    for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++) {
+        for (struct core_running *r = c->running[i], *next; r != NULL; r = next) {
+            next = r->next;
+            free(r);
+        }
+        for (struct core_slot *s = c->slots[i], *next; s != NULL; s = next) {
+            next = s->next;
+            free(s);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+/* The end (PROTOCOL.md 9).
+ *
+ * Drain: no more assignments (heartbeats say so), workers finish what runs, leadership is handed over; when nothing runs or the time is up
+ * the rest is released, and a last operation declares this incarnation down, so that nobody waits node_timeout for it.
+ * Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one before. */
+#include "cluster/core.h"
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <stdlib.h>
+
+enum { GOODBYE_MS = 1000 };
+
+struct drain_request {
+    struct mail mail;
+    struct cluster *c;
+    unsigned timeout_ms;
+};
+
+static void transferred(void *arg, int status)
+{
+    (void)arg;
+    log_event(LOG_INFO, "leadership_handed_over", LOG_B("ok", status == 0));
+}
+
+static void run_drain(struct mail *mail)
+{
+    struct drain_request *r = MR_CONTAINER(mail, struct drain_request, mail);
+    struct cluster *c = r->c;
+    uint64_t now = core_now(c);
+
+    c->draining = true;
+    c->drain_wanted = true;
+    c->drain_until_ns = now + r->timeout_ms * MR_NS_PER_MS;
+    free(r);
+    core_lease_update(c, now);
+    core_port_drain(c);
+    if (c->replica == NULL)
+        return;
+    core_heartbeat_send(c);
+    if (c->lead.leading)
+        (void)replica_transfer(c->replica, 0, transferred, c);
+}
+
+static void said_goodbye(void *arg, int status, enum apply_result reason)
+{
+    struct cluster *c = arg;
+    (void)status;
+    (void)reason;
+    c->goodbye_said = true;
+}
+
+static void say_goodbye(struct cluster *c, uint64_t now)
+{
+    Mailraft__NodeDown *down = mr_malloc(sizeof(*down));
+    mailraft__node_down__init(down);
+    down->node = c->self;
+    down->incarnation = c->incarnation;
+    Mailraft__Op *op = mr_malloc(sizeof(*op));
+    mailraft__op__init(op);
+    op->kind_case = MAILRAFT__OP__KIND_NODE_DOWN;
+    op->node_down = down;
+    if (proposals_add(c->proposals, op, now, now + GOODBYE_MS * MR_NS_PER_MS, said_goodbye, c, NULL) != 0) {
+        mailraft__op__free_unpacked(op, NULL);
+        c->goodbye_said = true;
+    }
+}
+
+static void drained(struct cluster *c)
+{
+    c->drain_wanted = false;
+    uv_sem_post(&c->drained);
+}
+
+void core_drain_tick(struct cluster *c, uint64_t now)
+{
+    if (!c->drain_wanted)
+        return;
+    bool idle = c->n_running == 0 && proposals_waiting(c->proposals) == 0;
+    bool late = now >= c->drain_until_ns;
+
+    if (c->replica == NULL || (late && now - c->drain_until_ns > 2 * GOODBYE_MS * MR_NS_PER_MS)) {
+        drained(c);
+    } else if (c->goodbye) {
+        if (c->goodbye_said)
+            drained(c);
+    } else if (idle || (late && c->drain_released && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
+        c->goodbye = true;
+        if (c->leader == 0 || !c->node_up)
+            c->goodbye_said = true; /* nobody to say it to */
+        else
+            say_goodbye(c, now);
+    } else if (late && !c->drain_released) {
+        c->drain_released = true;
+        core_attempts_release_all(c);
+    }
+}
+
+void cluster_drain(struct cluster *c, unsigned timeout_ms)
+{
+    struct drain_request *r = mr_calloc(1, sizeof(*r));
+    r->c = c;
+    r->timeout_ms = timeout_ms;
+    r->mail.run = run_drain;
+    mailbox_post(c->mailbox, &r->mail);
+    uv_sem_wait(&c->drained);
+}
+
+/* ---- close ---- */
+
+static void mailbox_closed(void *arg)
+{
+    struct cluster *c = arg;
+    uv_close((uv_handle_t *)&c->tick, NULL);
+    uv_close((uv_handle_t *)&c->beat, NULL);
+    uv_close((uv_handle_t *)&c->prepare, NULL);
+    uv_close((uv_handle_t *)&c->completions_idle, NULL);
+}
+
+static void links_closed(void *arg)
+{
+    struct cluster *c = arg;
+    mailbox_close(c->mailbox, mailbox_closed, c);
+}
+
+static void spool_closed(void *arg)
+{
+    struct cluster *c = arg;
+    core_links_close(c);
+    links_close(c->links, links_closed, c);
+}
+
+static void bodies_closed(void *arg)
+{
+    struct cluster *c = arg;
+    spool_close(c->spool, spool_closed, c);
+}
+
+static void raft_closed(void *arg)
+{
+    struct cluster *c = arg;
+    c->replica = NULL;
+    if (c->bodies != NULL)
+        bodies_close(c->bodies, bodies_closed, c);
+    else
+        bodies_closed(c);
+}
+
+static void run_close(struct mail *mail)
+{
+    struct drain_request *r = MR_CONTAINER(mail, struct drain_request, mail);
+    struct cluster *c = r->c;
+    free(r);
+    uv_timer_stop(&c->tick);
+    uv_timer_stop(&c->beat);
+    uv_prepare_stop(&c->prepare);
+    c->closing = true;
+    if (c->lead.leading)
+        core_lead_end(c);
+    if (c->replica != NULL)
+        replica_close(c->replica, raft_closed, c);
+    else
+        raft_closed(c);
+}
+
+void cluster_close(struct cluster *c)
+{
+    struct drain_request *r = mr_calloc(1, sizeof(*r));
+    r->c = c;
+    r->mail.run = run_close;
+    mailbox_post(c->mailbox, &r->mail);
+    uv_thread_join(&c->thread);
+    proposals_close(c->proposals);
+    formation_close(c->formation);
+    sched_close(c->sched);
+    state_close(c->state);
+    identity_close(c->identity);
+    core_attempts_close(c);
+    core_port_free(c);
+    journal_left_free(&c->left);
+    mailraft__rules__free_unpacked(c->own_rules, NULL);
+    if (uv_loop_close(&c->loop) != 0)
+        mr_panic("the core's loop has handles left");
+    uv_sem_destroy(&c->drained);
+    free(c->raft_dir);
+    free(c->refused);
+    free(c);
+}

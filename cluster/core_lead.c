@@ -1,0 +1,508 @@
+/* The leader's duties.
+ *
+ * Happy path of an operation: core_lead_stage -> (end of the loop's turn) core_lead_flush: fill-in, one entry for all that came ->
+ * replica_propose -> applied (core_lead_applied keeps the results) -> batch_done answers everybody.
+ * Batching adapts by itself: while CORE_INFLIGHT entries are on their way, what arrives is gathered for the next.
+ * Failure: leadership lost: what is staged is answered "not leader", what is in flight "unknown"; the askers propose again to the next
+ * leader (every operation is idempotent). */
+#include "cluster/core.h"
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PART_BYTES = 48 * 1024,
+    HOUSEKEEPING_MS = 200,
+};
+
+/* ---- answers ---- */
+
+static void answer(struct cluster *c, uint32_t peer, uint64_t request, enum proposal_fate fate,
+                   enum apply_result reason, uint64_t index)
+{
+    if (request == 0)
+        return;
+    if (peer == 0) {
+        proposals_fate(c->proposals, request, fate, reason);
+        return;
+    }
+    Mailraft__ProposeReply reply = MAILRAFT__PROPOSE_REPLY__INIT;
+    reply.request = request;
+    reply.fate = fate;
+    reply.reason = reason;
+    reply.index = index;
+    /* Lost with its connection: the asker proposes again. */
+    (void)links_send_message(c->links, peer, LINK_CONTROL, FRAME_PROPOSE_REPLY, &reply.base, NULL, 0);
+}
+
+static void free_staged(struct core_staged *s)
+{
+    mailraft__op__free_unpacked(s->op, NULL);
+    free(s);
+}
+
+/* ---- staging ---- */
+
+static void append_staged(struct cluster *c, Mailraft__Op *op, size_t size, uint32_t peer, uint64_t request)
+{
+    struct core_staged *s = mr_calloc(1, sizeof(*s));
+    s->op = op;
+    s->size = size;
+    s->peer = peer;
+    s->request = request;
+    *c->lead.staged_tail = s;
+    c->lead.staged_tail = &s->next;
+    c->lead.n_staged++;
+}
+
+static Mailraft__Op *new_op(Mailraft__Op__KindCase kind, ProtobufCMessage *message)
+{
+    Mailraft__Op *op = mr_malloc(sizeof(*op));
+    mailraft__op__init(op);
+    op->kind_case = kind;
+    op->enqueue = (Mailraft__Enqueue *)message; /* one of a union of pointers */
+    return op;
+}
+
+/* Times and first assignments of a new message: what only the leader knows (PROTOCOL.md 1.2, ARCHITECTURE step 3). */
+static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp, bool assign)
+{
+    const Mailraft__Rules *rules = state_rules(c->state);
+    e->arrived_ms = stamp;
+    e->warn_ms = rules->warn_after_for_ms == 0 ? 0 : stamp + rules->warn_after_for_ms;
+    e->expire_ms = stamp + rules->expire_after_for_ms;
+    for (size_t i = 0; i < e->n_assign; i++)
+        mailraft__assignment__free_unpacked(e->assign[i], NULL);
+    free(e->assign);
+    e->assign = NULL;
+    e->n_assign = 0;
+    if (!assign || e->n_next_hops > 64)
+        return; /* the scheduler's step spreads the many */
+    uint64_t now = core_now(c);
+    struct mr_id id;
+    if (mr_id_from_bytes(e->id.data, e->id.len, &id) != 0)
+        return;
+    for (uint32_t i = 0; i < e->n_next_hops; i++) {
+        Mailraft__Assignment grant = MAILRAFT__ASSIGNMENT__INIT;
+        if (!sched_grant(c->sched, id, i, e->next_hops[i], e->acceptor, now, &grant))
+            continue;
+        grant.delivery = i;
+        grant.attempt = 1;
+        Mailraft__Assignment *copy = mr_malloc(sizeof(*copy));
+        *copy = grant;
+        e->assign = mr_realloc(e->assign, (e->n_assign + 1) * sizeof(*e->assign));
+        e->assign[e->n_assign++] = copy;
+    }
+}
+
+/* An enqueue over the size of an entry goes as parts (4.5). Its deliveries begin ready. */
+static void stage_parts(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request)
+{
+    fill_enqueue(c, op->enqueue, committed_time_stamp(&c->ctime, core_now(c)), false);
+    size_t size = mailraft__enqueue__get_packed_size(op->enqueue);
+    uint8_t *packed = mr_malloc(size);
+    mailraft__enqueue__pack(op->enqueue, packed);
+    uint32_t parts = (uint32_t)((size + PART_BYTES - 1) / PART_BYTES);
+    for (uint32_t i = 0; i < parts; i++) {
+        size_t from = (size_t)i * PART_BYTES;
+        size_t len = size - from < PART_BYTES ? size - from : PART_BYTES;
+        Mailraft__EnqueuePart *part = mr_malloc(sizeof(*part));
+        mailraft__enqueue_part__init(part);
+        part->id.data = mr_memdup(op->enqueue->id.data, op->enqueue->id.len);
+        part->id.len = op->enqueue->id.len;
+        part->part = i;
+        part->parts = parts;
+        part->data.data = mr_memdup(packed + from, len);
+        part->data.len = len;
+        append_staged(c, new_op(MAILRAFT__OP__KIND_ENQUEUE_PART, &part->base), len + 64, peer,
+                      i + 1 == parts ? request : 0);
+    }
+    free(packed);
+    mailraft__op__free_unpacked(op, NULL);
+}
+
+int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request)
+{
+    if (!c->lead.leading || c->lead.first_index == 0)
+        return c->lead.leading ? MR_BUSY : MR_NOTLEADER;
+    if (c->lead.n_staged >= CORE_MAX_STAGED)
+        return MR_BUSY;
+    /* Rules come before the first message: without them nothing could be filled in. */
+    bool mail = op->kind_case == MAILRAFT__OP__KIND_ENQUEUE || op->kind_case == MAILRAFT__OP__KIND_OUTCOME ||
+                op->kind_case == MAILRAFT__OP__KIND_NOTICE;
+    if (mail && state_rules(c->state) == NULL)
+        return MR_BUSY;
+    size_t size = mailraft__op__get_packed_size(op);
+    if (size > CORE_MAX_BATCH && op->kind_case == MAILRAFT__OP__KIND_ENQUEUE) {
+        stage_parts(c, op, peer, request);
+        return 0;
+    }
+    if (size > CORE_MAX_BATCH) {
+        answer(c, peer, request, FATE_APPLIED, APPLY_INVALID, 0);
+        mailraft__op__free_unpacked(op, NULL);
+        return 0;
+    }
+    append_staged(c, op, size + 8, peer, request);
+    return 0;
+}
+
+/* ---- one entry ---- */
+
+static void batch_done(void *arg, int status, uint64_t index, void *result);
+
+/* Takes staged operations into one entry and proposes it; an empty one too, which only moves committed time on. */
+static void propose_batch(struct cluster *c)
+{
+    struct core_batch *b = mr_calloc(1, sizeof(*b));
+    Mailraft__Op *ops[CORE_MAX_BATCH_OPS];
+    Mailraft__Batch batch = MAILRAFT__BATCH__INIT;
+    struct core_staged **tail = &b->ops;
+    size_t bytes = 0, n = 0;
+    uint64_t stamp = committed_time_stamp(&c->ctime, core_now(c));
+    bool may_grant = c->lead.first_index != 0 && leader_lease_may_grant(&c->leader_lease, core_now(c));
+
+    while (c->lead.staged != NULL && n < CORE_MAX_BATCH_OPS) {
+        struct core_staged *s = c->lead.staged;
+        if (n > 0 && bytes + s->size > CORE_MAX_BATCH)
+            break;
+        c->lead.staged = s->next;
+        s->next = NULL;
+        c->lead.n_staged--;
+        if (s->op->kind_case == MAILRAFT__OP__KIND_ENQUEUE)
+            fill_enqueue(c, s->op->enqueue, stamp, may_grant);
+        else if (s->op->kind_case == MAILRAFT__OP__KIND_OUTCOME && s->op->outcome->dsn != NULL)
+            fill_enqueue(c, s->op->outcome->dsn, stamp, false);
+        else if (s->op->kind_case == MAILRAFT__OP__KIND_NOTICE && s->op->notice->dsn != NULL)
+            fill_enqueue(c, s->op->notice->dsn, stamp, false);
+        *tail = s;
+        tail = &s->next;
+        ops[n++] = s->op;
+        bytes += s->size;
+    }
+    if (c->lead.staged == NULL)
+        c->lead.staged_tail = &c->lead.staged;
+
+    batch.stamp_ms = stamp;
+    batch.term = c->term;
+    batch.ops = ops;
+    batch.n_ops = n;
+    size_t size = mailraft__batch__get_packed_size(&batch);
+    uint8_t *packed = mr_malloc(size);
+    mailraft__batch__pack(&batch, packed);
+    b->c = c;
+    b->term = c->lead.term;
+    b->results = mr_calloc(n > 0 ? n : 1, 1);
+    b->n_results = n;
+    *c->lead.batches_tail = b;
+    c->lead.batches_tail = &b->next;
+    c->lead.n_batches++;
+    int rc = replica_propose(c->replica, packed, size, batch_done, b);
+    free(packed);
+    if (rc != 0) {
+        batch_done(b, rc, 0, NULL);
+        return;
+    }
+    b->index = replica_last(c->replica);
+    c->batches_total++;
+    c->batched_ops_total += n;
+}
+
+static void batch_done(void *arg, int status, uint64_t index, void *result)
+{
+    struct core_batch *b = arg;
+    struct cluster *c = b->c;
+    (void)result;
+
+    struct core_batch **link = &c->lead.batches;
+    while (*link != b)
+        link = &(*link)->next;
+    *link = b->next;
+    if (c->lead.batches_tail == &b->next)
+        c->lead.batches_tail = link;
+    c->lead.n_batches--;
+
+    size_t i = 0;
+    for (struct core_staged *s = b->ops, *next; s != NULL; s = next, i++) {
+        next = s->next;
+        /* With an unknown fate grants stay held until sched_unlead. */
+        if (c->lead.leading && b->term == c->lead.term && status != MR_UNKNOWN)
+            sched_settled(c->sched, s->op, core_now(c));
+        if (status == 0 && s->op->kind_case == MAILRAFT__OP__KIND_NODE_DOWN && b->results[i] != APPLIED)
+            leader_lease_pardon(&c->leader_lease, s->op->node_down->node);
+        if (status == 0)
+            answer(c, s->peer, s->request, FATE_APPLIED, (enum apply_result)b->results[i], index);
+        else
+            answer(c, s->peer, s->request, status == MR_UNKNOWN ? FATE_UNKNOWN : FATE_NOT_LEADER, APPLIED, 0);
+        free_staged(s);
+    }
+    free(b->results);
+    free(b);
+}
+
+void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results, size_t n)
+{
+    struct core_batch *b = c->lead.batches;
+    while (b != NULL && b->index != index)
+        b = b->next;
+    committed_time_applied(&c->ctime, core_now(c), state_now_ms(c->state));
+    if (b == NULL || b->term != c->lead.term)
+        return;
+    memcpy(b->results, results, n < b->n_results ? n : b->n_results);
+    if (c->lead.first_index == 0) {
+        c->lead.first_index = index;
+        /* Only now is everything of earlier terms in the state. */
+        leader_lease_started(&c->leader_lease);
+        leader_lease_voters(&c->leader_lease, core_voters(c));
+        sched_lead(c->sched, core_now(c), index);
+    }
+    c->lead.again_ns = 0;
+}
+
+/* ---- scheduling ---- */
+
+static void schedule(struct cluster *c, uint64_t now)
+{
+    Mailraft__Op *ops[SCHED_MAX_ASSIGN];
+    size_t room = CORE_MAX_STAGED - c->lead.n_staged;
+    if (c->lead.first_index == 0 || state_rules(c->state) == NULL || now < c->lead.again_ns ||
+        !leader_lease_may_grant(&c->leader_lease, now))
+        return;
+    size_t n = sched_step(c->sched, now, ops, room < SCHED_MAX_ASSIGN ? room : SCHED_MAX_ASSIGN, &c->lead.again_ns);
+    for (size_t i = 0; i < n; i++)
+        append_staged(c, ops[i], mailraft__op__get_packed_size(ops[i]) + 8, 0, 0);
+    if (n > 0)
+        c->lead.again_ns = now; /* there may be more; look again when these are on their way */
+}
+
+void core_lead_flush(struct cluster *c)
+{
+    if (c->lead.first_index != 0 && c->lead.n_batches < CORE_INFLIGHT)
+        schedule(c, core_now(c));
+    while (c->lead.leading && c->lead.staged != NULL && c->lead.n_batches < CORE_INFLIGHT)
+        propose_batch(c);
+}
+
+/* ---- heartbeats of nodes, this one's too ---- */
+
+void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heartbeat *hb)
+{
+    struct node_view view;
+    uint64_t now = core_now(c);
+    bool known = state_node_by_id(c->state, node, &view);
+    bool up = known && view.up && view.incarnation == hb->incarnation;
+
+    if (node >= LEASE_MAX_NODES)
+        return;
+    leader_lease_heard(&c->leader_lease, now, node, hb->term, hb->echo_ns);
+    committed_time_report(&c->ctime, now, node, hb->wall_ms);
+    c->lead.nodes[node].has_hash = hb->rules_hash.len == sizeof(c->lead.nodes[node].rules_hash);
+    if (c->lead.nodes[node].has_hash)
+        memcpy(c->lead.nodes[node].rules_hash, hb->rules_hash.data, hb->rules_hash.len);
+    c->lead.nodes[node].low_disk = hb->low_disk;
+    c->lead.nodes[node].draining = hb->draining;
+    c->lead.nodes[node].heard_ns = now;
+    c->lead.nodes[node].applied = hb->applied;
+    c->lead.nodes[node].bodies_missing = hb->bodies_missing;
+    c->lead.nodes[node].version = hb->version;
+    c->lead.nodes[node].incarnation = hb->incarnation;
+    if (up && c->lead.first_index != 0) {
+        sched_heartbeat(c->sched, node, hb, now);
+        c->lead.again_ns = 0;
+    }
+
+    Mailraft__HeartbeatReply reply = MAILRAFT__HEARTBEAT_REPLY__INIT;
+    reply.sent_ns = hb->sent_ns;
+    reply.term = c->term;
+    reply.incarnation = known ? view.incarnation : 0;
+    reply.commit = replica_commit(c->replica);
+    reply.stamp_ns = now;
+    reply.lease = up && leader_lease_may_answer(&c->leader_lease, now, node);
+    reply.refused = (char *)(uintptr_t)(reply.lease ? ""
+                                        : !known    ? "not a member yet"
+                                        : !up       ? "declared down, or another incarnation is in force"
+                                                    : "the leader has no quorum");
+    if (node == c->self)
+        node_lease_own(&c->lease, &c->leader_lease, now, reply.commit, up);
+    else
+        (void)links_send_message(c->links, node, LINK_CONTROL, FRAME_HEARTBEAT_REPLY, &reply.base, NULL, 0);
+}
+
+/* ---- housekeeping ---- */
+
+static void stage_own(struct cluster *c, Mailraft__Op__KindCase kind, ProtobufCMessage *message)
+{
+    Mailraft__Op *op = new_op(kind, message);
+    append_staged(c, op, mailraft__op__get_packed_size(op) + 8, 0, 0);
+}
+
+static void stage_form(struct cluster *c)
+{
+    Mailraft__Form *form = mr_malloc(sizeof(*form));
+    mailraft__form__init(form);
+    struct mr_id cluster = identity_cluster(c->identity);
+    form->cluster.data = mr_memdup(cluster.bytes, MR_ID_SIZE);
+    form->cluster.len = MR_ID_SIZE;
+    form->n_members = identity_members(c->identity);
+    form->members = mr_calloc(form->n_members, sizeof(*form->members));
+    for (unsigned i = 0; i < form->n_members; i++) {
+        const struct identity_member *m = identity_member(c->identity, i);
+        Mailraft__Member *member = mr_malloc(sizeof(*member));
+        mailraft__member__init(member);
+        member->node = m->node;
+        member->name = mr_strdup(m->name);
+        member->address = mr_strdup(m->address);
+        member->directory.data = mr_memdup(m->directory.bytes, MR_ID_SIZE);
+        member->directory.len = MR_ID_SIZE;
+        form->members[i] = member;
+    }
+    stage_own(c, MAILRAFT__OP__KIND_FORM, &form->base);
+}
+
+static void stage_version(struct cluster *c, uint32_t version)
+{
+    Mailraft__SetVersion *v = mr_malloc(sizeof(*v));
+    mailraft__set_version__init(v);
+    v->version = version;
+    stage_own(c, MAILRAFT__OP__KIND_SET_VERSION, &v->base);
+}
+
+static void stage_rules(struct cluster *c)
+{
+    size_t size = mailraft__rules__get_packed_size(c->own_rules);
+    uint8_t *packed = mr_malloc(size);
+    mailraft__rules__pack(c->own_rules, packed);
+    Mailraft__Rules *copy = mailraft__rules__unpack(NULL, size, packed);
+    free(packed);
+    mr_assert(copy != NULL);
+    stage_own(c, MAILRAFT__OP__KIND_RULES, &copy->base);
+}
+
+/* Every member that is up reports the same rules, and they are not those in force: a change that reached all configurations. */
+static bool all_want_new_rules(const struct cluster *c)
+{
+    for (unsigned i = 0; i < state_nodes(c->state); i++) {
+        struct node_view v;
+        state_node_view(c->state, i, &v);
+        if (!v.up)
+            return false;
+        if (v.node == c->self)
+            continue;
+        if (!c->lead.nodes[v.node].has_hash ||
+            memcmp(c->lead.nodes[v.node].rules_hash, c->own_rules->hash.data, 16) != 0)
+            return false;
+    }
+    return true;
+}
+
+static void keep_rules(struct cluster *c)
+{
+    const Mailraft__Rules *in_force = state_rules(c->state);
+    bool same = in_force != NULL && in_force->hash.len == c->own_rules->hash.len &&
+                memcmp(in_force->hash.data, c->own_rules->hash.data, in_force->hash.len) == 0;
+    if (same)
+        c->lead.rules_wanted = false;
+    else if (in_force == NULL || c->lead.rules_wanted || all_want_new_rules(c))
+        stage_rules(c);
+}
+
+static void keep_version(struct cluster *c)
+{
+    uint32_t lowest = STATE_VERSION;
+    for (unsigned i = 0; i < state_nodes(c->state); i++) {
+        struct node_view v;
+        state_node_view(c->state, i, &v);
+        if (v.node != c->self && c->lead.nodes[v.node].version < lowest)
+            lowest = c->lead.nodes[v.node].version;
+    }
+    if (state_nodes(c->state) > 0 && lowest > state_version(c->state))
+        stage_version(c, lowest);
+}
+
+static void declare_silent(struct cluster *c, uint64_t now)
+{
+    for (unsigned i = 0; i < state_nodes(c->state); i++) {
+        struct node_view v;
+        state_node_view(c->state, i, &v);
+        if (!v.up || v.node == c->self || !leader_lease_silent(&c->leader_lease, now, v.node))
+            continue;
+        leader_lease_condemn(&c->leader_lease, v.node);
+        Mailraft__NodeDown *down = mr_malloc(sizeof(*down));
+        mailraft__node_down__init(down);
+        down->node = v.node;
+        down->incarnation = v.incarnation;
+        stage_own(c, MAILRAFT__OP__KIND_NODE_DOWN, &down->base);
+    }
+}
+
+void core_lead_tick(struct cluster *c, uint64_t now)
+{
+    leader_lease_tick(&c->leader_lease, now);
+    if (c->lead.first_index == 0) {
+        if (c->lead.n_batches == 0)
+            propose_batch(c);
+        return;
+    }
+    if (now - c->lead.housekeeping_ns >= HOUSEKEEPING_MS * MR_NS_PER_MS) {
+        c->lead.housekeeping_ns = now;
+        if (mr_id_is_zero(state_cluster(c->state))) {
+            stage_form(c);
+        } else {
+            keep_version(c);
+            keep_rules(c);
+        }
+    }
+    if (leader_lease_may_grant(&c->leader_lease, now))
+        declare_silent(c, now);
+    if (c->lead.staged == NULL && c->lead.n_batches == 0 &&
+        state_next_due_ms(c->state) <= committed_time_stamp(&c->ctime, now))
+        propose_batch(c);
+}
+
+/* ---- begin and end ---- */
+
+uint64_t core_voters(const struct cluster *c)
+{
+    uint64_t voters = state_voters(c->state);
+    /* Before the Form operation was applied the state knows no member: those of the formation. */
+    if (voters == 0)
+        for (unsigned i = 0; i < identity_members(c->identity); i++)
+            voters |= 1ULL << identity_member(c->identity, i)->node;
+    return voters;
+}
+
+void core_lead_begin(struct cluster *c)
+{
+    uint64_t now = core_now(c);
+    mr_assert(c->lead.staged == NULL);
+    c->lead.leading = true;
+    c->lead.term = c->term;
+    c->lead.first_index = 0;
+    c->lead.again_ns = 0;
+    c->lead.housekeeping_ns = 0;
+    memset(c->lead.nodes, 0, sizeof(c->lead.nodes));
+    committed_time_lead(&c->ctime, now, state_now_ms(c->state), mr_wall_ms(c->clock), core_voters(c));
+    leader_lease_lead(&c->leader_lease, now, c->term, core_voters(c));
+    log_event(LOG_INFO, "leading", LOG_N("term", c->term));
+    propose_batch(c); /* this term's first own entry */
+}
+
+void core_lead_end(struct cluster *c)
+{
+    c->lead.leading = false;
+    leader_lease_unlead(&c->leader_lease);
+    sched_unlead(c->sched);
+    struct core_staged *s = c->lead.staged;
+    c->lead.staged = NULL;
+    c->lead.staged_tail = &c->lead.staged;
+    c->lead.n_staged = 0;
+    for (struct core_staged *next; s != NULL; s = next) {
+        next = s->next;
+        answer(c, s->peer, s->request, FATE_NOT_LEADER, APPLIED, 0);
+        free_staged(s);
+    }
+    log_event(LOG_INFO, "leading_ended", LOG_N("term", c->lead.term));
+}

@@ -1,0 +1,467 @@
+/* Answers for HTTP: every node answers from its own applied state; what only the leader knows (who was heard when) a follower leaves
+ * out. No answer costs more than a page of messages or a hundred next hops. */
+#include "cluster/core.h"
+#include "proto/base/error.h"
+#include "proto/base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_NEXT_HOPS = 1000, MAX_WALK = 20000, DEFAULT_PAGE = 100, MAX_PAGE = 1000 };
+
+struct ask {
+    struct mail mail;
+    struct cluster *c;
+    struct cluster_query query;
+    void (*done)(void *arg, int status, json_t *answer);
+    void *arg;
+};
+
+static const char *const recipient_states[] = {"queued", "delivered", "failed", "expired", "cancelled"};
+static const char *const delivery_states[] = {"ready", "assigned", "deferred", "held", "done"};
+static const char *const roles[] = {"unavailable", "follower", "candidate", "leader"};
+static const char *const readiness_names[] = {"ready", "starting", "no_quorum", "low_disk", "busy", "draining", "refused"};
+
+static json_t *text(const char *s)
+{
+    json_t *value = json_string(s == NULL ? "" : s);
+    if (value != NULL)
+        return value;
+    /* Bytes of strangers that are no UTF-8. */
+    size_t len = strlen(s);
+    char *safe = mr_malloc(len + 1);
+    for (size_t i = 0; i <= len; i++)
+        safe[i] = (unsigned char)s[i] < 0x80 ? s[i] : '?';
+    value = json_string(safe);
+    free(safe);
+    return value;
+}
+
+static json_t *number(uint64_t n)
+{
+    return json_integer((json_int_t)n);
+}
+
+static json_t *when(uint64_t unix_ms)
+{
+    char buffer[MR_RFC3339_SIZE];
+    return unix_ms == 0 ? json_null() : json_string(mr_rfc3339(unix_ms, buffer));
+}
+
+static void set(json_t *o, const char *key, json_t *value)
+{
+    json_object_set_new(o, key, value);
+}
+
+static const char *node_name(const struct cluster *c, uint32_t node)
+{
+    struct node_view v;
+    return node != 0 && state_node_by_id(c->state, node, &v) ? v.name : NULL;
+}
+
+static json_t *name_or_null(const struct cluster *c, uint32_t node)
+{
+    const char *name = node_name(c, node);
+    return name == NULL ? json_null() : text(name);
+}
+
+/* ---- status ---- */
+
+static json_t *status_node(const struct cluster *c, const struct node_view *v, uint64_t now)
+{
+    json_t *o = json_object();
+    set(o, "name", text(v->name));
+    set(o, "state", text(v->up ? "up" : "down"));
+    set(o, "role", text(!v->voter ? "standby" : v->node == c->leader ? "leader" : "voter"));
+    set(o, "raft_id", number(v->node));
+    set(o, "address", text(v->address));
+    set(o, "incarnation", number(v->incarnation));
+    set(o, "version", text(v->version));
+    if (c->lead.leading) {
+        bool self = v->node == c->self;
+        uint64_t heard = c->lead.nodes[v->node].heard_ns;
+        bool rules_differ = c->lead.nodes[v->node].has_hash && state_rules(c->state) != NULL &&
+                            memcmp(c->lead.nodes[v->node].rules_hash, state_rules(c->state)->hash.data, 16) != 0;
+        set(o, "heard_ms_ago", heard == 0 ? json_null() : number((now - heard) / MR_NS_PER_MS));
+        set(o, "applied", number(self ? state_index(c->state) : c->lead.nodes[v->node].applied));
+        set(o, "bodies_missing", number(c->lead.nodes[v->node].bodies_missing));
+        set(o, "low_disk", json_boolean(c->lead.nodes[v->node].low_disk));
+        set(o, "draining", json_boolean(c->lead.nodes[v->node].draining));
+        set(o, "rules_differ", json_boolean(rules_differ));
+    }
+    return o;
+}
+
+static json_t *status_queue(const struct state_counts *n)
+{
+    json_t *queue = json_object();
+    json_t *deliveries = json_object();
+    set(deliveries, "ready", number(n->ready));
+    set(deliveries, "assigned", number(n->assigned));
+    set(deliveries, "deferred", number(n->deferred));
+    set(deliveries, "held", number(n->held));
+    set(queue, "messages", number(n->messages));
+    set(queue, "recipients", number(n->recipients));
+    set(queue, "bytes", number(n->body_bytes));
+    set(queue, "deliveries", deliveries);
+    return queue;
+}
+
+static json_t *status_alarms(const struct cluster *c)
+{
+    json_t *alarms = json_array();
+    if (c->refused != NULL)
+        json_array_append_new(alarms, text(c->refused));
+    if (spool_low(c->spool))
+        json_array_append_new(alarms, text("disk below its reserve: no new mail here"));
+    for (unsigned i = 0; c->lead.leading && i < state_nodes(c->state); i++) {
+        struct node_view v;
+        state_node_view(c->state, i, &v);
+        char line[256];
+        if (!v.up) {
+            (void)snprintf(line, sizeof(line), "%s is down", v.name);
+            json_array_append_new(alarms, text(line));
+        } else if (state_rules(c->state) != NULL && c->lead.nodes[v.node].has_hash &&
+                   memcmp(c->lead.nodes[v.node].rules_hash, state_rules(c->state)->hash.data, 16) != 0) {
+            (void)snprintf(line, sizeof(line), "%s has other domains, routes, limits or retry in its configuration than those in force",
+                           v.name);
+            json_array_append_new(alarms, text(line));
+        }
+    }
+    return alarms;
+}
+
+static json_t *answer_status(struct cluster *c)
+{
+    json_t *o = json_object();
+    struct state_counts n;
+    uint64_t now = core_now(c);
+    enum cluster_readiness readiness = cluster_readiness(c);
+    char id[MR_ID_TEXT + 1];
+
+    state_counts(c->state, &n);
+    set(o, "node", text(c->config.name));
+    set(o, "version", text(MAILRAFT_VERSION));
+    set(o, "role", text(c->replica == NULL ? "unavailable" : roles[c->role]));
+    set(o, "leader", name_or_null(c, c->leader));
+    set(o, "term", number(c->term));
+    set(o, "applied", number(state_index(c->state)));
+    set(o, "commit", number(c->replica == NULL ? 0 : replica_commit(c->replica)));
+    set(o, "quorum", json_boolean(c->lease_held));
+    set(o, "readiness", text(readiness_names[readiness]));
+    set(o, "refused", c->refused == NULL ? json_null() : text(c->refused));
+    set(o, "cluster", mr_id_is_zero(identity_cluster(c->identity))
+                          ? json_null()
+                          : text(mr_id_format(identity_cluster(c->identity), id)));
+    set(o, "directory", text(mr_id_format(identity_directory(c->identity), id)));
+    set(o, "incarnation", number(c->incarnation));
+    set(o, "committed_time", when(state_now_ms(c->state)));
+    json_t *nodes = json_array();
+    for (unsigned i = 0; i < state_nodes(c->state); i++) {
+        struct node_view v;
+        state_node_view(c->state, i, &v);
+        json_array_append_new(nodes, status_node(c, &v, now));
+    }
+    set(o, "nodes", nodes);
+    set(o, "queue", status_queue(&n));
+    json_t *totals = json_object();
+    set(totals, "accepted", number(n.accepted));
+    set(totals, "delivered", number(n.delivered));
+    set(totals, "failed", number(n.failed));
+    set(totals, "expired", number(n.expired));
+    set(totals, "in_doubt", number(n.in_doubt));
+    set(totals, "possibly_in_doubt", number(n.possibly_in_doubt));
+    set(o, "totals", totals);
+    set(o, "alarms", status_alarms(c));
+    return o;
+}
+
+/* ---- queue ---- */
+
+static json_t *answer_queue(struct cluster *c)
+{
+    json_t *o = json_object();
+    json_t *hops = json_array();
+    struct state_counts n;
+    uint64_t now = core_now(c);
+    unsigned count = 0;
+    const struct state_next_hop *h = NULL;
+
+    state_counts(c->state, &n);
+    while (count < MAX_NEXT_HOPS && (h = state_next_hop_next(c->state, h)) != NULL) {
+        struct next_hop_view v;
+        state_next_hop_view(h, &v);
+        json_t *hop = json_object();
+        set(hop, "next_hop", text(v.name));
+        set(hop, "ready", number(v.ready));
+        set(hop, "assigned", number(v.assigned));
+        set(hop, "deferred", number(v.deferred));
+        set(hop, "held", number(v.held));
+        set(hop, "oldest", when(v.oldest_ms));
+        set(hop, "next_attempt", when(v.next_due_ms));
+        set(hop, "last_reply", text(v.last_reply));
+        if (c->lead.leading) {
+            uint64_t until = sched_backoff_until(c->sched, v.name);
+            set(hop, "connections", number(sched_slots(c->sched, v.name)));
+            set(hop, "backoff_ms", number(until > now ? (until - now) / MR_NS_PER_MS : 0));
+            set(hop, "avoided_node", name_or_null(c, sched_avoided(c->sched, v.name)));
+        }
+        json_array_append_new(hops, hop);
+        count++;
+    }
+    set(o, "node", text(c->config.name));
+    set(o, "queue", status_queue(&n));
+    set(o, "next_hops", hops);
+    set(o, "truncated", json_boolean(h != NULL));
+    return o;
+}
+
+/* ---- messages ---- */
+
+static json_t *message_json(const struct cluster *c, const struct state_message *m, bool whole)
+{
+    struct message_view mv;
+    char id[MR_ID_TEXT + 1];
+    json_t *o = json_object();
+
+    state_message_view(m, &mv);
+    set(o, "id", text(mr_id_format(mv.id, id)));
+    set(o, "sequence", number(mv.sequence));
+    set(o, "sender", text(mv.reverse_path));
+    set(o, "size", number(mv.body_length));
+    set(o, "arrived", when(mv.arrived_ms));
+    set(o, "expires", when(mv.expire_ms));
+    set(o, "accepted_by", name_or_null(c, mv.acceptor));
+    set(o, "client", text(mv.client));
+    json_t *holders = json_array();
+    for (uint32_t i = 0; i < 64; i++)
+        if (mv.holders & (1ULL << i))
+            json_array_append_new(holders, name_or_null(c, i));
+    set(o, "holders", holders);
+    json_t *recipients = json_array();
+    uint32_t shown = whole || mv.n_recipients < 10 ? mv.n_recipients : 10;
+    for (uint32_t i = 0; i < shown; i++) {
+        struct recipient_view rv;
+        struct delivery_view dv;
+        json_t *r = json_object();
+        state_recipient_view(m, i, &rv);
+        state_delivery_view(m, rv.delivery, &dv);
+        set(r, "address", text(rv.address));
+        set(r, "state", text(rv.state == RECIPIENT_QUEUED ? delivery_states[dv.state] : recipient_states[rv.state]));
+        set(r, "next_hop", text(dv.next_hop));
+        set(r, "attempts", number(dv.attempt));
+        set(r, "node", dv.state == DELIVERY_ASSIGNED ? name_or_null(c, dv.node) : json_null());
+        set(r, "next_attempt", dv.state == DELIVERY_DEFERRED ? when(dv.due_ms) : json_null());
+        set(r, "last_reply", text(rv.reply));
+        set(r, "status", text(rv.status));
+        json_array_append_new(recipients, r);
+    }
+    set(o, "recipient_count", number(mv.n_recipients));
+    set(o, "recipients", recipients);
+    return o;
+}
+
+static bool domain_is(const char *address, const char *domain)
+{
+    const char *at = strrchr(address, '@');
+    return at != NULL && strcasecmp(at + 1, domain) == 0;
+}
+
+static bool recipient_matches(const struct cluster_query *q, const struct state_message *m, uint32_t i)
+{
+    struct recipient_view rv;
+    struct delivery_view dv;
+    state_recipient_view(m, i, &rv);
+    state_delivery_view(m, rv.delivery, &dv);
+    const char *state = rv.state == RECIPIENT_QUEUED ? delivery_states[dv.state] : recipient_states[rv.state];
+    return (q->recipient == NULL || strcasestr(rv.address, q->recipient) != NULL) &&
+           (q->domain == NULL || domain_is(rv.address, q->domain)) &&
+           (q->next_hop == NULL || strcasecmp(dv.next_hop, q->next_hop) == 0) &&
+           (q->state == NULL || strcasecmp(state, q->state) == 0);
+}
+
+static bool matches(const struct cluster_query *q, const struct state_message *m, uint64_t now_ms)
+{
+    struct message_view mv;
+    state_message_view(m, &mv);
+    if (q->sender != NULL && strcasestr(mv.reverse_path, q->sender) == NULL)
+        return false;
+    if (q->older_than_s != 0 && (now_ms < mv.arrived_ms || now_ms - mv.arrived_ms < q->older_than_s * 1000))
+        return false;
+    if (q->recipient == NULL && q->domain == NULL && q->next_hop == NULL && q->state == NULL)
+        return true;
+    for (uint32_t i = 0; i < mv.n_recipients; i++)
+        if (recipient_matches(q, m, i))
+            return true;
+    return false;
+}
+
+/* One page: at most `limit` messages found and MAX_WALK looked at; `next` continues behind the last one looked at. */
+static json_t *answer_messages(struct cluster *c, const struct cluster_query *q)
+{
+    json_t *o = json_object();
+    json_t *found = json_array();
+    unsigned limit = q->limit == 0 ? DEFAULT_PAGE : q->limit > MAX_PAGE ? MAX_PAGE : q->limit;
+    uint64_t after = q->after;
+    unsigned walked = 0;
+    const struct state_message *m = NULL;
+
+    while (json_array_size(found) < limit && walked < MAX_WALK && (m = state_next_message(c->state, after)) != NULL) {
+        struct message_view mv;
+        state_message_view(m, &mv);
+        after = mv.sequence;
+        walked++;
+        if (matches(q, m, state_now_ms(c->state)))
+            json_array_append_new(found, message_json(c, m, false));
+    }
+    bool more = m != NULL && state_next_message(c->state, after) != NULL;
+    set(o, "messages", found);
+    set(o, "next", more ? number(after) : json_null());
+    return o;
+}
+
+/* ---- metrics: numbers by name; HTTP gives them their text form ---- */
+
+static json_t *answer_metrics(struct cluster *c)
+{
+    json_t *o = json_object();
+    struct state_counts n;
+    struct spool_stats sp;
+    struct replica_stats rs = {0};
+    struct bodies_stats bs = {0};
+
+    state_counts(c->state, &n);
+    spool_stats(c->spool, &sp);
+    if (c->replica != NULL)
+        replica_stats(c->replica, &rs);
+    if (c->bodies != NULL)
+        bodies_stats(c->bodies, &bs);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } values[] = {
+        {"queue_messages", n.messages},
+        {"queue_bytes", n.body_bytes},
+        {"queue_deliveries{state=\"ready\"}", n.ready},
+        {"queue_deliveries{state=\"assigned\"}", n.assigned},
+        {"queue_deliveries{state=\"deferred\"}", n.deferred},
+        {"queue_deliveries{state=\"held\"}", n.held},
+        {"state_memory_bytes", n.memory_bytes},
+        {"state_finished_ids", n.finished},
+        {"cluster_accepted_total", n.accepted},
+        {"cluster_delivered_total", n.delivered},
+        {"cluster_failed_total", n.failed},
+        {"cluster_expired_total", n.expired},
+        {"cluster_in_doubt_total", n.in_doubt},
+        {"cluster_possibly_in_doubt_total", n.possibly_in_doubt},
+        {"raft_leader", c->lead.leading},
+        {"raft_term", c->term},
+        {"raft_applied_index", state_index(c->state)},
+        {"raft_commit_index", c->replica == NULL ? 0 : replica_commit(c->replica)},
+        {"raft_batches_total", c->batches_total},
+        {"raft_batched_operations_total", c->batched_ops_total},
+        {"raft_snapshots_taken_total", rs.snapshots_taken},
+        {"raft_snapshots_installed_total", rs.snapshots_installed},
+        {"raft_snapshots_sent_total", rs.snapshots_sent},
+        {"raft_last_snapshot_bytes", rs.last_snapshot_bytes},
+        {"raft_last_snapshot_stall_microseconds", rs.last_snapshot_stall_ns / 1000},
+        {"core_max_tick_gap_microseconds", c->max_tick_gap_ns / 1000},
+        {"lease_held", c->lease_held},
+        {"ready", cluster_readiness(c) == CLUSTER_READY},
+        {"takeovers_total", c->takeovers},
+        {"proposals_waiting", proposals_waiting(c->proposals)},
+        {"attempts_running", c->n_running},
+        {"connections_out", c->n_slots},
+        {"spool_bodies", sp.bodies},
+        {"spool_bytes", sp.bytes},
+        {"spool_dead_bytes", sp.dead_bytes},
+        {"spool_segments", sp.segments},
+        {"spool_free_bytes", sp.free_bytes},
+        {"spool_fsyncs_total", sp.fsyncs},
+        {"spool_compactions_total", sp.compactions},
+        {"spool_bad_bodies_total", sp.bad},
+        {"bodies_missing", bs.missing},
+        {"bodies_pulled_total", bs.pulled},
+        {"bodies_served_total", bs.served},
+        {"bodies_repaired_total", bs.repaired},
+        {"bodies_collected_total", bs.collected},
+        {"bodies_skipped_peers_total", bs.skipped_peers},
+        {"smtp_sessions", atomic_load(&c->counters.sessions_open)},
+        {"smtp_sessions_total", atomic_load(&c->counters.sessions_total)},
+        {"smtp_messages_received_total", atomic_load(&c->counters.messages_received)},
+        {"smtp_bytes_received_total", atomic_load(&c->counters.bytes_received)},
+        {"smtp_rejected_total", atomic_load(&c->counters.rejected)},
+        {"delivery_delivered_total", atomic_load(&c->counters.deliveries_delivered)},
+        {"delivery_deferred_total", atomic_load(&c->counters.deliveries_deferred)},
+        {"delivery_failed_total", atomic_load(&c->counters.deliveries_failed)},
+        {"delivery_connections", atomic_load(&c->counters.connections_out_open)},
+        {"dsns_total", atomic_load(&c->counters.dsns)},
+    };
+    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
+        set(o, values[i].name, number(values[i].value));
+    return o;
+}
+
+/* ---- ask ---- */
+
+static void free_ask(struct ask *a)
+{
+    const char *strings[] = {a->query.sender, a->query.recipient, a->query.domain, a->query.next_hop, a->query.state};
+    for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++)
+        free((char *)(uintptr_t)strings[i]);
+    free(a);
+}
+
+static void run_ask(struct mail *mail)
+{
+    struct ask *a = MR_CONTAINER(mail, struct ask, mail);
+    struct cluster *c = a->c;
+    const struct state_message *m;
+    json_t *answer = NULL;
+
+    switch (a->query.question) {
+    case CLUSTER_STATUS:
+        answer = answer_status(c);
+        break;
+    case CLUSTER_QUEUE:
+        answer = answer_queue(c);
+        break;
+    case CLUSTER_MESSAGES:
+        answer = answer_messages(c, &a->query);
+        break;
+    case CLUSTER_MESSAGE:
+        m = state_find(c->state, a->query.id);
+        answer = m == NULL ? NULL : message_json(c, m, true);
+        break;
+    case CLUSTER_METRICS:
+        answer = answer_metrics(c);
+        break;
+    }
+    a->done(a->arg, answer == NULL ? MR_NOTFOUND : 0, answer);
+    free_ask(a);
+}
+
+static const char *copy(const char *s)
+{
+    return s == NULL ? NULL : mr_strdup(s);
+}
+
+int cluster_ask(struct cluster *c, const struct cluster_query *query, void (*done)(void *arg, int status, json_t *answer),
+                void *arg)
+{
+    struct ask *a = mr_calloc(1, sizeof(*a));
+    a->c = c;
+    a->query = *query;
+    a->query.sender = copy(query->sender);
+    a->query.recipient = copy(query->recipient);
+    a->query.domain = copy(query->domain);
+    a->query.next_hop = copy(query->next_hop);
+    a->query.state = copy(query->state);
+    a->done = done;
+    a->arg = arg;
+    a->mail.run = run_ask;
+    int rc = mailbox_offer(c->mailbox, &a->mail);
+    if (rc != 0)
+        free_ask(a);
+    return rc;
+}
