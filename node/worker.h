@@ -30,4 +30,13 @@ struct worker {
     uv_thread_t thread;
 };
 
+/* Main thread. fds: the worker's own listening sockets, one a configured listener; owned from here. */
+int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
+                const int *fds, unsigned n_fds);
+int worker_start(struct worker *w);
+/* Any thread; the worker ends when its sessions, deliveries and requests have. */
+void worker_stop(struct worker *w);
+/* Waits for its end and frees it. */
+void worker_join(struct worker *w);
+
 #endif

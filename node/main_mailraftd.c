@@ -1,0 +1,285 @@
+/* mailraftd - one node of a mailraft cluster.
+ *
+ * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end, SIGHUP reads the
+ * configuration again (its replicated part takes effect; a wrong file is told in the log and changes nothing).
+ * Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
+#include "node/config.h"
+#include "node/http.h"
+#include "node/smtp_server.h"
+#include "node/worker.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { ERROR_MAX = 4096, MAX_WORKERS = 64 };
+
+struct daemon {
+    struct config *config;
+    struct cluster *cluster;
+    struct worker *workers[MAX_WORKERS];
+    unsigned n_workers;
+    struct http *http;
+    uv_loop_t loop;
+    uv_signal_t sigterm, sigint, sighup;
+};
+
+static int usage(FILE *out, int status)
+{
+    (void)fprintf(out, "usage: mailraftd --config FILE [--check-config]\n"
+                       "       mailraftd --version | --help\n"
+                       "\n"
+                       "One node of a mailraft cluster: takes mail by SMTP, keeps it on a majority of the nodes\n"
+                       "before it answers 250, delivers it.\n"
+                       "\n"
+                       "  --config FILE    configuration (YAML)\n"
+                       "  --check-config   say what is wrong with it, with file, line and key, and start nothing\n"
+                       "\n"
+                       "SIGTERM: finish or hand over, then exit 0. SIGHUP: read the configuration again.\n");
+    return status;
+}
+
+/* ---- signals ---- */
+
+static void on_end(uv_signal_t *signal, int number)
+{
+    struct daemon *d = signal->data;
+    log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(number)));
+    uv_stop(&d->loop);
+}
+
+static void on_reload(uv_signal_t *signal, int number)
+{
+    struct daemon *d = signal->data;
+    struct config *fresh;
+    char error[ERROR_MAX];
+
+    (void)number;
+    if (config_load(&fresh, d->config->file, error, sizeof(error)) != 0) {
+        log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
+        return;
+    }
+    cluster_reconfigure(d->cluster, fresh->rules);
+    log_configure(fresh->log.level, fresh->log.json, d->config->node.name);
+    log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
+              LOG_S("note", "domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
+                            "now; the rest at the next start"));
+    config_free(fresh);
+}
+
+static void watch(struct daemon *d, uv_signal_t *handle, int number, uv_signal_cb cb)
+{
+    uv_signal_init(&d->loop, handle);
+    handle->data = d;
+    uv_signal_start(handle, cb, number);
+}
+
+/* ---- start ---- */
+
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int open_cluster(struct daemon *d, char *error, size_t error_len)
+{
+    const struct config *config = d->config;
+    struct cluster_member *initial = mr_calloc(config->cluster.n_initial, sizeof(*initial));
+    for (unsigned i = 0; i < config->cluster.n_initial; i++)
+        initial[i] = (struct cluster_member){config->cluster.initial[i].name, config->cluster.initial[i].address};
+    struct cluster_config cluster = {
+        .name = config->node.name,
+        .data_dir = config->node.data_dir,
+        .listen = config->cluster.listen,
+        .initial = initial,
+        .n_initial = config->cluster.n_initial,
+        .insecure = config->cluster.insecure,
+        .ca = config->cluster.ca,
+        .cert = config->cluster.cert,
+        .key = config->cluster.key,
+        .heartbeat_ms = config->cluster.heartbeat_ms,
+        .election_timeout_ms = config->cluster.election_timeout_ms,
+        .lease_ms = config->cluster.lease_ms,
+        .node_timeout_ms = config->cluster.node_timeout_ms,
+        .commit_timeout_ms = config->cluster.commit_timeout_ms,
+        .rules = config->rules,
+        .max_attempts = config->delivery.max_attempts,
+    };
+    int rc = cluster_open(&d->cluster, &cluster, error, error_len);
+    free(initial);
+    return rc;
+}
+
+/* Each worker has a socket of its own for each listener (SO_REUSEPORT). With port 0 the first worker's choice serves for all. */
+static int listen_all(struct daemon *d, unsigned n_workers, int *fds, char *error, size_t error_len)
+{
+    for (unsigned l = 0; l < d->config->smtp.n_listeners; l++) {
+        char bound[128];
+        const char *address = d->config->smtp.listeners[l].listen;
+        for (unsigned w = 0; w < n_workers; w++) {
+            int rc = smtp_listen(address, &fds[w * d->config->smtp.n_listeners + l], bound, sizeof(bound), error, error_len);
+            if (rc != 0)
+                return rc;
+            address = bound;
+        }
+        log_event(LOG_INFO, "listening", LOG_S("service", "smtp"), LOG_S("address", bound));
+    }
+    return 0;
+}
+
+static int open_workers(struct daemon *d, char *error, size_t error_len)
+{
+    unsigned listeners = d->config->smtp.n_listeners;
+    unsigned n = d->config->node.workers;
+    if (n == 0) {
+        long cores = sysconf(_SC_NPROCESSORS_ONLN);
+        n = cores < 1 ? 1 : cores > MAX_WORKERS ? MAX_WORKERS : (unsigned)cores;
+    }
+    int *fds = mr_calloc((size_t)n * listeners, sizeof(*fds));
+    int rc = listen_all(d, n, fds, error, error_len);
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        rc = worker_open(&d->workers[i], i, d->cluster, d->config, fds + (size_t)i * listeners, listeners);
+        if (rc != 0)
+            (void)snprintf(error, error_len, "worker %u cannot be opened", i);
+        d->n_workers++;
+    }
+    free(fds);
+    return rc;
+}
+
+static int open_http(struct daemon *d, char *error, size_t error_len)
+{
+    char bound[128];
+    if (d->config->http.listen == NULL)
+        return 0;
+    int rc = http_open(&d->http, d->cluster, d->config, bound, sizeof(bound), error, error_len);
+    if (rc == 0)
+        log_event(LOG_INFO, "listening", LOG_S("service", "http"), LOG_S("address", bound));
+    return rc;
+}
+
+static int start(struct daemon *d, char *error, size_t error_len)
+{
+    int rc = open_cluster(d, error, error_len);
+    if (rc == 0)
+        rc = open_workers(d, error, error_len);
+    if (rc == 0)
+        rc = open_http(d, error, error_len);
+    if (rc != 0)
+        return rc;
+    for (unsigned i = 0; rc == 0 && i < d->n_workers; i++)
+        rc = worker_start(d->workers[i]);
+    if (rc == 0)
+        rc = cluster_start(d->cluster);
+    if (rc != 0)
+        (void)snprintf(error, error_len, "threads cannot be started");
+    return rc;
+}
+
+static void on_handle(uv_handle_t *handle, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void stop(struct daemon *d)
+{
+    cluster_drain(d->cluster, d->config->node.shutdown_timeout_ms);
+    for (unsigned i = 0; i < d->n_workers; i++)
+        worker_stop(d->workers[i]);
+    for (unsigned i = 0; i < d->n_workers; i++)
+        worker_join(d->workers[i]);
+    if (d->http != NULL)
+        http_close(d->http);
+    cluster_close(d->cluster);
+    uv_walk(&d->loop, on_handle, NULL);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    (void)uv_loop_close(&d->loop);
+    log_event(LOG_INFO, "stopped", LOG_S("version", MAILRAFT_VERSION));
+    config_free(d->config);
+}
+
+static int run(const char *file)
+{
+    struct daemon d = {0};
+    char error[ERROR_MAX] = "";
+
+    if (config_load(&d.config, file, error, sizeof(error)) != 0) {
+        (void)fprintf(stderr, "mailraftd: the configuration is wrong:\n%s\n", error);
+        return 1;
+    }
+    log_configure(d.config->log.level, d.config->log.json, d.config->node.name);
+    raise_descriptors();
+    (void)signal(SIGPIPE, SIG_IGN);
+    uv_loop_init(&d.loop);
+    log_event(LOG_INFO, "starting", LOG_S("version", MAILRAFT_VERSION), LOG_S("config", file));
+    if (start(&d, error, sizeof(error)) != 0) {
+        (void)fprintf(stderr, "mailraftd: %s\n", error);
+        /* Nothing was accepted yet; the kernel gives back what is open. */
+        _exit(1);
+    }
+    watch(&d, &d.sigterm, SIGTERM, on_end);
+    watch(&d, &d.sigint, SIGINT, on_end);
+    watch(&d, &d.sighup, SIGHUP, on_reload);
+    uv_run(&d.loop, UV_RUN_DEFAULT);
+    stop(&d);
+    return 0;
+}
+
+static int check(const char *file)
+{
+    struct config *config;
+    char error[ERROR_MAX];
+    if (config_load(&config, file, error, sizeof(error)) != 0) {
+        (void)fprintf(stderr, "%s\n", error);
+        return 1;
+    }
+    config_free(config);
+    (void)printf("%s: ok\n", file);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"check-config", no_argument, NULL, 'k'},
+                                            {"version", no_argument, NULL, 'v'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
+    const char *file = NULL;
+    bool check_only = false;
+    int option;
+
+    while ((option = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+        switch (option) {
+        case 'c':
+            file = optarg;
+            break;
+        case 'k':
+            check_only = true;
+            break;
+        case 'v':
+            (void)printf("mailraftd %s\n", MAILRAFT_VERSION);
+            return 0;
+        case 'h':
+            return usage(stdout, 0);
+        default:
+            return usage(stderr, 2);
+        }
+    }
+    if (file == NULL || optind != argc)
+        return usage(stderr, 2);
+    return check_only ? check(file) : run(file);
+}
