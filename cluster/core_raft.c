@@ -138,10 +138,11 @@ static void on_node_changed(void *arg, const struct node_view *node)
     struct cluster *c = arg;
     log_event(telling(c), node->up ? "node_up" : "node_down", LOG_S("member", node->name), LOG_N("raft_id", node->node),
               LOG_N("incarnation", node->incarnation));
-    if (!node->up)
+    bool fell = !node->up && node->incarnation > 0; /* a member that has not come up yet does not fall */
+    if (fell)
         c->takeovers++;
     if (c->lead.leading) {
-        if (!node->up)
+        if (fell)
             log_event(LOG_WARN, "takeover", LOG_S("from", node->name), LOG_N("incarnation", node->incarnation));
         sched_node_changed(c->sched, node, core_now(c));
         leader_lease_voters(&c->leader_lease, core_voters(c));
