@@ -233,7 +233,8 @@ static void change_address(struct link_peer *p, const struct link_address *addre
 int links_add_peer(struct links *l, uint32_t peer, const char *name, const char *text)
 {
     struct link_address address;
-    if (link_address_parse(&address, text) != 0 || name[0] == 0 || strcmp(name, l->name) == 0 || l->closing)
+    if (peer == 0 || link_address_parse(&address, text) != 0 || name[0] == 0 || strcmp(name, l->name) == 0 ||
+        l->closing)
         return MR_INVAL;
     struct link_peer *p = peer_by_id(l, peer);
     if (p != link_peer_by_name(l, name))

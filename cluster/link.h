@@ -67,8 +67,8 @@ struct links_config {
 int links_open(struct links **out, const struct links_config *config, char *error, size_t error_len);
 int links_port(const struct links *l);
 /* Peers that are dialled and that may speak; by raft id. address "host:port". Again with another address: it changes.
- * MR_INVAL: the address is not host:port, or the name is empty or our own. MR_EXISTS: the name has another id, or the
- * id another name: remove it first. MR_LIMIT: LINK_MAX_PEERS. */
+ * MR_INVAL: id 0, the address is not host:port, or the name is empty or our own. MR_EXISTS: the name has another id, or
+ * the id another name: remove it first. MR_LIMIT: LINK_MAX_PEERS. */
 int links_add_peer(struct links *l, uint32_t peer, const char *name, const char *address);
 /* No callback for this peer follows but that of links_when_drained. */
 void links_remove_peer(struct links *l, uint32_t peer);
