@@ -395,7 +395,10 @@ static int get_result(struct reader *r, struct raft_append_entries_result *m)
     m->last_log_index = get(r, 8);
     m->features = (unsigned short)get(r, 2);
     m->capacity = (unsigned short)get(r, 2);
-    return m->rejected > 0 && m->last_log_index >= m->rejected ? MR_MALFORMED : MR_OK;
+    /* libraft leaves the index unset when it rejects an old term (UPSTREAM.md 20). */
+    if (m->rejected > 0 && m->last_log_index >= m->rejected)
+        m->last_log_index = m->rejected - 1;
+    return MR_OK;
 }
 
 static int get_small(struct reader *r, unsigned version, struct raft_message *out)

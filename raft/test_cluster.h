@@ -77,7 +77,7 @@ struct cluster {
     unsigned loss_permille;
     unsigned delay_us; /* up to */
     uint64_t bulk_bytes_per_s;
-    unsigned bulk_sent;
+    unsigned bulk_sent; /* into links that were not cut */
     unsigned threshold, trailing;
     unsigned ok, unknown;
     uint64_t last_index; /* of a proposal that got MR_OK */
@@ -181,7 +181,7 @@ UNUSED_OK static void net_send(void *arg, uint64_t to, bool bulk, const void *he
     p->due_ns = now + (c->delay_us ? rnd(c) % c->delay_us * 1000 : 0);
     lane = &c->lanes[p->from][p->to][bulk];
     if (bulk) {
-        c->bulk_sent++;
+        c->bulk_sent += p->status == 0;
         p->due_ns += (uint64_t)((double)p->tail_len / (double)c->bulk_bytes_per_s * 1e9);
     }
     if (p->due_ns < lane->busy_until_ns)
@@ -232,6 +232,11 @@ UNUSED_OK static void cut_off(struct cluster *c, unsigned n, bool cut)
 {
     for (unsigned i = 0; i < NODES; i++)
         c->cut[n][i] = c->cut[i][n] = cut && i != n;
+    /* What was under way is lost too. */
+    for (unsigned i = 0; cut && i < NODES * NODES * 2; i++)
+        for (struct packet *p = c->lanes[i / (NODES * 2)][i / 2 % NODES][i % 2].first; p != NULL; p = p->next)
+            if (p->from == n || p->to == n)
+                p->status = MR_UNREACHABLE;
 }
 
 /* --- nodes
