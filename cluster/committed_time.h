@@ -2,12 +2,10 @@
  *
  * T1: stamps never go back.
  * T2: between entries a leader advances by boot time.
- * T3: the offset to wall time is steered slowly (at most CTIME_SLEW_PPM of elapsed time) to the median of the voters' wall
- *     clocks, and steps forward only when a majority of voters agrees within CTIME_AGREE_MS that committed time is more
- *     than CTIME_STEP_MS behind.
- * T4: a clock counts while its last report is younger than CTIME_FRESH_MS, and nothing is steered without a majority of
- *     them.
- * Thread: the core's, on the leader. */
+ * T3: the offset to wall time is steered slowly (at most CTIME_SLEW_PPM of elapsed time) to the median of the voters'
+ * wall clocks, and steps forward only when a majority of voters agrees within CTIME_AGREE_MS that committed time is
+ * more than CTIME_STEP_MS behind. T4: a clock counts while its last report is younger than CTIME_FRESH_MS, and nothing
+ * is steered without a majority of them. Thread: the core's, on the leader. */
 #ifndef MR_CLUSTER_COMMITTED_TIME_H
 #define MR_CLUSTER_COMMITTED_TIME_H
 
@@ -37,8 +35,8 @@ void committed_time_lead(struct committed_time *t, uint64_t now_ns, uint64_t sta
                          uint64_t voters);
 /* The voters changed. */
 void committed_time_voters(struct committed_time *t, uint64_t voters);
-/* An entry was applied on the leader: those of its predecessor may come in after its election, with newer stamps than the
- * state had then (T1). */
+/* An entry was applied on the leader: those of its predecessor may come in after its election, with newer stamps than
+ * the state had then (T1). */
 void committed_time_applied(struct committed_time *t, uint64_t now_ns, uint64_t stamp_ms);
 /* A heartbeat's wall clock; the leader reports its own too. A value beyond any calendar is dropped. */
 void committed_time_report(struct committed_time *t, uint64_t now_ns, uint32_t node, uint64_t wall_ms);
