@@ -1,0 +1,529 @@
+/* Happy path of "mx:DOMAIN": cache -> MX query -> addresses of each host, all at once -> sorted, shuffled, kept -> cb.
+ * A static route skips the MX query; an address literal skips DNS.
+ * Failure: see N1. c-ares bounds each query by timeout x tries x servers.
+ * Close: c-ares ends its queries (ARES_EDESTRUCTION), each lookup gets a temporary failure, then the handles close. */
+#include "node/resolver.h"
+
+#include "node/dns_answer.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/id.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <ares.h>
+#include <arpa/inet.h>
+#include <arpa/nameser.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* ares_query stands in both 1.18 (Debian 12) and 1.34 (Debian 13); the second would like another. */
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+
+enum { BUCKETS = 4096, POLL_MS = 100 };
+
+struct cached {
+    struct cached *next;
+    uint64_t until_ns;
+    struct resolution resolution;
+    char key[];
+};
+
+struct watched {
+    uv_poll_t poll;
+    struct watched *next;
+    struct resolver *resolver;
+    ares_socket_t fd;
+};
+
+struct resolver {
+    struct resolver_config config;
+    ares_channel channel;
+    uv_timer_t timer;
+    uv_idle_t idle;
+    struct watched *sockets;
+    struct lookup *done, **done_tail; /* results wait for the next turn */
+    unsigned lookups;
+    struct cached *cache[BUCKETS];
+    unsigned cache_size;
+    unsigned evict;
+    uint64_t random;
+    bool closing;
+    unsigned closing_handles;
+    void (*close_cb)(void *arg);
+    void *close_arg;
+};
+
+struct lookup {
+    struct lookup *next;
+    struct resolver *resolver;
+    struct next_hop hop;
+    char key[ROUTE_MAX];
+    resolved_cb cb;
+    void *arg;
+    struct resolution resolution;
+    uint32_t ttl;
+    bool from_cache;
+    /* hosts whose addresses are asked for */
+    unsigned n_hosts, waiting;
+    struct host {
+        struct lookup *lookup;
+        char name[256];
+        uint16_t preference;
+        int status;
+    } hosts[RESOLVER_MAX_HOSTS];
+};
+
+/* ---- random order ---- */
+
+static uint64_t next_random(struct resolver *r)
+{
+    r->random ^= r->random << 13;
+    r->random ^= r->random >> 7;
+    r->random ^= r->random << 17;
+    return r->random;
+}
+
+static int by_preference(const void *a, const void *b)
+{
+    const struct resolved_address *x = a, *y = b;
+    return (x->preference > y->preference) - (x->preference < y->preference);
+}
+
+/* Shuffles, then sorts by preference: ties stay shuffled. A host's addresses come together by chance only: each is a
+ * way in. */
+static void arrange(struct resolver *r, struct resolution *res)
+{
+    for (unsigned i = res->n; i > 1; i--) {
+        unsigned k = (unsigned)(next_random(r) % i);
+        struct resolved_address t = res->list[i - 1];
+        res->list[i - 1] = res->list[k];
+        res->list[k] = t;
+    }
+    /* n is small; insertion keeps equal ones in their shuffled order, which qsort does not promise. */
+    for (unsigned i = 1; i < res->n; i++)
+        for (unsigned k = i; k > 0 && by_preference(&res->list[k - 1], &res->list[k]) > 0; k--) {
+            struct resolved_address t = res->list[k];
+            res->list[k] = res->list[k - 1];
+            res->list[k - 1] = t;
+        }
+}
+
+/* ---- cache ---- */
+
+static uint64_t hash_key(const char *key)
+{
+    uint64_t h = 1469598103934665603ULL; /* FNV-1a */
+    for (; *key != 0; key++)
+        h = (h ^ (unsigned char)*key) * 1099511628211ULL;
+    return h;
+}
+
+static struct cached **cache_find(struct resolver *r, const char *key)
+{
+    struct cached **link = &r->cache[hash_key(key) % BUCKETS];
+    while (*link != NULL && strcmp((*link)->key, key) != 0)
+        link = &(*link)->next;
+    return link;
+}
+
+static void cache_drop(struct resolver *r, struct cached **link)
+{
+    struct cached *gone = *link;
+    *link = gone->next;
+    free(gone);
+    r->cache_size--;
+}
+
+static void cache_put(struct resolver *r, const struct lookup *l)
+{
+    uint32_t ttl = l->ttl > RESOLVER_MAX_TTL_S ? RESOLVER_MAX_TTL_S : l->ttl;
+    struct cached **link = cache_find(r, l->key);
+    if (*link != NULL)
+        cache_drop(r, link);
+    if (ttl == 0)
+        return;
+    while (r->cache_size >= RESOLVER_MAX_CACHE) { /* some other goes, bucket by bucket */
+        r->evict = (r->evict + 1) % BUCKETS;
+        if (r->cache[r->evict] != NULL)
+            cache_drop(r, &r->cache[r->evict]);
+    }
+    size_t len = strlen(l->key) + 1;
+    struct cached *c = mr_malloc(sizeof(*c) + len);
+    memcpy(c->key, l->key, len);
+    c->resolution = l->resolution;
+    c->until_ns = mr_boot_ns(&mr_clock_real) + ttl * MR_NS_PER_S;
+    link = &r->cache[hash_key(l->key) % BUCKETS];
+    c->next = *link;
+    *link = c;
+    r->cache_size++;
+}
+
+/* ---- the end of a lookup ---- */
+
+static void on_idle(uv_idle_t *idle)
+{
+    struct resolver *r = idle->data;
+    struct lookup *l = r->done;
+    r->done = NULL;
+    r->done_tail = &r->done;
+    uv_idle_stop(idle);
+    while (l != NULL) {
+        struct lookup *next = l->next;
+        arrange(r, &l->resolution);
+        if (l->cb != NULL)
+            l->cb(l->arg, &l->resolution);
+        r->lookups--;
+        free(l);
+        l = next;
+    }
+}
+
+static void finish(struct lookup *l)
+{
+    struct resolver *r = l->resolver;
+    if (!l->from_cache && !r->closing)
+        cache_put(r, l);
+    l->next = NULL;
+    *r->done_tail = l;
+    r->done_tail = &l->next;
+    if (!r->closing)
+        uv_idle_start(&r->idle, on_idle);
+}
+
+__attribute__((format(printf, 4, 5))) static void fail(struct lookup *l, enum resolve_result result, const char *status,
+                                                       const char *format, ...)
+{
+    va_list args;
+    l->resolution.result = result;
+    l->resolution.n = 0;
+    l->ttl = RESOLVER_NEGATIVE_TTL_S;
+    (void)snprintf(l->resolution.status, sizeof(l->resolution.status), "%s", status);
+    va_start(args, format);
+    (void)vsnprintf(l->resolution.reply, sizeof(l->resolution.reply), format, args);
+    va_end(args);
+    finish(l);
+}
+
+static bool does_not_exist(int status)
+{
+    return status == ARES_ENOTFOUND || status == ARES_ENODATA;
+}
+
+/* ---- addresses ---- */
+
+static void add_address(struct lookup *l, const char *host, uint16_t preference, const struct sockaddr *address)
+{
+    struct resolution *res = &l->resolution;
+    uint16_t port = l->hop.kind == NEXT_HOP_MX ? l->resolver->config.mx_port : l->hop.port;
+    if (res->n == RESOLVER_MAX_ADDRESSES)
+        return;
+    struct resolved_address *a = &res->list[res->n];
+    memset(a, 0, sizeof(*a));
+    (void)snprintf(a->host, sizeof(a->host), "%s", host);
+    a->preference = preference;
+    if (address->sa_family == AF_INET) {
+        memcpy(&a->address.v4, address, sizeof(a->address.v4));
+        a->address.v4.sin_port = htons(port);
+    } else if (address->sa_family == AF_INET6) {
+        memcpy(&a->address.v6, address, sizeof(a->address.v6));
+        a->address.v6.sin6_port = htons(port);
+    } else {
+        return;
+    }
+    res->n++;
+}
+
+static void all_hosts_known(struct lookup *l)
+{
+    bool temporary = false;
+    for (unsigned i = 0; i < l->n_hosts; i++)
+        temporary = temporary || (l->hosts[i].status != ARES_SUCCESS && !does_not_exist(l->hosts[i].status));
+    if (l->resolution.n > 0) {
+        l->resolution.result = RESOLVED;
+        finish(l);
+    } else if (temporary) {
+        fail(l, RESOLVE_TEMPORARY, "4.4.3", "no address of %s can be found for now: %s", l->hosts[0].name,
+             ares_strerror(l->hosts[0].status));
+    } else {
+        fail(l, RESOLVE_PERMANENT, "5.4.4", "%s has no address", l->hosts[0].name);
+    }
+}
+
+static void on_addresses(void *arg, int status, int timeouts, struct ares_addrinfo *info)
+{
+    struct host *h = arg;
+    struct lookup *l = h->lookup;
+
+    (void)timeouts;
+    h->status = status;
+    if (status == ARES_SUCCESS) {
+        for (const struct ares_addrinfo_node *n = info->nodes; n != NULL; n = n->ai_next) {
+            add_address(l, h->name, h->preference, n->ai_addr);
+            if (n->ai_ttl >= 0 && (uint32_t)n->ai_ttl < l->ttl)
+                l->ttl = (uint32_t)n->ai_ttl;
+        }
+        ares_freeaddrinfo(info);
+    }
+    if (--l->waiting == 0)
+        all_hosts_known(l);
+}
+
+static void ask_addresses(struct lookup *l)
+{
+    const struct ares_addrinfo_hints hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    unsigned n = l->n_hosts;
+    l->waiting = n;
+    /* The last callback may come from inside the last call and end the lookup. */
+    for (unsigned i = 0; i < n; i++)
+        ares_getaddrinfo(l->resolver->channel, l->hosts[i].name, NULL, &hints, on_addresses, &l->hosts[i]);
+}
+
+static void add_host(struct lookup *l, const char *name, uint16_t preference)
+{
+    if (l->n_hosts == RESOLVER_MAX_HOSTS)
+        return;
+    struct host *h = &l->hosts[l->n_hosts++];
+    h->lookup = l;
+    h->preference = preference;
+    (void)snprintf(h->name, sizeof(h->name), "%s", name);
+}
+
+/* ---- MX ---- */
+
+static int mx_order(const void *a, const void *b)
+{
+    const struct dns_mx *x = a, *y = b;
+    return (x->preference > y->preference) - (x->preference < y->preference);
+}
+
+static void use_mx(struct lookup *l, struct dns_mx_answer *mx)
+{
+    if (mx->n == 1 && mx->list[0].host[0] == 0) { /* RFC 7505 */
+        fail(l, RESOLVE_PERMANENT, "5.1.10", "%s accepts no mail (null MX)", l->hop.host);
+        return;
+    }
+    unsigned best_own = 65536;
+    for (unsigned i = 0; i < mx->n; i++)
+        if (strcasecmp(mx->list[i].host, l->resolver->config.own_name) == 0 && mx->list[i].preference < best_own)
+            best_own = mx->list[i].preference;
+    qsort(mx->list, mx->n, sizeof(mx->list[0]), mx_order);
+    for (unsigned i = 0; i < mx->n; i++)
+        if (mx->list[i].preference < best_own && mx->list[i].host[0] != 0)
+            add_host(l, mx->list[i].host, mx->list[i].preference);
+    if (l->n_hosts == 0)
+        fail(l, RESOLVE_PERMANENT, "5.4.6", "mail for %s loops back to this host", l->hop.host);
+    else
+        ask_addresses(l);
+}
+
+static void on_mx(void *arg, int status, int timeouts, unsigned char *answer, int len)
+{
+    struct lookup *l = arg;
+    struct dns_mx_answer mx;
+
+    (void)timeouts;
+    if (status == ARES_ENOTFOUND) {
+        fail(l, RESOLVE_PERMANENT, "5.1.2", "the domain %s does not exist", l->hop.host);
+    } else if (status == ARES_ENODATA) {
+        add_host(l, l->hop.host, 0); /* implicit MX */
+        ask_addresses(l);
+    } else if (status != ARES_SUCCESS) {
+        fail(l, RESOLVE_TEMPORARY, "4.4.3", "no answer for MX of %s: %s", l->hop.host, ares_strerror(status));
+    } else if (dns_read_mx(answer, (size_t)len, &mx) != 0) {
+        fail(l, RESOLVE_TEMPORARY, "4.4.3", "malformed answer for MX of %s", l->hop.host);
+    } else if (mx.n == 0) {
+        add_host(l, l->hop.host, 0);
+        ask_addresses(l);
+    } else {
+        l->ttl = mx.ttl;
+        use_mx(l, &mx);
+    }
+}
+
+static bool use_literal(struct lookup *l)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    if (inet_pton(AF_INET, l->hop.host, &v4.sin_addr) == 1)
+        add_address(l, l->hop.host, 0, (const struct sockaddr *)&v4);
+    else if (inet_pton(AF_INET6, l->hop.host, &v6.sin6_addr) == 1)
+        add_address(l, l->hop.host, 0, (const struct sockaddr *)&v6);
+    else
+        return false;
+    l->from_cache = true; /* nothing to keep */
+    finish(l);
+    return true;
+}
+
+struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, resolved_cb cb, void *arg)
+{
+    struct lookup *l = mr_calloc(1, sizeof(*l));
+    l->resolver = r;
+    l->hop = *hop;
+    l->cb = cb;
+    l->arg = arg;
+    l->ttl = RESOLVER_MAX_TTL_S;
+    next_hop_format(hop, l->key);
+    r->lookups++;
+    struct cached **link = cache_find(r, l->key);
+    if (*link != NULL && (*link)->until_ns > mr_boot_ns(&mr_clock_real)) {
+        l->resolution = (*link)->resolution;
+        l->from_cache = true;
+        finish(l);
+    } else if (use_literal(l)) {
+        /* done */
+    } else if (r->lookups > RESOLVER_MAX_LOOKUPS || r->closing) {
+        l->from_cache = true;
+        fail(l, RESOLVE_TEMPORARY, "4.3.2", "too many DNS lookups are under way");
+    } else if (hop->kind == NEXT_HOP_MX) {
+        ares_query(r->channel, hop->host, ns_c_in, ns_t_mx, on_mx, l);
+    } else {
+        add_host(l, hop->host, 0);
+        ask_addresses(l);
+    }
+    return l;
+}
+
+void resolver_cancel(struct lookup *l)
+{
+    l->cb = NULL;
+}
+
+/* ---- c-ares on the loop ---- */
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct resolver *r = timer->data;
+    ares_process_fd(r->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+    if (r->sockets == NULL)
+        uv_timer_stop(timer);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct watched *w = poll->data;
+    struct resolver *r = w->resolver;
+    ares_socket_t fd = w->fd;
+    if (status < 0)
+        events = UV_READABLE | UV_WRITABLE; /* c-ares finds out what is wrong */
+    ares_process_fd(r->channel, events & UV_READABLE ? fd : ARES_SOCKET_BAD,
+                    events & UV_WRITABLE ? fd : ARES_SOCKET_BAD);
+}
+
+static void on_watched_closed(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+static void on_socket(void *arg, ares_socket_t fd, int readable, int writable)
+{
+    struct resolver *r = arg;
+    struct watched **link = &r->sockets;
+    while (*link != NULL && (*link)->fd != fd)
+        link = &(*link)->next;
+    struct watched *w = *link;
+    if (!readable && !writable) {
+        if (w != NULL) {
+            *link = w->next;
+            uv_poll_stop(&w->poll);
+            uv_close((uv_handle_t *)&w->poll, on_watched_closed);
+        }
+        return;
+    }
+    if (w == NULL) {
+        w = mr_calloc(1, sizeof(*w));
+        w->resolver = r;
+        w->fd = fd;
+        w->poll.data = w;
+        mr_assert(uv_poll_init_socket(r->config.loop, &w->poll, fd) == 0);
+        w->next = r->sockets;
+        r->sockets = w;
+    }
+    uv_poll_start(&w->poll, (readable ? UV_READABLE : 0) | (writable ? UV_WRITABLE : 0), on_poll);
+    if (!uv_is_active((uv_handle_t *)&r->timer))
+        uv_timer_start(&r->timer, on_timer, POLL_MS, POLL_MS);
+}
+
+static int set_servers(struct resolver *r)
+{
+    char list[1024];
+    size_t used = 0;
+    if (r->config.n_servers == 0)
+        return 0;
+    for (unsigned i = 0; i < r->config.n_servers; i++) {
+        int n = snprintf(list + used, sizeof(list) - used, "%s%s", i > 0 ? "," : "", r->config.servers[i]);
+        if (n < 0 || (size_t)n >= sizeof(list) - used)
+            return MR_CONFIG;
+        used += (size_t)n;
+    }
+    return ares_set_servers_ports_csv(r->channel, list) == ARES_SUCCESS ? 0 : MR_CONFIG;
+}
+
+int resolver_open(struct resolver **out, const struct resolver_config *config)
+{
+    static const struct resolver none;
+    struct resolver *r = mr_malloc(sizeof(*r));
+    struct mr_id seed = mr_id_random();
+    *r = none;
+    r->config = *config;
+    r->done_tail = &r->done;
+    memcpy(&r->random, seed.bytes, sizeof(r->random));
+    r->random |= 1;
+    /* Each thread's first channel initialises the library; it counts. */
+    if (ares_library_init(ARES_LIB_INIT_ALL) != ARES_SUCCESS) {
+        free(r);
+        return MR_NOMEM;
+    }
+    struct ares_options options = {.flags = ARES_FLAG_NOSEARCH,
+                                   .timeout = (int)config->timeout_ms,
+                                   .tries = (int)config->tries,
+                                   .sock_state_cb = on_socket,
+                                   .sock_state_cb_data = r};
+    int mask = ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB;
+    if (ares_init_options(&r->channel, &options, mask) != ARES_SUCCESS) {
+        free(r);
+        return MR_CONFIG;
+    }
+    int rc = set_servers(r);
+    if (rc != 0) {
+        ares_destroy(r->channel);
+        free(r);
+        return rc;
+    }
+    uv_timer_init(config->loop, &r->timer);
+    uv_idle_init(config->loop, &r->idle);
+    r->timer.data = r->idle.data = r;
+    *out = r;
+    return 0;
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    struct resolver *r = handle->data;
+    if (--r->closing_handles > 0)
+        return;
+    for (unsigned i = 0; i < BUCKETS; i++)
+        while (r->cache[i] != NULL)
+            cache_drop(r, &r->cache[i]);
+    void (*cb)(void *) = r->close_cb;
+    void *arg = r->close_arg;
+    free(r);
+    cb(arg);
+}
+
+void resolver_close(struct resolver *r, void (*cb)(void *arg), void *arg)
+{
+    r->closing = true;
+    r->close_cb = cb;
+    r->close_arg = arg;
+    ares_destroy(r->channel); /* ends every query: their lookups stand in `done` now */
+    on_idle(&r->idle);
+    r->closing_handles = 2;
+    uv_close((uv_handle_t *)&r->timer, on_closed);
+    uv_close((uv_handle_t *)&r->idle, on_closed);
+}

@@ -1,0 +1,65 @@
+/* resolver.h - from a next hop to the addresses to try, in order (RFC 5321 section 5, RFC 7505), by c-ares.
+ *
+ * N1: MX by preference, ties shuffled at each use; a domain without MX but with addresses is its own MX; a null MX and
+ * a name that does not exist are permanent failures, everything else that goes wrong is temporary. N2: a host that is
+ * ourselves is dropped together with all of the same or worse preference (RFC 5321 5.1). N3: answers are kept for their
+ * TTL, at most RESOLVER_MAX_TTL_S; failures for RESOLVER_NEGATIVE_TTL_S. Thread: the loop's. */
+#ifndef MR_NODE_RESOLVER_H
+#define MR_NODE_RESOLVER_H
+
+#include "cluster/route.h"
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <uv.h>
+
+enum {
+    RESOLVER_MAX_ADDRESSES = 10, /* tried in one attempt */
+    RESOLVER_MAX_HOSTS = 10,     /* MX hosts looked up */
+    RESOLVER_MAX_LOOKUPS = 4096, /* under way at one time; more fail for now */
+    RESOLVER_MAX_CACHE = 8192,
+    RESOLVER_MAX_TTL_S = 3600,
+    RESOLVER_NEGATIVE_TTL_S = 30,
+};
+
+enum resolve_result { RESOLVED, RESOLVE_TEMPORARY, RESOLVE_PERMANENT };
+
+struct resolved_address {
+    char host[256]; /* name, or the literal */
+    uint16_t preference;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } address; /* with its port */
+};
+struct resolution {
+    enum resolve_result result;
+    char reply[256]; /* why not, for people */
+    char status[12]; /* enhanced status code */
+    unsigned n;
+    struct resolved_address list[RESOLVER_MAX_ADDRESSES];
+};
+
+struct resolver;
+struct resolver_config {
+    uv_loop_t *loop;
+    char **servers; /* "host:port"; none: the system's */
+    unsigned n_servers;
+    unsigned timeout_ms, tries;
+    uint16_t mx_port;
+    const char *own_name; /* N2; must live as long as the resolver */
+};
+int resolver_open(struct resolver **out, const struct resolver_config *config);
+
+struct lookup; /* one under way */
+typedef void (*resolved_cb)(void *arg, const struct resolution *resolution);
+/* cb comes once, on a later turn of the loop, with a resolution that is valid during the call. */
+struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, resolved_cb cb, void *arg);
+/* Its cb does not come any more. */
+void resolver_cancel(struct lookup *l);
+/* Waiting lookups get a temporary failure, then cb. */
+void resolver_close(struct resolver *r, void (*cb)(void *arg), void *arg);
+
+#endif
