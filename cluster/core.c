@@ -1,10 +1,10 @@
 /* Life of the cluster below its door.
  *
- * Happy path: cluster_open (main thread; nothing runs yet) -> cluster_start (core thread) -> formation -> Raft -> the node's new
- * incarnation is committed -> leases come -> ready. End: cluster_drain -> cluster_close.
- * Failure: anything that open can find wrong comes back with a text; what is found later (a refused directory) leaves
- * the process up, says why in status and log, and takes no part (PROTOCOL.md 2.5).
- * Close: raft first (waiting proposals learn that their fate is unknown), then bodies, spool, links, the loop. */
+ * Happy path: cluster_open (main thread; nothing runs yet) -> cluster_start (core thread) -> formation -> Raft -> the
+ * node's new incarnation is committed -> leases come -> ready. End: cluster_drain -> cluster_close. Failure: anything
+ * that open can find wrong comes back with a text; what is found later (a refused directory) leaves the process up,
+ * says why in status and log, and takes no part (PROTOCOL.md 2.5). Close: raft first (waiting proposals learn that
+ * their fate is unknown), then bodies, spool, links, the loop. */
 #include "cluster/core.h"
 
 #include "proto/base/error.h"
@@ -207,7 +207,8 @@ static void on_refused(void *arg, const char *reason)
 static void form_send(void *arg, uint32_t peer, bool request, const ProtobufCMessage *message)
 {
     struct cluster *c = arg;
-    (void)links_send_message(c->links, peer, LINK_CONTROL, request ? FRAME_FORM_REQUEST : FRAME_FORM_REPLY, message, NULL, 0);
+    (void)links_send_message(c->links, peer, LINK_CONTROL, request ? FRAME_FORM_REQUEST : FRAME_FORM_REPLY, message,
+                             NULL, 0);
 }
 
 /* ---- open ---- */

@@ -31,15 +31,15 @@
 enum {
     CORE_MAX_PORTS = 64,
     CORE_MAILBOX = 65536,
-    CORE_MAX_BATCH = 60 * 1024,     /* bytes of operations in one entry (PROTOCOL.md 4.5) */
+    CORE_MAX_BATCH = 60 * 1024, /* bytes of operations in one entry (PROTOCOL.md 4.5) */
     CORE_MAX_BATCH_OPS = 1024,
-    CORE_INFLIGHT = 4,              /* entries proposed and not yet applied; what comes meanwhile is batched */
-    CORE_MAX_STAGED = 16384,        /* operations that wait for a batch */
-    CORE_BUSY = 8192,               /* own proposals waiting: refuse new mail above */
+    CORE_INFLIGHT = 4,       /* entries proposed and not yet applied; what comes meanwhile is batched */
+    CORE_MAX_STAGED = 16384, /* operations that wait for a batch */
+    CORE_BUSY = 8192,        /* own proposals waiting: refuse new mail above */
     CORE_TICK_MS = 10,
-    CORE_WORKER_SILENT_MS = 5000,   /* PROTOCOL.md 5.10 */
-    CORE_NOQUORUM_GRACE_MS = 1000,  /* after the lease ended, before waiting clients get 451 */
-    CORE_CANCEL_MS = 2000,          /* how long a client waits for the fate of the cancel */
+    CORE_WORKER_SILENT_MS = 5000,  /* PROTOCOL.md 5.10 */
+    CORE_NOQUORUM_GRACE_MS = 1000, /* after the lease ended, before waiting clients get 451 */
+    CORE_CANCEL_MS = 2000,         /* how long a client waits for the fate of the cancel */
     CORE_TRANSFER_SLICE = 256 * 1024,
     CORE_SLOT_BUCKETS = 4096,
 };
@@ -95,9 +95,9 @@ struct core_leader {
     size_t n_staged;
     struct core_batch *batches, **batches_tail; /* in flight, in order */
     unsigned n_batches;
-    uint64_t again_ns;         /* when the scheduler wants its next step */
-    uint64_t housekeeping_ns;  /* last proposal of form, version, rules, ticks */
-    bool rules_wanted;         /* the operator reloaded this node's configuration */
+    uint64_t again_ns;        /* when the scheduler wants its next step */
+    uint64_t housekeeping_ns; /* last proposal of form, version, rules, ticks */
+    bool rules_wanted;        /* the operator reloaded this node's configuration */
     struct {
         uint8_t rules_hash[16];
         bool has_hash;
@@ -111,7 +111,8 @@ struct core_leader {
     } nodes[LEASE_MAX_NODES];
 };
 
-/* A connection of this node to a next hop, from the first attempt handed to a worker until the worker says it is closed. */
+/* A connection of this node to a next hop, from the first attempt handed to a worker until the worker says it is
+ * closed. */
 struct core_slot {
     struct core_slot *next;
     uint32_t slot;
@@ -176,13 +177,13 @@ struct cluster {
     struct committed_time ctime;
     struct node_lease lease;
     struct leader_lease leader_lease;
-    bool lease_held;           /* what was last told to the workers */
-    uint64_t lease_lost_ns;    /* boot time of the loss; 0: held */
+    bool lease_held;        /* what was last told to the workers */
+    uint64_t lease_lost_ns; /* boot time of the loss; 0: held */
     uint64_t started_ns;
-    bool node_up;              /* this incarnation is committed and in force */
+    bool node_up; /* this incarnation is committed and in force */
     bool node_up_proposed;
     bool left_proposed;
-    bool caught_up;            /* applied what was committed when the first lease came */
+    bool caught_up; /* applied what was committed when the first lease came */
     struct journal_left left;
     size_t left_waiting;
     bool draining;
@@ -190,8 +191,8 @@ struct cluster {
     uint64_t takeovers;
     uint64_t last_leader_change_ms;
 
-    Mailraft__Rules *own_rules;        /* of this node's configuration, with hash */
-    struct cluster_rules *rules;       /* in force */
+    Mailraft__Rules *own_rules;  /* of this node's configuration, with hash */
+    struct cluster_rules *rules; /* in force */
 
     struct cluster_port *ports[CORE_MAX_PORTS];
     unsigned n_ports;

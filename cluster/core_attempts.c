@@ -1,8 +1,8 @@
 /* What the leader assigned to this node, on its way to the workers; and which connections to next hops are open.
  *
- * Happy path: applied assignment -> struct attempt (one allocation) -> the worker that its slot belongs to -> outcome or
- * release proposed -> its fate known -> core_attempts_end.
- * A slot stays with one worker: the worker is chosen by next hop and slot number. */
+ * Happy path: applied assignment -> struct attempt (one allocation) -> the worker that its slot belongs to -> outcome
+ * or release proposed -> its fate known -> core_attempts_end. A slot stays with one worker: the worker is chosen by
+ * next hop and slot number. */
 #include "cluster/core.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"

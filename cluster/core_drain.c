@@ -1,8 +1,9 @@
 /* The end (PROTOCOL.md 9).
  *
- * Drain: no more assignments (heartbeats say so), workers finish what runs, leadership is handed over; when nothing runs or the time is up
- * the rest is released, and a last operation declares this incarnation down, so that nobody waits node_timeout for it.
- * Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one before. */
+ * Drain: no more assignments (heartbeats say so), workers finish what runs, leadership is handed over; when nothing
+ * runs or the time is up the rest is released, and a last operation declares this incarnation down, so that nobody
+ * waits node_timeout for it. Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one
+ * before. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"

@@ -80,8 +80,9 @@ void core_heartbeat_reply(struct cluster *c, const Mailraft__HeartbeatReply *rep
                           reply->incarnation == c->incarnation))
         core_lease_update(c, now);
     if (reply->incarnation > c->incarnation && c->refused == NULL) {
-        c->refused = mr_strdup("a newer incarnation of this node is in force: this data directory is a copy from the past "
-                               "(2.3); stop this process and replace the node");
+        c->refused =
+            mr_strdup("a newer incarnation of this node is in force: this data directory is a copy from the past "
+                      "(2.3); stop this process and replace the node");
         log_event(LOG_ERROR, "refused", LOG_S("reason", c->refused));
     }
 }

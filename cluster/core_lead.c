@@ -1,10 +1,10 @@
 /* The leader's duties.
  *
- * Happy path of an operation: core_lead_stage -> (end of the loop's turn) core_lead_flush: fill-in, one entry for all that came ->
- * replica_propose -> applied (core_lead_applied keeps the results) -> batch_done answers everybody.
+ * Happy path of an operation: core_lead_stage -> (end of the loop's turn) core_lead_flush: fill-in, one entry for all
+ * that came -> replica_propose -> applied (core_lead_applied keeps the results) -> batch_done answers everybody.
  * Batching adapts by itself: while CORE_INFLIGHT entries are on their way, what arrives is gathered for the next.
- * Failure: leadership lost: what is staged is answered "not leader", what is in flight "unknown"; the askers propose again to the next
- * leader (every operation is idempotent). */
+ * Failure: leadership lost: what is staged is answered "not leader", what is in flight "unknown"; the askers propose
+ * again to the next leader (every operation is idempotent). */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -381,7 +381,8 @@ static void stage_rules(struct cluster *c)
     stage_own(c, MAILRAFT__OP__KIND_RULES, &copy->base);
 }
 
-/* Every member that is up reports the same rules, and they are not those in force: a change that reached all configurations. */
+/* Every member that is up reports the same rules, and they are not those in force: a change that reached all
+ * configurations. */
 static bool all_want_new_rules(const struct cluster *c)
 {
     for (unsigned i = 0; i < state_nodes(c->state); i++) {

@@ -1,7 +1,8 @@
 /* What peers say, and Raft's messages on the way to them.
  *
- * A Raft message is one frame: 4 bytes of head length, head, tail. One that is larger than a frame (a snapshot) goes in slices on the
- * bulk channel, one transfer a peer at a time, each slice when the one before has left; a further one fails at once (PROTOCOL.md 8.2). */
+ * A Raft message is one frame: 4 bytes of head length, head, tail. One that is larger than a frame (a snapshot) goes in
+ * slices on the bulk channel, one transfer a peer at a time, each slice when the one before has left; a further one
+ * fails at once (PROTOCOL.md 8.2). */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -393,9 +394,8 @@ void core_raft_send(void *arg, uint64_t to, bool bulk, const void *head, size_t 
     if (bulk || total > SINGLE_FRAME)
         start_transfer(c, (uint32_t)to, head, head_len, tail, n_tail, total, done, done_arg);
     else
-        core_complete_later(
-            c, done, done_arg,
-            links_send(c->links, (uint32_t)to, LINK_CONTROL, FRAME_RAFT, NULL, 0, buffers, n_tail + 2));
+        core_complete_later(c, done, done_arg,
+                            links_send(c->links, (uint32_t)to, LINK_CONTROL, FRAME_RAFT, NULL, 0, buffers, n_tail + 2));
     if (buffers != fixed)
         free(buffers);
 }

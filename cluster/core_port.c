@@ -1,10 +1,10 @@
 /* Requests of workers and of the HTTP thread.
  *
- * One struct serves all kinds: it goes to the core's mailbox (run: the request's step on the core), and comes back by the
- * worker's (run: its answer). The struct owns what is in it until the answer hands it on.
- * Body: piece* -> finish -> majority -> answer. Submission: enqueue -> fate -> answer; at the time limit a cancel is proposed first and its
- * fate decides (PROTOCOL.md 4.3). Without a quorum the client is not kept waiting for the limit: after CORE_NOQUORUM_GRACE_MS
- * it reads 451, and the cancel goes out when there is a leader again. */
+ * One struct serves all kinds: it goes to the core's mailbox (run: the request's step on the core), and comes back by
+ * the worker's (run: its answer). The struct owns what is in it until the answer hands it on. Body: piece* -> finish ->
+ * majority -> answer. Submission: enqueue -> fate -> answer; at the time limit a cancel is proposed first and its fate
+ * decides (PROTOCOL.md 4.3). Without a quorum the client is not kept waiting for the limit: after
+ * CORE_NOQUORUM_GRACE_MS it reads 451, and the cancel goes out when there is a leader again. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -419,8 +419,8 @@ static void watch_workers(struct cluster *c, uint64_t now)
     uint64_t cap = UINT64_MAX;
     for (unsigned i = 0; i < c->n_ports; i++) {
         uint64_t beat = atomic_load(&c->ports[i]->beat_ns);
-        if (beat != 0 && !c->ports[i]->detached && now > beat &&
-            now - beat > CORE_WORKER_SILENT_MS * MR_NS_PER_MS && beat + CORE_WORKER_SILENT_MS * MR_NS_PER_MS < cap)
+        if (beat != 0 && !c->ports[i]->detached && now > beat && now - beat > CORE_WORKER_SILENT_MS * MR_NS_PER_MS &&
+            beat + CORE_WORKER_SILENT_MS * MR_NS_PER_MS < cap)
             cap = beat + CORE_WORKER_SILENT_MS * MR_NS_PER_MS;
     }
     node_lease_cap(&c->lease, cap);
@@ -563,8 +563,7 @@ static struct core_request *ending_request(struct cluster_port *p, struct mr_id 
 void cluster_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
                      void (*done)(void *arg, int status, enum apply_result reason), void *arg)
 {
-    struct core_request *r =
-        ending_request(p, a->id, a->delivery, a->attempt, MAILRAFT__OP__KIND_OUTCOME, arg);
+    struct core_request *r = ending_request(p, a->id, a->delivery, a->attempt, MAILRAFT__OP__KIND_OUTCOME, arg);
     set_id(&outcome->id, a->id);
     outcome->delivery = a->delivery;
     outcome->attempt = a->attempt;
@@ -583,8 +582,7 @@ void cluster_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__
 static void release(struct cluster_port *p, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice,
                     bool dotted, const char *reason)
 {
-    struct core_request *r =
-        ending_request(p, id, notice ? 0 : delivery, attempt, MAILRAFT__OP__KIND_RELEASE, NULL);
+    struct core_request *r = ending_request(p, id, notice ? 0 : delivery, attempt, MAILRAFT__OP__KIND_RELEASE, NULL);
     Mailraft__Release *op = mr_malloc(sizeof(*op));
     mailraft__release__init(op);
     set_id(&op->id, id);

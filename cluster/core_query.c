@@ -1,5 +1,5 @@
-/* Answers for HTTP: every node answers from its own applied state; what only the leader knows (who was heard when) a follower leaves
- * out. No answer costs more than a page of messages or a hundred next hops. */
+/* Answers for HTTP: every node answers from its own applied state; what only the leader knows (who was heard when) a
+ * follower leaves out. No answer costs more than a page of messages or a hundred next hops. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
@@ -20,7 +20,8 @@ struct ask {
 static const char *const recipient_states[] = {"queued", "delivered", "failed", "expired", "cancelled"};
 static const char *const delivery_states[] = {"ready", "assigned", "deferred", "held", "done"};
 static const char *const roles[] = {"unavailable", "follower", "candidate", "leader"};
-static const char *const readiness_names[] = {"ready", "starting", "no_quorum", "low_disk", "busy", "draining", "refused"};
+static const char *const readiness_names[] = {"ready", "starting", "no_quorum", "low_disk",
+                                              "busy",  "draining", "refused"};
 
 static json_t *text(const char *s)
 {
@@ -123,7 +124,8 @@ static json_t *status_alarms(const struct cluster *c)
             json_array_append_new(alarms, text(line));
         } else if (state_rules(c->state) != NULL && c->lead.nodes[v.node].has_hash &&
                    memcmp(c->lead.nodes[v.node].rules_hash, state_rules(c->state)->hash.data, 16) != 0) {
-            (void)snprintf(line, sizeof(line), "%s has other domains, routes, limits or retry in its configuration than those in force",
+            (void)snprintf(line, sizeof(line),
+                           "%s has other domains, routes, limits or retry in its configuration than those in force",
                            v.name);
             json_array_append_new(alarms, text(line));
         }
@@ -150,9 +152,9 @@ static json_t *answer_status(struct cluster *c)
     set(o, "quorum", json_boolean(c->lease_held));
     set(o, "readiness", text(readiness_names[readiness]));
     set(o, "refused", c->refused == NULL ? json_null() : text(c->refused));
-    set(o, "cluster", mr_id_is_zero(identity_cluster(c->identity))
-                          ? json_null()
-                          : text(mr_id_format(identity_cluster(c->identity), id)));
+    set(o, "cluster",
+        mr_id_is_zero(identity_cluster(c->identity)) ? json_null()
+                                                     : text(mr_id_format(identity_cluster(c->identity), id)));
     set(o, "directory", text(mr_id_format(identity_directory(c->identity), id)));
     set(o, "incarnation", number(c->incarnation));
     set(o, "committed_time", when(state_now_ms(c->state)));
@@ -446,8 +448,8 @@ static const char *copy(const char *s)
     return s == NULL ? NULL : mr_strdup(s);
 }
 
-int cluster_ask(struct cluster *c, const struct cluster_query *query, void (*done)(void *arg, int status, json_t *answer),
-                void *arg)
+int cluster_ask(struct cluster *c, const struct cluster_query *query,
+                void (*done)(void *arg, int status, json_t *answer), void *arg)
 {
     struct ask *a = mr_calloc(1, sizeof(*a));
     a->c = c;

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An entry that this program cannot decode or does not know stops the process (PROTOCOL.md 4.6): to skip it would make this copy
- * of the queue another one. */
+/* An entry that this program cannot decode or does not know stops the process (PROTOCOL.md 4.6): to skip it would make
+ * this copy of the queue another one. */
 static void on_apply(void *arg, uint64_t index, const uint8_t *data, size_t len, void **result)
 {
     struct cluster *c = arg;

@@ -1,7 +1,7 @@
 /* proposals.h - this node's own operations and their fate (PROTOCOL.md 4).
  *
- * An operation goes to whoever leads, by the control link or directly, and is sent again (each is idempotent) when the leader changes,
- * its connection breaks, or no answer came, until its fate is known. Unknown is never taken for "no".
+ * An operation goes to whoever leads, by the control link or directly, and is sent again (each is idempotent) when the
+ * leader changes, its connection breaks, or no answer came, until its fate is known. Unknown is never taken for "no".
  * P1: done comes exactly once, never before proposals_add returned. P2: at most PROPOSALS_MAX wait; more is MR_BUSY.
  * done may add proposals, but not forget others.
  * Thread: the core's. No I/O of its own: it calls `send`. */
@@ -24,7 +24,8 @@ enum proposal_fate { FATE_APPLIED = 1, FATE_NOT_LEADER = 2, FATE_UNKNOWN = 3, FA
 struct proposals;
 struct proposals_config {
     void *arg;
-    /* Hands an operation (still owned by proposals) to the leader, or returns an error: then it waits for proposals_resend or the tick. */
+    /* Hands an operation (still owned by proposals) to the leader, or returns an error: then it waits for
+     * proposals_resend or the tick. */
     int (*send)(void *arg, uint64_t request, const Mailraft__Op *op);
 };
 typedef void (*proposal_done)(void *arg, int status, enum apply_result reason);
@@ -32,8 +33,9 @@ typedef void (*proposal_done)(void *arg, int status, enum apply_result reason);
 struct proposals *proposals_open(const struct proposals_config *config);
 /* Waiting ones get MR_CANCELLED. */
 void proposals_close(struct proposals *p);
-/* Takes op (protobuf-c's default allocator) unless it returns an error. give_up_ns: boot time after which done gets MR_TIMEOUT (fate
- * unknown); UINT64_MAX: never. done's status: 0 applied, reason says with what result. *request (may be NULL): its number. */
+/* Takes op (protobuf-c's default allocator) unless it returns an error. give_up_ns: boot time after which done gets
+ * MR_TIMEOUT (fate unknown); UINT64_MAX: never. done's status: 0 applied, reason says with what result. *request (may
+ * be NULL): its number. */
 int proposals_add(struct proposals *p, Mailraft__Op *op, uint64_t now_ns, uint64_t give_up_ns, proposal_done done,
                   void *arg, uint64_t *request);
 /* Its owner wants no answer any more: done comes with MR_CANCELLED before this returns. Unknown number: nothing. */

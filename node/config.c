@@ -1,5 +1,5 @@
-/* Happy path: config_load -> libyaml parses the file into a document -> sections are read over the defaults -> what must fit together
- * is checked -> config. Every problem found is told, not only the first. */
+/* Happy path: config_load -> libyaml parses the file into a document -> sections are read over the defaults -> what
+ * must fit together is checked -> config. Every problem found is told, not only the first. */
 #include "node/config.h"
 
 #include "node/config_internal.h"
@@ -303,9 +303,8 @@ static void read_token_file(struct yaml_reader *r, yaml_node_t *node, void *targ
 static void read_http(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     struct config *c = target;
-    const struct yaml_key keys[] = {{"listen", read_address, &c->http.listen},
-                                    {"token_file", read_token_file, &c->http.token},
-                                    {NULL, NULL, NULL}};
+    const struct yaml_key keys[] = {
+        {"listen", read_address, &c->http.listen}, {"token_file", read_token_file, &c->http.token}, {NULL, NULL, NULL}};
     unsigned before = r->errors;
     yaml_read_mapping(r, node, keys);
     if (r->errors != before)

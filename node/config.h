@@ -56,13 +56,13 @@ struct config {
         unsigned max_recipients;
         struct network *relay_from;
         unsigned n_relay_from;
-        unsigned max_sessions;         /* per node */
-        unsigned max_errors;           /* a session; then 421 */
-        unsigned max_hops;             /* Received fields; then 554 5.4.6 */
-        unsigned max_transactions;     /* a session; then 421 */
-        unsigned idle_timeout_ms;      /* between commands */
-        unsigned data_timeout_ms;      /* between data */
-        unsigned session_timeout_ms;   /* in all */
+        unsigned max_sessions;       /* per node */
+        unsigned max_errors;         /* a session; then 421 */
+        unsigned max_hops;           /* Received fields; then 554 5.4.6 */
+        unsigned max_transactions;   /* a session; then 421 */
+        unsigned idle_timeout_ms;    /* between commands */
+        unsigned data_timeout_ms;    /* between data */
+        unsigned session_timeout_ms; /* in all */
     } smtp;
     struct {
         uint16_t port;
@@ -70,9 +70,9 @@ struct config {
         unsigned max_attempts; /* at once on this node */
         unsigned connect_timeout_ms;
         unsigned command_timeout_ms;
-        unsigned data_timeout_ms;      /* for the reply to the final dot */
-        unsigned idle_connection_ms;   /* a cached connection without work */
-        char *hostname;                /* for EHLO; default smtp.hostname */
+        unsigned data_timeout_ms;    /* for the reply to the final dot */
+        unsigned idle_connection_ms; /* a cached connection without work */
+        char *hostname;              /* for EHLO; default smtp.hostname */
     } delivery;
     struct {
         char **servers; /* host:port */
@@ -88,7 +88,8 @@ struct config {
         enum log_level level;
         bool json;
     } log;
-    Mailraft__Rules *rules; /* routes, domains, limits, retry, suspended, replicas: what is replicated (PROTOCOL.md 6.3) */
+    Mailraft__Rules
+        *rules; /* routes, domains, limits, retry, suspended, replicas: what is replicated (PROTOCOL.md 6.3) */
     char *file;
 };
 

@@ -216,8 +216,8 @@ static void read_rate(struct yaml_reader *r, yaml_node_t *node, void *target)
         *(double *)target = n / seconds;
 }
 
-/* An entry that leaves a key out has the default's value; as "default" may stand behind it, that is filled in at the end: until then
- * UINT32_MAX and a negative rate mark what was not given. */
+/* An entry that leaves a key out has the default's value; as "default" may stand behind it, that is filled in at the
+ * end: until then UINT32_MAX and a negative rate mark what was not given. */
 static void limit_pair(struct yaml_reader *r, const char *key, yaml_node_t *value, void *arg)
 {
     struct config *c = arg;

@@ -206,8 +206,13 @@ static bool parse_with_unit(const char *text, const struct unit *units, uint64_t
 
 bool yaml_parse_duration(const char *text, uint64_t *ms)
 {
-    static const struct unit units[] = {{"ms", 1},           {"s", 1000},           {"m", 60 * 1000}, {"h", 3600 * 1000},
-                                        {"d", 24 * 3600 * 1000}, {"w", 7 * 24 * 3600 * 1000}, {NULL, 0}};
+    static const struct unit units[] = {{"ms", 1},
+                                        {"s", 1000},
+                                        {"m", 60 * 1000},
+                                        {"h", 3600 * 1000},
+                                        {"d", 24 * 3600 * 1000},
+                                        {"w", 7 * 24 * 3600 * 1000},
+                                        {NULL, 0}};
     if (strcmp(text, "0") == 0) {
         *ms = 0;
         return true;
@@ -217,9 +222,9 @@ bool yaml_parse_duration(const char *text, uint64_t *ms)
 
 bool yaml_parse_size(const char *text, uint64_t *bytes)
 {
-    static const struct unit units[] = {{"", 1},           {"B", 1},          {"KiB", 1 << 10}, {"MiB", 1 << 20},
-                                        {"GiB", 1 << 30},  {"K", 1 << 10},    {"M", 1 << 20},   {"G", 1 << 30},
-                                        {"kB", 1000},      {"MB", 1000000},   {"GB", 1000000000}, {NULL, 0}};
+    static const struct unit units[] = {{"", 1},          {"B", 1},        {"KiB", 1 << 10},   {"MiB", 1 << 20},
+                                        {"GiB", 1 << 30}, {"K", 1 << 10},  {"M", 1 << 20},     {"G", 1 << 30},
+                                        {"kB", 1000},     {"MB", 1000000}, {"GB", 1000000000}, {NULL, 0}};
     return parse_with_unit(text, units, bytes) && *bytes < (1ULL << 50);
 }
 

@@ -1,7 +1,6 @@
-/* Happy path: MHD calls handle -> request parsed -> connection suspended, question to the core -> answered (core's thread: keep, resume) ->
- * MHD calls handle again -> response.
- * Failure: the core's mailbox is full: 503 with Retry-After. A body is gathered piece by piece before it is sent; at most
- * MAX_BODIES at once. */
+/* Happy path: MHD calls handle -> request parsed -> connection suspended, question to the core -> answered (core's
+ * thread: keep, resume) -> MHD calls handle again -> response. Failure: the core's mailbox is full: 503 with
+ * Retry-After. A body is gathered piece by piece before it is sent; at most MAX_BODIES at once. */
 #include "node/http.h"
 
 #include "node/config_internal.h"
@@ -112,7 +111,8 @@ static enum MHD_Result respond_metrics(struct MHD_Connection *connection, const 
     const char *key;
     json_t *value;
     mr_assert(out != NULL);
-    json_object_foreach ((json_t *)(uintptr_t)values, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)values, key, value)
+    {
         size_t name = strcspn(key, "{");
         bool counter = name > 6 && strncmp(key + name - 6, "_total", 6) == 0;
         if (strncmp(last, key, name) != 0 || last[name] != 0) {
@@ -242,7 +242,8 @@ static enum MHD_Result list_messages(struct request *q)
     query.domain = argument(c, "domain");
     query.next_hop = argument(c, "next_hop");
     query.state = argument(c, "state");
-    if (!number_argument(c, "after", &query.after) || !number_argument(c, "limit", &limit) || limit == 0 || limit > 1000)
+    if (!number_argument(c, "after", &query.after) || !number_argument(c, "limit", &limit) || limit == 0 ||
+        limit > 1000)
         return respond_error(c, MHD_HTTP_BAD_REQUEST, "after has to be a number, limit one from 1 to 1000");
     if (age != NULL && !yaml_parse_duration(age, &age_ms))
         return respond_error(c, MHD_HTTP_BAD_REQUEST, "age has to be a duration like 90s, 5m, 2h, 1d");
@@ -357,7 +358,8 @@ static int bind_socket(const char *address, char *bound, size_t bound_len, char 
     const char *colon = strrchr(address, ':');
     size_t len = (size_t)(colon - address);
     const char *start = address;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *list;
     int on = 1, fd = -1;
 
@@ -395,8 +397,8 @@ static int bind_socket(const char *address, char *bound, size_t bound_len, char 
     return fd;
 }
 
-int http_open(struct http **out, struct cluster *c, const struct config *config, char *bound, size_t bound_len, char *error,
-              size_t error_len)
+int http_open(struct http **out, struct cluster *c, const struct config *config, char *bound, size_t bound_len,
+              char *error, size_t error_len)
 {
     int fd = bind_socket(config->http.listen, bound, bound_len, error, error_len);
     if (fd < 0)
@@ -404,10 +406,11 @@ int http_open(struct http **out, struct cluster *c, const struct config *config,
     struct http *h = mr_calloc(1, sizeof(*h));
     h->cluster = c;
     h->config = config;
-    h->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
-                                 handle, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
-                                 MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-                                 (unsigned)PER_ADDRESS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)TIMEOUT_S, MHD_OPTION_END);
+    h->daemon =
+        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
+                         handle, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
+                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+                         (unsigned)PER_ADDRESS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)TIMEOUT_S, MHD_OPTION_END);
     if (h->daemon == NULL) {
         (void)snprintf(error, error_len, "the HTTP server cannot be started on %s", bound);
         close(fd);

@@ -1,8 +1,8 @@
 /* mailraftd - one node of a mailraft cluster.
  *
- * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end, SIGHUP reads the
- * configuration again (its replicated part takes effect; a wrong file is told in the log and changes nothing).
- * Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
+ * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end,
+ * SIGHUP reads the configuration again (its replicated part takes effect; a wrong file is told in the log and changes
+ * nothing). Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
 #include "node/config.h"
 #include "node/http.h"
 #include "node/smtp_server.h"
@@ -121,14 +121,16 @@ static int open_cluster(struct daemon *d, char *error, size_t error_len)
     return rc;
 }
 
-/* Each worker has a socket of its own for each listener (SO_REUSEPORT). With port 0 the first worker's choice serves for all. */
+/* Each worker has a socket of its own for each listener (SO_REUSEPORT). With port 0 the first worker's choice serves
+ * for all. */
 static int listen_all(struct daemon *d, unsigned n_workers, int *fds, char *error, size_t error_len)
 {
     for (unsigned l = 0; l < d->config->smtp.n_listeners; l++) {
         char bound[128];
         const char *address = d->config->smtp.listeners[l].listen;
         for (unsigned w = 0; w < n_workers; w++) {
-            int rc = smtp_listen(address, &fds[w * d->config->smtp.n_listeners + l], bound, sizeof(bound), error, error_len);
+            int rc =
+                smtp_listen(address, &fds[w * d->config->smtp.n_listeners + l], bound, sizeof(bound), error, error_len);
             if (rc != 0)
                 return rc;
             address = bound;

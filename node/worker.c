@@ -1,5 +1,5 @@
-/* Life of a worker: worker_open (main thread) -> worker_start -> its loop -> worker_stop: server closes, deliveries close, the port is
- * detached, the mailbox closes, the loop ends -> joined. */
+/* Life of a worker: worker_open (main thread) -> worker_start -> its loop -> worker_stop: server closes, deliveries
+ * close, the port is detached, the mailbox closes, the loop ends -> joined. */
 #include "node/worker.h"
 
 #include "node/delivery.h"

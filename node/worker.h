@@ -1,8 +1,8 @@
 /* worker.h - one worker thread: a uv loop with SMTP sessions in and out.
  *
- * A worker shares nothing: its sessions, connections, resolver and journal are its own; it talks to the core through its port
- * (cluster.h) and is told of new work through its mailbox.
- * Thread: fields are the worker's own after worker_start. */
+ * A worker shares nothing: its sessions, connections, resolver and journal are its own; it talks to the core through
+ * its port (cluster.h) and is told of new work through its mailbox. Thread: fields are the worker's own after
+ * worker_start. */
 #ifndef MR_NODE_WORKER_H
 #define MR_NODE_WORKER_H
 
