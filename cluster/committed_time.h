@@ -2,10 +2,12 @@
  *
  * T1: stamps never go back.
  * T2: between entries a leader advances by boot time.
- * T3: the offset to wall time is steered slowly (at most CTIME_SLEW_PPM of elapsed time) to the median of the voters'
- * wall clocks, and steps forward only when a majority of voters agrees within CTIME_AGREE_MS that committed time is
- * more than CTIME_STEP_MS behind. T4: a clock counts while its last report is younger than CTIME_FRESH_MS, and nothing
- * is steered without a majority of them. Thread: the core's, on the leader. */
+ * T3: the offset to wall time is steered slowly (at most CTIME_SLEW_PPM of elapsed time) to the median of the
+ *     voters' wall clocks, and steps forward only when a majority of voters agrees within CTIME_AGREE_MS that
+ *     committed time is more than CTIME_STEP_MS behind.
+ * T4: a clock counts while its last report is younger than CTIME_FRESH_MS, and nothing is steered without a
+ *     majority of them.
+ * Thread: the core's, on the leader. */
 #ifndef MR_CLUSTER_COMMITTED_TIME_H
 #define MR_CLUSTER_COMMITTED_TIME_H
 

@@ -54,6 +54,15 @@ static bool may_open(const struct sched *d, const struct hop *h, const struct la
     return s->n_slots < s->connections;
 }
 
+/* While no node has room nothing can be given, and only a heartbeat can change that. */
+static bool any_room(const struct sched *d)
+{
+    for (uint32_t i = 1; i < SCHED_NODES; i++)
+        if (d->nodes[i].up && node_usable(d, &d->nodes[i]) && node_has_room(&d->nodes[i]))
+            return true;
+    return false;
+}
+
 static bool find_slot(const struct sched *d, const struct hop *h, const struct lane *l, struct offer *o)
 {
     uint32_t depth = h->site->rate > 0 ? 1 : d->depth;
@@ -298,11 +307,12 @@ static size_t step_deliveries(struct sched *d, Mailraft__Op **ops, size_t max, u
     const struct state_next_hop *stuck = NULL; /* last one that keeps ready deliveries: it will be there next time */
     unsigned visited = 0;
     size_t n = 0;
+    bool room = true;
 
     if (d->changed || !d->continues || d->wake_ns <= d->now_ns)
         new_round(d);
     d->changed = false;
-    while (visited < SCHED_STEP && n < max) {
+    while (visited < SCHED_STEP && n < max && (room = any_room(d))) {
         const struct state_next_hop *next = state_ready_next_hop(d->state, at);
         if (next == NULL) {
             /* Twice round the end with nothing granted or changed: every one was seen in between. */
@@ -314,8 +324,8 @@ static size_t step_deliveries(struct sched *d, Mailraft__Op **ops, size_t max, u
         at = next;
         visited++;
         bool exhausted = false;
-        size_t room = max - n < SCHED_QUANTUM ? max - n : SCHED_QUANTUM;
-        size_t given = step_hop(d, at, ops + n, room, &exhausted);
+        size_t share = max - n < SCHED_QUANTUM ? max - n : SCHED_QUANTUM;
+        size_t given = step_hop(d, at, ops + n, share, &exhausted);
         if (!exhausted)
             stuck = at;
         n += given;
@@ -328,7 +338,7 @@ static size_t step_deliveries(struct sched *d, Mailraft__Op **ops, size_t max, u
         *again_ns = d->now_ns;
     else if (d->continues)
         *again_ns = d->now_ns + (n > 0 ? 0 : SCHED_PACE_MS * MR_NS_PER_MS);
-    else if (d->wake_ns < *again_ns)
+    else if (room && d->wake_ns < *again_ns)
         *again_ns = d->wake_ns;
     return n;
 }
