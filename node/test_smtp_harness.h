@@ -24,6 +24,7 @@ static struct {
     struct cluster_rules rules;
     struct smtp_server *server;
     uv_timer_t tick; /* so that a turn of the loop never lasts */
+    int send_buffer; /* of the server's sockets; 0: the system's */
     char bound[64];
     bool closed;
 } host;
@@ -99,6 +100,8 @@ static void host_start(void)
     uv_timer_init(&host.worker.loop, &host.tick);
     uv_timer_start(&host.tick, on_tick, 1, 1);
     assert_int_equal(smtp_listen(host.listener.listen, &fd, host.bound, sizeof(host.bound), error, sizeof(error)), 0);
+    if (host.send_buffer != 0)
+        assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &host.send_buffer, sizeof(host.send_buffer)), 0);
     assert_int_equal(smtp_server_open_with(&host.server, &host.worker, &fd, 1, &fake_ops), 0);
 }
 
@@ -130,18 +133,28 @@ static void host_stop(void)
 
 /* ---- clients ---- */
 
-static void client_open(struct client *c)
+/* receive_buffer 0: the system's. */
+static void client_open_with(struct client *c, int family, int receive_buffer)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    const void *to = family == AF_INET ? (const void *)&v4 : (const void *)&v6;
     int on = 1;
 
     memset(c, 0, sizeof(*c));
-    to.sin_port = htons((uint16_t)atoi(strrchr(host.bound, ':') + 1));
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    v4.sin_port = v6.sin6_port = htons((uint16_t)atoi(strrchr(host.bound, ':') + 1));
+    c->fd = socket(family, SOCK_STREAM, 0);
     assert_true(c->fd >= 0);
-    assert_int_equal(connect(c->fd, (struct sockaddr *)&to, sizeof(to)), 0);
+    if (receive_buffer != 0)
+        assert_int_equal(setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof(receive_buffer)), 0);
+    assert_int_equal(connect(c->fd, to, family == AF_INET ? sizeof(v4) : sizeof(v6)), 0);
     assert_int_equal(fcntl(c->fd, F_SETFL, O_NONBLOCK), 0);
     assert_int_equal(setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)), 0);
+}
+
+static void client_open(struct client *c)
+{
+    client_open_with(c, AF_INET, 0);
 }
 
 static void client_close(struct client *c)

@@ -432,6 +432,102 @@ static void test_loop(void **state)
     host_stop();
 }
 
+/* The routes change while the body is written: no recipient may fall between. */
+static void test_rules_change(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    fake.hold[FAKE_BODY] = true;
+    host_start();
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "x\r\n.\r\n");
+    WAIT_FOR(fake.waiting[FAKE_BODY] == 1);
+    test_rules.n_routes = 0;
+    fake.hold[FAKE_BODY] = false;
+    client_expect(&c, "451 4.3.0 Routes");
+    client_close(&c);
+    host_stop();
+}
+
+/* One socket for both families; a mapped address is written, and matched, as the IPv4 address that it is. */
+static void test_families(void **state)
+{
+    static const struct {
+        int family;
+        const char *from;
+    } rows[] = {
+        {AF_INET, "Received: from c ([127.0.0.1])\r\n"},
+        {AF_INET6, "Received: from c ([IPv6:::1])\r\n"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct client c;
+
+        host_configure();
+        host.listener.listen = (char *)"[::]:0";
+        host.config.smtp.relay_from = loopback;
+        host.config.smtp.n_relay_from = 2;
+        host_start();
+        client_open_with(&c, rows[i].family, 0);
+        client_expect(&c, "220 ");
+        client_say(&c, "HELO c", "250 ");
+        client_say(&c, "MAIL FROM:<a@b>", "250 ");
+        client_say(&c, "RCPT TO:<u@relay.example>", "250 ");
+        client_say(&c, "DATA", "354 ");
+        client_send(&c, "x\r\n.\r\n");
+        client_expect(&c, "250 2.0.0");
+        assert_memory_equal(fake.body, rows[i].from, strlen(rows[i].from));
+        client_close(&c);
+        host_stop();
+    }
+}
+
+/* The events, with stderr in a file for as long as they are made. */
+static void test_log(void **state)
+{
+    char path[] = "/tmp/mailraft-test-XXXXXX", text[8192];
+    int file = mkstemp(path), own = dup(2);
+    struct client c;
+    ssize_t n;
+
+    (void)state;
+    assert_true(file >= 0 && own >= 0);
+    unlink(path);
+    host_configure();
+    host_start();
+    log_configure(LOG_INFO, true, "test");
+    dup2(file, 2);
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "x\r\n.\r\nAUTH PLAIN c2VjcmV0\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@relay.example>\r\nWHAT x\r\n");
+    client_expect(&c, "250 2.0.0");
+    client_expect(&c, "502");
+    client_expect(&c, "250");
+    client_expect(&c, "554");
+    client_expect(&c, "500");
+    client_close(&c);
+    WAIT_FOR(smtp_server_sessions(host.server) == 0);
+    dup2(own, 2);
+    close(own);
+    log_configure(LOG_ERROR, true, "test");
+    n = pread(file, text, sizeof(text) - 1, 0);
+    assert_true(n > 0);
+    text[n] = '\0';
+    close(file);
+    assert_non_null(strstr(text, "\"event\":\"accepted\""));
+    assert_non_null(strstr(text, "\"sender\":\"s@sender.example\",\"recipients\":1,"));
+    assert_non_null(strstr(text, "\"helo\":\"client.example\""));
+    assert_non_null(
+        strstr(text, "\"argument\":\"TO:<u@relay.example>\",\"sender\":\"a@b\",\"code\":554,\"status\":\"5.7.1\""));
+    assert_non_null(strstr(text, "\"event\":\"connection_lost\""));
+    assert_null(strstr(text, "c2VjcmV0")); /* a password sent to a server that has no AUTH */
+    host_stop();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -448,6 +544,9 @@ int main(void)
         cmocka_unit_test(test_cluster_failures),
         cmocka_unit_test(test_readiness),
         cmocka_unit_test(test_loop),
+        cmocka_unit_test(test_rules_change),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_log),
     };
 
     signal(SIGPIPE, SIG_IGN);
