@@ -27,6 +27,7 @@ struct formation_node {
     uint32_t node;
     enum view view;
     struct mr_id directory;
+    struct mr_id cluster; /* of VIEW_FORMED */
 };
 
 struct formation {
@@ -56,11 +57,19 @@ __attribute__((format(printf, 2, 3))) static void refuse(struct formation *f, co
     f->handler.refused(f->handler.arg, text);
 }
 
+static void note_settled(struct formation *f)
+{
+    for (unsigned i = 0; i < f->n; i++)
+        if (f->nodes[i].view == VIEW_FORMED && mr_id_equal(f->nodes[i].cluster, identity_cluster(f->id)))
+            f->nodes[i].view = VIEW_SETTLED;
+}
+
 static void tell_formed(struct formation *f)
 {
     if (f->told || !identity_formed(f->id))
         return;
     f->told = true;
+    note_settled(f); /* those that were seen formed before we were */
     f->handler.formed(f->handler.arg);
 }
 
@@ -245,8 +254,9 @@ void formation_peer_seen(struct formation *f, uint32_t peer, const Mailraft__Hel
         if (!same_directory || n->view != VIEW_AGREED)
             n->view = VIEW_EMPTY;
     } else {
-        bool ours = identity_formed(f->id) && mr_id_equal(cluster, identity_cluster(f->id));
-        n->view = ours ? VIEW_SETTLED : VIEW_FORMED;
+        n->cluster = cluster;
+        n->view = VIEW_FORMED;
+        note_settled(f);
     }
     if (!f->started)
         return;
@@ -260,27 +270,22 @@ void formation_peer_seen(struct formation *f, uint32_t peer, const Mailraft__Hel
 
 /* ---- requests and replies ---- */
 
-/* False, with a reason: other names or raft ids, or not this directory under our own. */
-static bool agrees(const struct formation *f, const struct request *r, char *reason, size_t len)
+/* False, with a reason: other names or raft ids. */
+static bool same_list(const struct formation *f, const struct request *r, char *reason, size_t len)
 {
     bool same = r->form.n_members == f->n;
     for (unsigned i = 0; same && i < f->n; i++)
         same = r->plain[i].node == f->nodes[i].node && strcmp(r->plain[i].name, f->nodes[i].name) == 0;
-    if (!same) {
-        size_t at = (size_t)snprintf(reason, len, "cluster.initial differs: here it has");
-        for (unsigned i = 0; i < f->n && at < len; i++)
-            at += (size_t)snprintf(reason + at, len - at, " %s", f->nodes[i].name);
-        if (at < len)
-            at += (size_t)snprintf(reason + at, len - at, ", there");
-        for (size_t i = 0; i < r->form.n_members && at < len; i++)
-            at += (size_t)snprintf(reason + at, len - at, " %s", r->plain[i].name);
-        return false;
-    }
-    same = mr_id_equal(r->plain[f->self].directory, identity_directory(f->id));
-    if (!same)
-        (void)snprintf(reason, len,
-                       "the formation names another data directory: the disk was lost or exchanged meanwhile");
-    return same;
+    if (same)
+        return true;
+    size_t at = (size_t)snprintf(reason, len, "cluster.initial differs: here it has");
+    for (unsigned i = 0; i < f->n && at < len; i++)
+        at += (size_t)snprintf(reason + at, len - at, " %s", f->nodes[i].name);
+    if (at < len)
+        at += (size_t)snprintf(reason + at, len - at, ", there");
+    for (size_t i = 0; i < r->form.n_members && at < len; i++)
+        at += (size_t)snprintf(reason + at, len - at, " %s", r->plain[i].name);
+    return false;
 }
 
 /* MR_MALFORMED: lengths, ids, texts. */
@@ -313,15 +318,34 @@ static void refuse_request(struct formation *f, uint32_t peer, const char *reaso
     free(text);
 }
 
+/* Who hands our own formation on has it. */
+static void confirm(struct formation *f, uint32_t peer, struct mr_id cluster)
+{
+    struct formation_node *n = node_by_id(f, peer);
+    if (n != NULL)
+        n->view = VIEW_SETTLED;
+    send_reply(f, peer, &cluster, NULL);
+}
+
 static void accept_request(struct formation *f, uint32_t peer, const struct request *r)
 {
-    char reason[400];
-    if (!agrees(f, r, reason, sizeof(reason))) {
+    char reason[400] = "";
+    bool question = mr_id_is_zero(r->cluster);
+    if (same_list(f, r, reason, sizeof(reason)) &&
+        !mr_id_equal(r->plain[f->self].directory, identity_directory(f->id))) {
+        if (question)
+            return; /* asked of the directory that was here before; our Hello makes it ask again */
+        (void)snprintf(
+            reason, sizeof(reason),
+            "the cluster was formed with another data directory of this node: its disk was lost or exchanged "
+            "meanwhile. Take it in as a new member that replaces the old one");
+    }
+    if (reason[0] != 0) {
         refuse_request(f, peer, reason);
         refuse(f, "%s", reason);
         return;
     }
-    if (mr_id_is_zero(r->cluster)) {
+    if (question) {
         send_reply(f, peer, NULL, NULL); /* empty, and agreed */
         return;
     }
@@ -330,17 +354,8 @@ static void accept_request(struct formation *f, uint32_t peer, const struct requ
         refuse_request(f, peer, rc == MR_INVAL ? "the formation is not valid" : mr_strerror(rc));
         return;
     }
-    send_reply(f, peer, &r->cluster, NULL);
+    confirm(f, peer, r->cluster);
     tell_formed(f);
-}
-
-/* Who hands our own formation on has it. */
-static void confirm(struct formation *f, uint32_t peer, struct mr_id cluster)
-{
-    struct formation_node *n = node_by_id(f, peer);
-    if (n != NULL)
-        n->view = VIEW_SETTLED;
-    send_reply(f, peer, &cluster, NULL);
 }
 
 void formation_request(struct formation *f, uint32_t peer, const Mailraft__FormRequest *request)
