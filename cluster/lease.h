@@ -8,14 +8,15 @@
  * L3: with a lease, nothing starts before the answer's commit index is applied here. Answers that wait for their index
  *     do not shorten an older lease whose index is applied.
  * L4: the leader's lease ends at Q + lease_ns, Q the newest own stamp that a majority of voters has echoed in this
- * term; it gives leases, assigns and grants only while now - Q < election_ns. It always answers, if without a lease:
- * only by its answers can Q move on. L5: a new leader declares nobody down before lease_ns + election_ns after its
- * election; after a gap in its own loop its silence counters start again. L6: a new leader gives no lease before its
- * own state has applied an entry of its own term (leader_lease_started): only then does it know every node_down that
- * its predecessor committed, and its commit index lies behind them. L7: from the proposal of a node_down on, its node
- * gets no lease (leader_lease_condemn), whatever it sends: else its assignments could be given away under a lease that
- * was given while the operation was on its way. Thread: the core's; node_lease_end is what the core publishes to other
- * threads. */
+ *     term; it gives leases, assigns and grants only while now - Q < election_ns. It always answers, if without a
+ *     lease: only by its answers can Q move on.
+ * L5: a new leader declares nobody down before lease_ns + election_ns after its election; after a gap in its own loop
+ *     its silence counters start again.
+ * L6: a new leader gives no lease before its own state has applied an entry of its own term (leader_lease_started):
+ *     only then does it know every node_down that its predecessor committed, and its commit index lies behind them.
+ * L7: from the proposal of a node_down on, its node gets no lease (leader_lease_condemn), whatever it sends: else its
+ *     assignments could be given away under a lease that was given while the operation was on its way.
+ * Thread: the core's; node_lease_end is what the core publishes to other threads. */
 #ifndef MR_CLUSTER_LEASE_H
 #define MR_CLUSTER_LEASE_H
 
