@@ -82,7 +82,7 @@ static size_t body_size(const struct raft_message *m)
 
     switch (m->type) {
     case RAFT_APPEND_ENTRIES:
-        return 4 * 8 + 8 + (size_t)m->append_entries.n_entries * ENTRY_SIZE;
+        return 5 * sizeof(uint64_t) + (size_t)m->append_entries.n_entries * ENTRY_SIZE;
     case RAFT_APPEND_ENTRIES_RESULT:
         return 3 * 8 + 4;
     case RAFT_REQUEST_VOTE:
@@ -95,7 +95,7 @@ static size_t body_size(const struct raft_message *m)
             size += 8 + 1 + 2 + strlen(m->install_snapshot.conf.servers[i].address);
         return size;
     case RAFT_TIMEOUT_NOW:
-        return 3 * 8;
+        return 3 * sizeof(uint64_t);
     }
     return 0;
 }

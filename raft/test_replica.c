@@ -256,7 +256,7 @@ static void refuses_a_wrong_configuration(void **state)
     c->trailing = 4000;
     assert_int_equal(node_open(c, 0, error, sizeof(error)), MR_INVAL);
     c->threshold = c->trailing = 0;
-    strcat(c->nodes[0].dir, "/none");
+    snprintf(c->nodes[0].dir, sizeof(c->nodes[0].dir), "%s/none", c->dir);
     assert_int_equal(node_open(c, 0, error, sizeof(error)), MR_IO);
     cluster_stop(c);
 }

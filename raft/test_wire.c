@@ -253,6 +253,7 @@ static void expect_refused(struct sample *s)
     struct raft_message out;
 
     free(s->head);
+    s->head = NULL;
     assert_int_equal(raft_wire_encode(&s->message, &s->head, &s->head_len), 0);
     assert_int_not_equal(decode(s->head, s->head_len, s->data, s->tail_len, &out), 0);
 }
@@ -304,6 +305,7 @@ static void mends_a_rejection_without_an_index(void **state)
     make(&s, RAFT_APPEND_ENTRIES_RESULT);
     s.message.append_entries_result.last_log_index = UINT64_MAX;
     free(s.head);
+    s.head = NULL;
     assert_int_equal(raft_wire_encode(&s.message, &s.head, &s.head_len), 0);
     assert_int_equal(decode(s.head, s.head_len, s.data, s.tail_len, &out), 0);
     assert_true(out.append_entries_result.rejected == 77);
