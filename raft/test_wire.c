@@ -97,7 +97,8 @@ static int decode(const uint8_t *head, size_t head_len, const uint8_t *tail, siz
     uint8_t *t = tail_len > 0 ? malloc(tail_len) : NULL;
     int rc;
 
-    assert_non_null(exact);
+    if (exact == NULL || head == NULL)
+        abort();
     memcpy(exact, head, head_len);
     if (t != NULL)
         memcpy(t, tail, tail_len);
