@@ -64,11 +64,13 @@ int identity_set_bootstrapped(struct identity *id);
  * they answer. Nobody starts Raft before its own record is durable.
  *
  * F1: a directory accepts one formation in its life, and only one that names this directory. So two formations that
- * both reach a majority would need one directory in both. F2: nothing is written anywhere before every name in
- * `initial` has agreed, so a wrong list is found before it binds. Crash points: before the first one's record: all are
- * empty, it begins again. After it: its record names the directories; each formed node hands it on to members that
- * still show themselves empty with the directory named. A member that lost its directory meanwhile is refused by the
- * formed ones (identity_check_peer), and refuses to be formed anew by them (F1). */
+ *     both reach a majority would need one directory in both.
+ * F2: nothing is written anywhere before every name in `initial` has agreed: a wrong list is found before it binds.
+ *
+ * Crash points. Before the first one's record: all are empty, it begins again. After it: its record names the
+ * directories; each formed node hands it on to members that still show themselves empty with the directory named. A
+ * member that lost its directory meanwhile is refused by the formed ones (identity_check_peer), and its new directory
+ * is in no formation (F1). */
 struct formation;
 struct formation_handler {
     void *arg;

@@ -1,11 +1,13 @@
 /* link_conn.h - one connection between nodes: TCP, TLS or plain, frames in, frames out. Knows no peers and no policy.
  *
  * C1: open comes at most once, frame only after open, failed at most once and as the last but gone; gone comes always,
- * and exactly once: the memory is freed after it. C2: no event comes from inside a call of this interface (but open of
- * a plain one from link_conn_accept). C3: frames are delivered in the order of the bytes; a malformed one ends the
- * connection. C4: what is sent is encrypted or copied before the call returns and written once a turn of the loop
- * (link_env.h). State: CONNECTING -> HANDSHAKE -> OPEN -> FAILED -> CLOSED; an accepted one begins at HANDSHAKE; from
- * each straight to FAILED or CLOSED. Thread: the loop's. */
+ *     and exactly once: the memory is freed after it.
+ * C2: no event comes from inside a call of this interface (but open of a plain one from link_conn_accept).
+ * C3: frames are delivered in the order of the bytes; a malformed one ends the connection.
+ * C4: what is sent is encrypted or copied before the call returns and written once a turn of the loop (link_env.h).
+ *
+ * State: CONNECTING -> HANDSHAKE -> OPEN -> FAILED -> CLOSED; an accepted one begins at HANDSHAKE; from each straight
+ * to FAILED or CLOSED. Thread: the loop's. */
 #ifndef MR_CLUSTER_LINK_CONN_H
 #define MR_CLUSTER_LINK_CONN_H
 

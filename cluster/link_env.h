@@ -1,9 +1,10 @@
 /* link_env.h - what all connections of one mesh share on their loop: when output is flushed, and memory for it.
  *
  * E1: what was sent during one turn of the loop leaves in one write a connection, before the loop sleeps. A dirty
- * connection is flushed by the check handle (sent from socket callbacks) or the prepare handle (from timers); while one
- * waits, an idle handle keeps the loop from sleeping, whatever the order of others' prepare handles. E2: callbacks to
- * users come from the flush only, never from inside their calls. Thread: the loop's. */
+ *     connection is flushed by the check handle (sent from socket callbacks) or the prepare handle (from timers);
+ *     while one waits, an idle handle keeps the loop from sleeping, whatever the order of others' prepare handles.
+ * E2: callbacks to users come from the flush or from libuv only, never from inside their calls.
+ * Thread: the loop's. */
 #ifndef MR_CLUSTER_LINK_ENV_H
 #define MR_CLUSTER_LINK_ENV_H
 

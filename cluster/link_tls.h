@@ -2,8 +2,8 @@
  *
  * T1: TLS 1.3 only, both sides show a certificate of the one CA file; no tickets, no sessions, no system trust store.
  * T2: the names that count are the certificate's SAN DNS names and its common names, compared byte for byte: a node
- * name is ours, not the DNS's. Thread: the loop's. Running connections keep what they need of a context that was freed.
- */
+ *     name is ours, not the DNS's.
+ * Thread: the loop's. Running connections keep what they need of a context that was freed. */
 #ifndef MR_CLUSTER_LINK_TLS_H
 #define MR_CLUSTER_LINK_TLS_H
 
