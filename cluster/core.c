@@ -170,6 +170,11 @@ static int begin_raft(struct cluster *c, char *error, size_t error_len)
     return rc;
 }
 
+static void on_failed_closed(void *arg)
+{
+    (void)arg; /* the node goes on without a log: it only says why */
+}
+
 static void on_formed(void *arg)
 {
     struct cluster *c = arg;
@@ -189,6 +194,9 @@ static void on_formed(void *arg)
     c->bodies = bodies_open(&bodies);
     int rc = begin_raft(c, error, sizeof(error));
     if (rc != 0) {
+        if (c->replica != NULL)
+            replica_close(c->replica, on_failed_closed, c);
+        c->replica = NULL;
         refuse(c, error);
         return;
     }
@@ -287,7 +295,8 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
 
     struct state_observer observer = core_observer(c);
     c->state = state_open(&observer);
-    c->sched = sched_open(c->state, NULL);
+    struct sched_config sched = {.hash_seed = mr_id_hash(mr_id_random())};
+    c->sched = sched_open(c->state, &sched);
     struct proposals_config proposals = {.arg = c, .send = proposal_send};
     c->proposals = proposals_open(&proposals);
 

@@ -88,6 +88,25 @@ static int on_raft(struct cluster *c, uint32_t peer, const uint8_t *tail, size_t
     return replica_receive(c->replica, peer, tail + 4, head, tail + 4 + head, len - 4 - head);
 }
 
+/* A whole message: its head is copied, its tail (a snapshot) moved down over it and given away without a copy. */
+static int assembled(struct cluster *c, uint32_t peer, struct core_assembly *a)
+{
+    uint8_t *data = a->data;
+    uint64_t total = a->total;
+    *a = (struct core_assembly){0};
+    size_t head_len = get_u32(data);
+    if (head_len > total - 4 || c->replica == NULL) {
+        free(data);
+        return c->replica == NULL ? 0 : MR_MALFORMED;
+    }
+    uint8_t *head = mr_memdup(data + 4, head_len);
+    size_t tail_len = total - 4 - head_len;
+    memmove(data, data + 4 + head_len, tail_len);
+    int rc = replica_receive_owned(c->replica, peer, head, head_len, data, tail_len);
+    free(head);
+    return rc;
+}
+
 static int on_raft_slice(struct cluster *c, uint32_t peer, const uint8_t *meta, size_t meta_len, const uint8_t *tail,
                          size_t len)
 {
@@ -117,11 +136,8 @@ static int on_raft_slice(struct cluster *c, uint32_t peer, const uint8_t *meta, 
     }
     memcpy(a->data + a->have, tail, len);
     a->have += len;
-    if (a->have == a->total) {
-        rc = on_raft(c, peer, a->data, a->total);
-        free(a->data);
-        *a = (struct core_assembly){0};
-    }
+    if (a->have == a->total)
+        rc = assembled(c, peer, a);
 out:
     mailraft__raft_slice__free_unpacked(slice, NULL);
     return rc;

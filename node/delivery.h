@@ -1,12 +1,10 @@
 /* delivery.h - the SMTP and LMTP client side of one worker: attempts in, outcomes out.
  *
  * One slot (cluster/sched.h) is one connection; attempts of a slot run one after the other over it.
- * D1: no transaction begins and no final dot is written unless cluster_may_send says so at that moment, and the dot only
- *     after the socket's send queue was empty (SIOCOUTQ) (PROTOCOL.md 5.7).
- * D2: cluster_dot comes before the dot's bytes are handed to the kernel.
- * D3: each attempt ends with exactly one outcome or release.
- * D4: at most one connection a slot at any moment; the core is told when it is closed.
- * Thread: the worker's. */
+ * D1: no transaction begins and no final dot is written unless cluster_may_send says so at that moment, and the dot
+ * only after the socket's send queue was empty (SIOCOUTQ) (PROTOCOL.md 5.7). D2: cluster_dot comes before the dot's
+ * bytes are handed to the kernel. D3: each attempt ends with exactly one outcome or release. D4: at most one connection
+ * a slot at any moment; the core is told when it is closed. Thread: the worker's. */
 #ifndef MR_NODE_DELIVERY_H
 #define MR_NODE_DELIVERY_H
 
@@ -16,7 +14,7 @@ struct delivery;
 int delivery_open(struct delivery **out, struct worker *w);
 void delivery_attempt(struct delivery *d, struct attempt *a);
 void delivery_notice(struct delivery *d, struct notice *n);
-void delivery_rules(struct delivery *d);       /* w->rules changed */
+void delivery_rules(struct delivery *d); /* w->rules changed */
 void delivery_lease_ended(struct delivery *d);
 void delivery_drain(struct delivery *d);
 /* Attempts that have not ended. */

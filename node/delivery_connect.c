@@ -1,0 +1,426 @@
+/* The connection of a slot: addresses one after the other until one greets; EHLO, or HELO where that is refused; the
+ * end.
+ *
+ * Happy path: slot_connect -> lookup -> connect -> greeting -> EHLO -> idle or transaction.
+ * Failure: the next address; when all have failed the job is deferred, and so is told that the next hop was not
+ * reached. Everything that arrives goes through one place (on_read), every wait has a timer. */
+#include "node/delivery_internal.h"
+
+#include "proto/base/error.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static void try_address(struct slot *s);
+
+/* ---- timers ---- */
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct slot *s = timer->data;
+    switch (s->phase) {
+    case PHASE_IDLE:
+        slot_quit(s);
+        break;
+    case PHASE_CONNECT:
+    case PHASE_GREETING:
+    case PHASE_EHLO:
+    case PHASE_HELO:
+        slot_lost(s, "timed out");
+        break;
+    case PHASE_RSET:
+        slot_close(s, true);
+        break;
+    case PHASE_NONE:
+    case PHASE_RESOLVE:
+    case PHASE_CLOSING:
+        break;
+    case PHASE_MAIL:
+    case PHASE_RCPT:
+    case PHASE_DATA:
+    case PHASE_BODY:
+    case PHASE_QUEUE:
+    case PHASE_DOT:
+        transaction_timeout(s);
+        break;
+    }
+}
+
+void slot_timer(struct slot *s, unsigned ms)
+{
+    uv_timer_start(&s->timer, on_timer, ms, 0);
+}
+
+/* ---- closing ---- */
+
+static void on_tcp_closed(uv_handle_t *handle)
+{
+    struct slot *s = handle->data;
+    atomic_fetch_sub(&s->d->w->counters->connections_out_open, 1);
+    s->tcp_open = false;
+    if (s->phase == PHASE_CLOSING)
+        slot_closed(s);
+    else
+        try_address(s); /* the one before did not work */
+}
+
+static void close_tcp(struct slot *s, bool reset)
+{
+    if (uv_is_closing((uv_handle_t *)&s->tcp))
+        return;
+    /* Before a connection stands there is nothing to reset. */
+    if (!reset || uv_tcp_close_reset(&s->tcp, on_tcp_closed) != 0)
+        uv_close((uv_handle_t *)&s->tcp, on_tcp_closed);
+}
+
+void slot_close(struct slot *s, bool reset)
+{
+    if (s->phase == PHASE_CLOSING || s->phase == PHASE_NONE)
+        return;
+    uv_timer_stop(&s->timer);
+    if (s->lookup != NULL) {
+        resolver_cancel(s->lookup);
+        s->lookup = NULL;
+    }
+    bool connected = s->phase != PHASE_RESOLVE && s->phase != PHASE_CONNECT;
+    s->phase = PHASE_CLOSING;
+    if (s->tcp_open)
+        close_tcp(s, reset && connected);
+    else
+        slot_closed(s);
+}
+
+void slot_quit(struct slot *s)
+{
+    /* The reply to QUIT tells nothing that anybody needs (RFC 5321 4.1.1.10): say it and close. */
+    static const char quit[] = "QUIT\r\n";
+    uv_buf_t buffer = uv_buf_init((char *)(uintptr_t)quit, sizeof(quit) - 1);
+    (void)uv_try_write((uv_stream_t *)&s->tcp, &buffer, 1);
+    slot_close(s, false);
+}
+
+void slot_idle(struct slot *s)
+{
+    const struct delivery *d = s->d;
+    if (d->draining || d->closing)
+        slot_quit(s);
+    else
+        slot_timer(s, d->w->config->delivery.idle_connection_ms);
+}
+
+/* ---- writing ---- */
+
+struct write {
+    uv_write_t req;
+    struct slot *slot;
+    char data[];
+};
+
+static void on_written(uv_write_t *req, int status)
+{
+    struct write *w = MR_CONTAINER(req, struct write, req);
+    struct slot *s = w->slot;
+    free(w);
+    s->writes--;
+    if (status < 0) {
+        if (s->phase != PHASE_CLOSING && status != UV_ECANCELED)
+            slot_lost(s, uv_strerror(status));
+        return;
+    }
+    if (s->writes == 0 && s->phase == PHASE_BODY)
+        transaction_written(s);
+}
+
+/* Most writes go into the socket's buffer at once; only what does not is kept. */
+void slot_write(struct slot *s, const char *data, size_t len)
+{
+    uv_buf_t buffer = uv_buf_init((char *)(uintptr_t)data, (unsigned)len);
+    int n = s->writes > 0 ? UV_EAGAIN : uv_try_write((uv_stream_t *)&s->tcp, &buffer, 1);
+    if (n < 0)
+        n = 0; /* EAGAIN, or an error that the write below tells again */
+    if ((size_t)n == len)
+        return;
+    size_t rest = len - (size_t)n;
+    struct write *w = mr_malloc(sizeof(*w) + rest);
+    w->slot = s;
+    memcpy(w->data, data + n, rest);
+    buffer = uv_buf_init(w->data, (unsigned)rest);
+    s->writes++;
+    if (uv_write(&w->req, (uv_stream_t *)&s->tcp, &buffer, 1, on_written) != 0) {
+        s->writes--;
+        free(w);
+        /* Reading finds the broken connection. */
+    }
+}
+
+static void say_hello(struct slot *s, const char *verb)
+{
+    char line[400];
+    int n = snprintf(line, sizeof(line), "%s %s\r\n", verb, s->d->w->config->delivery.hostname);
+    slot_write(s, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
+    slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
+}
+
+/* ---- reading ---- */
+
+static bool word_is(const char *text, size_t len, const char *word, size_t *word_len)
+{
+    *word_len = strlen(word);
+    return len >= *word_len && strncasecmp(text, word, *word_len) == 0 && (len == *word_len || text[*word_len] == ' ');
+}
+
+static void on_reply_line(void *arg, unsigned number, const char *text, size_t len)
+{
+    struct slot *s = arg;
+    size_t n;
+    if (s->phase != PHASE_EHLO || number == 0)
+        return;
+    if (word_is(text, len, "PIPELINING", &n)) {
+        s->capabilities |= CAP_PIPELINING;
+    } else if (word_is(text, len, "8BITMIME", &n)) {
+        s->capabilities |= CAP_8BITMIME;
+    } else if (word_is(text, len, "ENHANCEDSTATUSCODES", &n)) {
+        s->capabilities |= CAP_ENHANCED;
+    } else if (word_is(text, len, "SIZE", &n)) {
+        s->capabilities |= CAP_SIZE;
+        s->size_limit = 0;
+        for (n++; n < len && text[n] >= '0' && text[n] <= '9' && s->size_limit < (1ULL << 50); n++)
+            s->size_limit = s->size_limit * 10 + (uint64_t)(text[n] - '0');
+    }
+}
+
+static void ready(struct slot *s)
+{
+    s->phase = PHASE_IDLE;
+    uv_timer_stop(&s->timer);
+    if (s->job != NULL)
+        transaction_begin(s);
+    else
+        slot_next(s);
+}
+
+static void on_greeting(struct slot *s, int code, const char *text)
+{
+    if (code / 100 == 2) {
+        s->phase = PHASE_EHLO;
+        say_hello(s, s->hop.kind == NEXT_HOP_LMTP ? "LHLO" : "EHLO");
+        return;
+    }
+    slot_lost(s, text); /* RFC 5321 5.1: another address may take it; 554 too, as it speaks for this host only */
+}
+
+static void on_hello(struct slot *s, int code, const char *text)
+{
+    if (code / 100 == 2) {
+        ready(s);
+    } else if (s->phase == PHASE_EHLO && code / 100 == 5 && s->hop.kind != NEXT_HOP_LMTP) {
+        s->phase = PHASE_HELO;
+        s->capabilities = 0;
+        say_hello(s, "HELO");
+    } else {
+        slot_lost(s, text);
+    }
+}
+
+static void on_reply(struct slot *s, int code, const char *text)
+{
+    switch (s->phase) {
+    case PHASE_GREETING:
+        on_greeting(s, code, text);
+        break;
+    case PHASE_EHLO:
+    case PHASE_HELO:
+        on_hello(s, code, text);
+        break;
+    case PHASE_MAIL:
+    case PHASE_RCPT:
+    case PHASE_DATA:
+    case PHASE_BODY:
+    case PHASE_QUEUE:
+    case PHASE_DOT:
+        transaction_reply(s, code, text);
+        break;
+    case PHASE_RSET:
+        if (code / 100 == 2)
+            ready(s);
+        else
+            slot_close(s, false);
+        break;
+    case PHASE_IDLE: /* "421 idle for too long": the server ends it */
+    case PHASE_NONE:
+    case PHASE_RESOLVE:
+    case PHASE_CONNECT:
+    case PHASE_CLOSING:
+        slot_close(s, false);
+        break;
+    }
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
+{
+    struct slot *s = handle->data;
+    (void)suggested;
+    *buffer = uv_buf_init(s->read_buffer, sizeof(s->read_buffer));
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
+{
+    struct slot *s = stream->data;
+    const char *data = buffer->base;
+
+    if (n == 0 || s->phase == PHASE_CLOSING)
+        return;
+    if (n < 0) {
+        slot_lost(s, n == UV_EOF ? "connection closed by the next hop" : uv_strerror((int)n));
+        return;
+    }
+    while (n > 0 && s->tcp_open && s->phase != PHASE_CLOSING && !uv_is_closing((uv_handle_t *)stream)) {
+        size_t used;
+        int rc = smtp_reply_feed(&s->parser, data, (size_t)n, &used);
+        data += used;
+        n -= (ssize_t)used;
+        if (rc == MR_MORE)
+            return;
+        if (rc != 0) {
+            slot_lost(s, "the next hop does not speak SMTP");
+            return;
+        }
+        int code = s->parser.code;
+        char text[REPLY_TEXT + 1];
+        memcpy(text, s->parser.text, s->parser.text_len + 1);
+        smtp_reply_begin(&s->parser);
+        on_reply(s, code, text);
+    }
+}
+
+/* ---- connecting ---- */
+
+static void name_peer(struct slot *s, const struct resolved_address *a)
+{
+    char text[INET6_ADDRSTRLEN] = "";
+    uint16_t port;
+    if (a->address.any.sa_family == AF_INET6) {
+        (void)inet_ntop(AF_INET6, &a->address.v6.sin6_addr, text, sizeof(text));
+        port = ntohs(a->address.v6.sin6_port);
+    } else {
+        (void)inet_ntop(AF_INET, &a->address.v4.sin_addr, text, sizeof(text));
+        port = ntohs(a->address.v4.sin_port);
+    }
+    (void)snprintf(s->peer, sizeof(s->peer), "%s[%s]:%u", a->host, text, port);
+}
+
+static void on_connected(uv_connect_t *req, int status)
+{
+    struct slot *s = req->data;
+    if (s->phase != PHASE_CONNECT)
+        return; /* being closed */
+    if (status < 0) {
+        slot_lost(s, uv_strerror(status));
+        return;
+    }
+    s->phase = PHASE_GREETING;
+    uv_tcp_nodelay(&s->tcp, 1);
+    smtp_reply_begin(&s->parser);
+    s->parser.on_line = on_reply_line;
+    s->parser.arg = s;
+    slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
+    uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
+}
+
+static void try_address(struct slot *s)
+{
+    const struct resolved_address *a = &s->resolution.list[s->address];
+    s->phase = PHASE_CONNECT;
+    s->capabilities = 0;
+    s->size_limit = 0;
+    s->messages = 0;
+    s->writes = 0;
+    name_peer(s, a);
+    mr_assert(uv_tcp_init(&s->d->w->loop, &s->tcp) == 0);
+    s->tcp.data = s;
+    s->tcp_open = true;
+    atomic_fetch_add(&s->d->w->counters->connections_out_open, 1);
+    s->connect.data = s;
+    slot_timer(s, s->d->w->config->delivery.connect_timeout_ms);
+    int rc = uv_tcp_connect(&s->connect, &s->tcp, &a->address.any, on_connected);
+    if (rc != 0)
+        slot_lost(s, uv_strerror(rc));
+}
+
+static void on_resolved(void *arg, const struct resolution *resolution)
+{
+    struct slot *s = arg;
+    s->lookup = NULL;
+    s->resolution = *resolution;
+    s->address = 0;
+    if (resolution->result == RESOLVED) {
+        try_address(s);
+        return;
+    }
+    s->phase = PHASE_NONE;
+    bool temporary = resolution->result == RESOLVE_TEMPORARY;
+    job_fail(s, !temporary, resolution->status, temporary, "%s", resolution->reply);
+    s->job->avoid_node = temporary;
+    job_finish(s);
+    if (temporary)
+        slot_release_queued(s, "next hop unreachable");
+    slot_next(s);
+}
+
+void slot_connect(struct slot *s)
+{
+    s->phase = PHASE_RESOLVE;
+    s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
+}
+
+/* ---- a connection that fails ---- */
+
+static bool greeted(const struct slot *s)
+{
+    return s->phase != PHASE_CONNECT && s->phase != PHASE_GREETING && s->phase != PHASE_EHLO && s->phase != PHASE_HELO;
+}
+
+void slot_lost(struct slot *s, const char *why)
+{
+    struct job *j = s->job;
+
+    if (s->phase == PHASE_CLOSING || s->phase == PHASE_NONE)
+        return;
+    if (j == NULL) {
+        slot_close(s, true);
+    } else if (!greeted(s) && s->address + 1 < s->resolution.n) {
+        s->address++;
+        uv_timer_stop(&s->timer);
+        close_tcp(s, false); /* try_address follows when the descriptor is closed */
+    } else if (!greeted(s)) {
+        job_fail(s, false, "4.4.1", true, "%s: %s", s->peer, why);
+        j->avoid_node = s->phase == PHASE_CONNECT;
+        job_finish(s);
+        slot_release_queued(s, "next hop unreachable");
+        slot_close(s, true);
+    } else if (s->messages > 0 && !j->answered && !j->dot_written) {
+        /* The server had ended a cached connection: not a word was answered, a new one tells. */
+        uint32_t n = j->a->n_recipients;
+        struct attempt *a = j->a;
+        j->a = NULL;
+        for (uint32_t i = 0; i < n; i++)
+            free(j->results[i].reply);
+        free(j->results);
+        free(j->ready);
+        memset(j, 0, sizeof(*j));
+        j->a = a;
+        j->results = mr_calloc(n, sizeof(*j->results));
+        slot_close(s, true);
+    } else {
+        const char *when = j->dot_written ? "after the final dot, before its reply (possibly delivered)"
+                                          : "before the end of the transaction";
+        job_fail(s, false, "4.4.2", false, "%s: connection lost %s: %s", s->peer, when, why);
+        job_finish(s);
+        slot_close(s, true);
+    }
+}

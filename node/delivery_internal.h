@@ -1,0 +1,178 @@
+/* delivery_internal.h - a slot: one connection to a next hop and the attempts that go over it, one after the other.
+ *
+ *   delivery.c              slots and their queues; life
+ *   delivery_connect.c      resolve, connect, greeting, EHLO; closing
+ *   delivery_transaction.c  MAIL to the reply to the final dot
+ *   delivery_outcome.c      what came of it: outcome, log, retry time, DSN
+ *   delivery_notice.c       warnings and expiries
+ * Thread: the worker's. */
+#ifndef MR_NODE_DELIVERY_INTERNAL_H
+#define MR_NODE_DELIVERY_INTERNAL_H
+
+#include "node/delivery.h"
+#include "node/resolver.h"
+#include "node/smtp_reply_parser.h"
+
+enum {
+    DELIVERY_BUCKETS = 1024,
+    DELIVERY_GRANT_MS = 1000,  /* PROTOCOL.md 6.2: a grant under a rate that is not used by then goes back */
+    DELIVERY_COMMANDS = 65536, /* bytes of commands written at once */
+    DELIVERY_QUEUE_POLL_MS = 1,
+    DELIVERY_READ = 16384,
+};
+
+enum phase {
+    PHASE_NONE, /* no connection */
+    PHASE_RESOLVE,
+    PHASE_CONNECT,
+    PHASE_GREETING,
+    PHASE_EHLO,
+    PHASE_HELO,
+    PHASE_IDLE, /* ready for a transaction */
+    PHASE_MAIL, /* replies to MAIL, RCPT, DATA come in */
+    PHASE_RCPT,
+    PHASE_DATA,
+    PHASE_BODY,
+    PHASE_QUEUE, /* body written; waits until all of it has left for the network */
+    PHASE_DOT,   /* final dot written; its reply or replies come in */
+    PHASE_RSET,
+    PHASE_CLOSING,
+};
+
+enum smtp_capability { CAP_PIPELINING = 1, CAP_SIZE = 2, CAP_8BITMIME = 4, CAP_ENHANCED = 8 };
+
+struct job_result {
+    Mailraft__Result result; /* RESULT_NONE: not decided */
+    bool accepted;           /* RCPT was answered 2xx */
+    char *reply;
+    char status[16];
+};
+
+/* An attempt under way. */
+struct job {
+    struct attempt *a;
+    struct job_result *results; /* one a recipient of the attempt */
+    bool unreached, avoid_node;
+    bool dot_written;
+    bool answered;      /* some reply of this transaction was read */
+    uint32_t next_rcpt; /* whose reply comes next; and, without pipelining, who is to be sent */
+    uint32_t n_accepted;
+    uint32_t next_lmtp;
+    bool data_sent;
+    int mail_code;
+    /* body */
+    uint32_t piece; /* number of the next one to ask for */
+    bool reading, last_read;
+    uint8_t *ready; /* read, not yet written */
+    size_t ready_len;
+    bool have_ready, ready_last;
+    bool line_start; /* the next byte begins a line */
+    char tail[2];    /* last two bytes written */
+    bool body_failed;
+};
+
+struct queued {
+    struct queued *next;
+    struct attempt *a;
+    uint64_t at_ns;
+};
+
+struct slot {
+    struct slot *next; /* bucket */
+    struct delivery *d;
+    char next_hop[ROUTE_MAX];
+    struct next_hop hop;
+    uint32_t number;
+    uint64_t given;
+    struct queued *first, **last;
+    struct job *job;
+
+    enum phase phase;
+    struct lookup *lookup;
+    struct resolution resolution;
+    unsigned address; /* of resolution, in use or to be tried */
+    uv_tcp_t tcp;
+    bool tcp_open;
+    uv_connect_t connect;
+    uv_timer_t timer;
+    struct smtp_reply_parser parser;
+    unsigned capabilities;
+    uint64_t size_limit;
+    uint32_t messages;       /* over this connection */
+    uint64_t serial;         /* of the transaction: what was read for an earlier one is dropped */
+    uint64_t queue_begun_ns; /* 0: not waiting for the network */
+    char peer[400];          /* host[address]:port */
+    char read_buffer[DELIVERY_READ];
+    unsigned writes; /* uv_write requests under way */
+    unsigned reads;  /* body reads under way: the slot stays until they are back */
+    bool quit;       /* close after this reply */
+    bool gone;       /* given up; its handles are closing */
+};
+
+struct delivery {
+    struct worker *w;
+    struct resolver *resolver;
+    struct slot *slots[DELIVERY_BUCKETS];
+    unsigned n_slots;
+    unsigned running; /* attempts and notices that have not ended */
+    uint64_t random;
+    bool draining, closing;
+    void (*close_cb)(void *arg);
+    void *close_arg;
+    bool resolver_closing;
+};
+
+/* delivery.c */
+void slot_next(struct slot *s);
+void slot_release_queued(struct slot *s, const char *reason);
+/* The connection is closed (its descriptor too): the next attempt, or the end of the slot. */
+void slot_closed(struct slot *s);
+void delivery_ended(struct delivery *d);
+uint64_t delivery_random(struct delivery *d);
+
+/* delivery_connect.c */
+void slot_connect(struct slot *s);
+/* Ends the connection. reset: RST, nothing unsent goes out any more. slot_closed follows later. */
+void slot_close(struct slot *s, bool reset);
+void slot_quit(struct slot *s);
+void slot_timer(struct slot *s, unsigned ms);
+void slot_write(struct slot *s, const char *data, size_t len);
+/* The connection failed in the middle: decides what that means for the job. */
+void slot_lost(struct slot *s, const char *why);
+void slot_idle(struct slot *s);
+
+/* delivery_transaction.c */
+void transaction_begin(struct slot *s);
+void transaction_reply(struct slot *s, int code, const char *text);
+void transaction_written(struct slot *s);
+void transaction_timeout(struct slot *s);
+
+/* delivery_outcome.c */
+void job_decide(struct job *j, uint32_t recipient, int code, const char *text);
+void job_decide_all(struct job *j, int code, const char *text);
+__attribute__((format(printf, 5, 6))) void job_fail(struct slot *s, bool permanent, const char *status, bool unreached,
+                                                    const char *format, ...);
+void job_finish(struct slot *s);
+void job_release(struct slot *s, const char *reason);
+void job_free(struct job *j);
+
+/* The calls into the cluster, replaced by tests. */
+struct delivery_backend {
+    bool (*may_send)(const struct cluster_port *p, const struct attempt *a);
+    void (*dot)(struct cluster_port *p, struct attempt *a);
+    void (*outcome)(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
+                    void (*done)(void *arg, int status, enum apply_result reason), void *arg);
+    void (*release)(struct cluster_port *p, const struct attempt *a, const char *reason);
+    void (*slot_closed)(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts);
+    void (*body_read)(struct cluster_port *p, struct mr_id id, uint32_t piece,
+                      void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);
+    struct cluster_body *(*body_begin)(struct cluster_port *p, struct mr_id id);
+    void (*body_finish)(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                        void (*done)(void *arg, int status, Mailraft__Body *body), void *arg);
+    void (*notice_done)(struct cluster_port *p, const struct notice *n, Mailraft__Enqueue *dsn,
+                        void (*done)(void *arg, int status, enum apply_result reason), void *arg);
+    void (*notice_failed)(struct cluster_port *p, const struct notice *n);
+};
+extern struct delivery_backend delivery_backend;
+
+#endif

@@ -1,0 +1,38 @@
+/* dsn.h - delivery status notifications (RFC 3464, 6522): builds one, stores its body, gives the enqueue for it.
+ *
+ * What the report says about each recipient comes from the caller; the original's header section is read from the body
+ * plane. Thread: the worker's. */
+#ifndef MR_NODE_DSN_H
+#define MR_NODE_DSN_H
+
+#include "node/worker.h"
+
+enum dsn_action { DSN_FAILED, DSN_DELAYED };
+enum { DSN_MAX_ORIGINAL = 64 * 1024 /* bytes of the original that a report carries */ };
+
+struct dsn_recipient {
+    const char *address, *orcpt;
+    const char *status, *reply;
+    const char *remote; /* "host[address]:port"; "" none */
+};
+struct dsn_report {
+    struct mr_id id; /* of the original */
+    const char *reverse_path;
+    const char *envid;
+    uint32_t ret;
+    uint64_t arrived_ms, expire_ms;
+    enum dsn_action action;
+    const struct dsn_recipient *recipients;
+    uint32_t n_recipients;
+};
+/* The report is copied. done comes once: status 0 and the enqueue (protobuf-c's default allocator, ownership passes),
+ * or why its body could not be stored. */
+void dsn_make(struct worker *w, const struct dsn_report *report,
+              void (*done)(void *arg, int status, Mailraft__Enqueue *dsn), void *arg);
+
+/* Pure: the text of the report, CR LF lines; malloc. headers: the original's header section (or whole, RET=FULL), may
+ * be empty. */
+char *dsn_text(const struct dsn_report *report, const char *hostname, struct mr_id own_id, uint64_t now_ms,
+               const char *original, size_t original_len, bool whole, size_t *len);
+
+#endif
