@@ -38,12 +38,15 @@ static int bind_one(const struct addrinfo *a)
 
 static int bound_port(int fd)
 {
-    struct sockaddr_storage address;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } address = {0};
     socklen_t len = sizeof(address);
-    if (getsockname(fd, (struct sockaddr *)&address, &len) != 0)
+    if (getsockname(fd, &address.any, &len) != 0)
         return 0;
-    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
-                                               : ((struct sockaddr_in *)&address)->sin_port);
+    return ntohs(address.any.sa_family == AF_INET6 ? address.v6.sin6_port : address.v4.sin_port);
 }
 
 static int bind_listener(struct links *l, const char *text, int *fd, char *error, size_t error_len)
@@ -66,10 +69,11 @@ static int bind_listener(struct links *l, const char *text, int *fd, char *error
     }
     *fd = bind_one(list);
     if (*fd < 0 && errno == EAFNOSUPPORT && strcmp(address.host, "::") == 0) { /* a machine without IPv6 */
-        freeaddrinfo(list);
-        if (getaddrinfo("0.0.0.0", address.port, &hints, &list) != 0)
-            return MR_IO;
-        *fd = bind_one(list);
+        struct addrinfo *v4 = NULL;
+        if (getaddrinfo("0.0.0.0", address.port, &hints, &v4) == 0) {
+            *fd = bind_one(v4);
+            freeaddrinfo(v4);
+        }
     }
     if (*fd < 0)
         (void)snprintf(error, error_len, "cannot listen on %s: %s", text, strerror(errno));

@@ -125,7 +125,6 @@ struct link_conn *link_conn_new(struct link_env *env, SSL_CTX *tls, bool dialled
     c->env = env;
     c->events = events;
     c->owner = owner;
-    c->out_end = &c->out;
     c->turn.run = on_turn;
     uv_tcp_init(env->loop, &c->tcp);
     uv_timer_init(env->loop, &c->timer);

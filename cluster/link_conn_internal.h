@@ -46,7 +46,7 @@ struct link_conn {
     size_t staged_len;
 
     /* output: chunks; the first write_len bytes are libuv's while it is not 0 */
-    struct link_chunk *out, **out_end;
+    struct link_chunk *out, *out_last;
     size_t out_len;
     size_t write_len;
     uv_write_t write;

@@ -3,7 +3,6 @@
 #include "cluster/link_conn_internal.h"
 
 #include "cluster/link_tls.h"
-#include "proto/base/mailbox.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
@@ -14,11 +13,14 @@ static void out_append(struct link_conn *c, const uint8_t *bytes, size_t len)
 {
     c->out_len += len;
     while (len > 0) {
-        struct link_chunk *last = c->out != NULL ? MR_CONTAINER(c->out_end, struct link_chunk, next) : NULL;
+        struct link_chunk *last = c->out_last;
         if (last == NULL || last->end == LINK_CHUNK) {
             last = link_env_chunk(c->env);
-            *c->out_end = last;
-            c->out_end = &last->next;
+            if (c->out_last != NULL)
+                c->out_last->next = last;
+            else
+                c->out = last;
+            c->out_last = last;
         }
         size_t n = LINK_CHUNK - last->end < len ? LINK_CHUNK - last->end : len;
         memcpy(last->data + last->end, bytes, n);
@@ -33,7 +35,7 @@ static void out_drop_first(struct link_conn *c)
     struct link_chunk *chunk = c->out;
     c->out = chunk->next;
     if (c->out == NULL)
-        c->out_end = &c->out;
+        c->out_last = NULL;
     link_env_chunk_free(c->env, chunk);
 }
 
