@@ -137,7 +137,7 @@ void state_counts(const struct state *s, struct state_counts *out)
 
 const struct state_message *state_find(const struct state *s, struct mr_id id)
 {
-    struct state_index_node *n = state_index_first(&s->message_index, mr_id_hash(id));
+    struct state_index_node *n = state_index_first(&s->message_index, id_hash(s, id));
 
     for (; n != NULL; n = state_index_next(n)) {
         const struct state_message *m = MR_CONTAINER(n, struct state_message, by_id);

@@ -166,7 +166,7 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
     }
     fill_texts(m, e, (char *)m->recipients + recipients);
 
-    state_index_insert(&s->message_index, &m->by_id, mr_id_hash(id));
+    state_index_insert(&s->message_index, &m->by_id, id_hash(s, id));
     state_list_append(&s->messages, &m->in_all);
     state_tree_insert(&s->message_tree, &m->by_sequence, sequence, 0);
     s->counts.messages++;

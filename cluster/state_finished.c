@@ -19,7 +19,7 @@ struct state_finished_chunk {
 
 struct state_finished *finished_find(const struct state *s, struct mr_id id)
 {
-    struct state_index_node *n = state_index_first(&s->finished.index, mr_id_hash(id));
+    struct state_index_node *n = state_index_first(&s->finished.index, id_hash(s, id));
 
     for (; n != NULL; n = state_index_next(n)) {
         struct state_finished *f = MR_CONTAINER(n, struct state_finished, by_id);
@@ -46,7 +46,7 @@ struct state_finished *finished_add(struct state *s, struct mr_id id, uint64_t f
     }
     struct state_finished *f = &last->entries[last->used++];
     *f = (struct state_finished){.id = id, .finished_ms = finished_ms, .cancelled = cancelled};
-    state_index_insert(&s->finished.index, &f->by_id, mr_id_hash(id));
+    state_index_insert(&s->finished.index, &f->by_id, id_hash(s, id));
     s->finished.count++;
     return f;
 }

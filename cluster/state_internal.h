@@ -25,6 +25,8 @@
 #include "cluster/state_tree.h"
 #include "proto/base/mailbox.h" /* MR_CONTAINER */
 
+#include <xxhash.h>
+
 enum {
     STATE_NOTICE_AGAIN_MS = 60 * 1000, /* a notice that could not be given: again after so long */
     STATE_MAX_TEXT = 1024,             /* bytes of an address, ORCPT, ENVID, client, node's name or address */
@@ -154,7 +156,7 @@ struct state_parts {
 struct state {
     struct state_observer observer;
     struct state_arena arena;
-    uint64_t seed; /* of the hashes of names, which strangers choose; nothing that is seen hangs on it */
+    uint64_t seed; /* of hashes of what strangers choose; nothing that is seen hangs on it */
     uint64_t index;
     uint64_t now_ms;
     struct mr_id cluster;
@@ -203,6 +205,10 @@ static inline uint64_t message_sequence(const struct state_message *m)
 static inline uint64_t delivery_key(const struct state_delivery *d)
 {
     return message_sequence(delivery_message(d)) << 16 | d->index;
+}
+static inline uint64_t id_hash(const struct state *s, struct mr_id id)
+{
+    return XXH3_64bits_withSeed(id.bytes, sizeof(id.bytes), s->seed);
 }
 /* Past its end: no delivery of it becomes ready any more. expire_ms 0: it has none. */
 static inline bool message_expired(const struct state *s, const struct state_message *m)

@@ -11,7 +11,7 @@
 
 struct state_parts *state_parts_find(const struct state *s, struct mr_id id)
 {
-    struct state_index_node *n = state_index_first(&s->parts.index, mr_id_hash(id));
+    struct state_index_node *n = state_index_first(&s->parts.index, id_hash(s, id));
 
     for (; n != NULL; n = state_index_next(n)) {
         struct state_parts *p = MR_CONTAINER(n, struct state_parts, by_id);
@@ -45,7 +45,7 @@ struct state_parts *state_parts_add(struct state *s, struct mr_id id, uint32_t p
     p->id = id;
     p->parts = parts;
     p->begun_ms = begun_ms;
-    state_index_insert(&s->parts.index, &p->by_id, mr_id_hash(id));
+    state_index_insert(&s->parts.index, &p->by_id, id_hash(s, id));
     state_list_append(&s->parts.all, &p->in_all);
     s->memory += sizeof(*p);
     return p;
