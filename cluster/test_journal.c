@@ -398,6 +398,31 @@ static void a_flipped_byte_ends_the_file(void **state)
     free(bytes);
 }
 
+/* testdata/journal-v1: what write_six wrote, kept as an example of the format (proto/FORMAT.md). */
+static void an_example_of_version_1(void **state)
+{
+    struct fixture *f = *state;
+    char path[512];
+    size_t len;
+    if (getenv("MAILRAFT_WRITE_EXAMPLES") != NULL) {
+        write_six(f, path, sizeof(path));
+        uint8_t *made = slurp(path, &len);
+        spill("testdata/journal-v1", made, len);
+        free(made);
+    }
+    uint8_t *bytes = slurp("testdata/journal-v1", &len);
+    (void)snprintf(path, sizeof(path), "%s/outcomes-0.0000000000000001.0", f->dir);
+    spill(path, bytes, len);
+    free(bytes);
+    struct journal_left left = left_in(f);
+    assert_int_equal(left.n_outcomes, 1);
+    assert_int_equal(left.outcomes[0]->id.data[15], 3);
+    assert_int_equal(left.outcomes[0]->results[0]->reply.len, 9);
+    assert_int_equal(left.n_in_doubt, 1);
+    assert_int_equal(left.in_doubt[0]->id.data[15], 2);
+    journal_left_free(&left);
+}
+
 static void expect_abort(struct fixture *f, bool writes)
 {
     pid_t pid = fork();
@@ -444,6 +469,7 @@ int main(void)
         TEST(a_busy_file_is_rotated_with_what_is_open),
         TEST(torn_at_every_byte),
         TEST(a_flipped_byte_ends_the_file),
+        TEST(an_example_of_version_1),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

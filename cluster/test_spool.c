@@ -369,6 +369,59 @@ static void reserve_refuses_before_writing(void **state)
     assert_int_equal(spool_test_put(t, id, 1000), 0);
 }
 
+/* ---- examples of the format, kept in testdata (proto/FORMAT.md) ---- */
+
+enum { EXAMPLE_BODIES = 18, EXAMPLE_SEGMENT = 4096 };
+
+static struct mr_id example_id(int n)
+{
+    struct mr_id id;
+    for (int i = 0; i < MR_ID_SIZE; i++)
+        id.bytes[i] = (uint8_t)(n * 7 + i);
+    return id;
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    char buffer[2 * EXAMPLE_SEGMENT];
+    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    assert_true(in != NULL && out != NULL);
+    size_t n = fread(buffer, 1, sizeof(buffer), in);
+    assert_int_equal(fwrite(buffer, 1, n, out), n);
+    assert_int_equal(fclose(in), 0);
+    assert_int_equal(fclose(out), 0);
+}
+
+/* The first segment is sealed, the second is not. MAILRAFT_WRITE_EXAMPLES=1 makes them anew, for a new version of the
+ * format. */
+static void examples_of_version_1(void **state)
+{
+    static const char *const names[] = {"00000001.seg", "00000002.seg"};
+    struct spool_test *t = *state;
+    char inside[128], kept[64];
+    if (getenv("MAILRAFT_WRITE_EXAMPLES") != NULL) {
+        spool_test_open(t, EXAMPLE_SEGMENT);
+        for (int i = 0; i < EXAMPLE_BODIES; i++)
+            assert_int_equal(spool_test_put(t, example_id(i), 90 + (size_t)i), 0);
+        spool_test_close(t);
+    }
+    for (int i = 0; i < 2; i++) {
+        (void)snprintf(inside, sizeof(inside), "%s/%s", t->dir, names[i]);
+        (void)snprintf(kept, sizeof(kept), "testdata/spool-v1-%s", names[i]);
+        if (getenv("MAILRAFT_WRITE_EXAMPLES") != NULL)
+            copy_file(inside, kept);
+        else
+            copy_file(kept, inside);
+    }
+    spool_test_open(t, EXAMPLE_SEGMENT);
+    struct spool_stats stats;
+    spool_stats(t->sp, &stats);
+    assert_int_equal(stats.bodies, EXAMPLE_BODIES);
+    assert_int_equal(stats.segments, 2);
+    for (int i = 0; i < EXAMPLE_BODIES; i++)
+        assert_int_equal(spool_test_check(t, example_id(i), 90 + (size_t)i), 0);
+}
+
 /* MAILRAFT_SPOOL_BENCH=<seconds>: puts of 10 KB with 64 in flight. */
 static void benchmark(void **state)
 {
@@ -423,6 +476,7 @@ int main(void)
         TEST(close_with_requests_pending),
         TEST(close_during_compaction),
         TEST(reserve_refuses_before_writing),
+        TEST(examples_of_version_1),
         TEST(benchmark),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
