@@ -237,7 +237,8 @@ static int open_directory(struct cluster *c, char *error, size_t error_len)
     rc = identity_open(&c->identity, c->config.data_dir, c->config.name, error, error_len);
     if (rc != 0)
         return rc;
-    c->incarnation = identity_incarnation(c->identity);
+    c->start_incarnation = identity_incarnation(c->identity);
+    atomic_store(&c->incarnation, c->start_incarnation);
     c->raft_dir = mr_asprintf("%s/raft", c->config.data_dir);
     rc = make_dir(c->raft_dir, error, error_len);
     if (rc != 0)

@@ -166,7 +166,8 @@ struct cluster {
     struct sched *sched;
     struct proposals *proposals;
     uint32_t self;
-    uint64_t incarnation;
+    atomic_ullong incarnation;  /* in force for this process; workers read it */
+    uint64_t start_incarnation; /* of the process's start: names its journals */
     char *raft_dir;
     char *refused; /* NULL, or why this node may not take part */
 

@@ -79,7 +79,7 @@ void core_heartbeat_reply(struct cluster *c, const Mailraft__HeartbeatReply *rep
     if (node_lease_answer(&c->lease, now, reply->sent_ns, reply->term, reply->commit, reply->stamp_ns, reply->lease,
                           reply->incarnation == c->incarnation))
         core_lease_update(c, now);
-    if (reply->incarnation > c->incarnation && c->refused == NULL) {
+    if (c->node_up && reply->incarnation > c->incarnation && c->refused == NULL) {
         c->refused =
             mr_strdup("a newer incarnation of this node is in force: this data directory is a copy from the past "
                       "(2.3); stop this process and replace the node");
@@ -140,7 +140,7 @@ static void node_up_done(void *arg, int status, enum apply_result reason)
     if (reason == APPLIED || reason == APPLY_DUPLICATE) {
         char *journal = mr_asprintf("%s/journal", c->config.data_dir);
         c->node_up = true;
-        (void)journal_forget_replayed(journal, c->incarnation);
+        (void)journal_forget_replayed(journal, c->start_incarnation);
         free(journal);
         log_event(LOG_INFO, "announced", LOG_N("incarnation", c->incarnation));
         core_heartbeat_send(c);
@@ -191,12 +191,29 @@ static void propose_left(struct cluster *c)
     c->left.n_outcomes = kept;
 }
 
+/* Declared down, but alive (a pause, a partition): the process goes on as a new incarnation (5.3). Its attempts of the
+ * old one may not send any more (cluster_may_send); outcomes of dots that were written count as late ones (5.9). */
+static void rise(struct cluster *c)
+{
+    if (identity_rise(c->identity) != 0)
+        mr_panic("the new incarnation cannot be stored");
+    atomic_store(&c->incarnation, identity_incarnation(c->identity));
+    log_event(LOG_WARN, "declared_down", LOG_N("incarnation", c->incarnation));
+    c->node_up = false;
+    c->node_up_proposed = false;
+    core_lease_update(c, core_now(c));
+}
+
 void core_node_up_try(struct cluster *c)
 {
     enum { MAX_IN_DOUBT = 400 }; /* 40 bytes each beside NODE_UP_BYTES; the rest is counted by the release alone */
     struct node_view self;
 
-    if (c->leader == 0 || c->node_up_proposed || !state_node_by_id(c->state, c->self, &self))
+    if (c->leader == 0 || c->draining || c->refused != NULL || !state_node_by_id(c->state, c->self, &self))
+        return;
+    if (c->node_up && !self.up && self.incarnation == c->incarnation)
+        rise(c);
+    if (c->node_up_proposed)
         return;
     if (!c->left_proposed) {
         c->left_proposed = true;

@@ -714,7 +714,7 @@ struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_work
     p->c = c;
     p->number = c->n_ports;
     p->worker = *worker;
-    if (journal_open(&p->journal, worker->loop, dir, p->number, c->incarnation) != 0)
+    if (journal_open(&p->journal, worker->loop, dir, p->number, c->start_incarnation) != 0)
         mr_panic("outcome journal in %s cannot be opened", dir);
     free(dir);
     c->ports[c->n_ports++] = p;

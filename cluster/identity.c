@@ -213,6 +213,13 @@ uint32_t identity_node(const struct identity *id)
     return id->record.node;
 }
 
+int identity_rise(struct identity *id)
+{
+    struct identity_record next = id->record;
+    next.incarnation++;
+    return save(id, &next);
+}
+
 uint64_t identity_incarnation(const struct identity *id)
 {
     return id->record.incarnation;

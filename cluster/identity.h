@@ -1,7 +1,8 @@
 /* identity.h - who this data directory is (PROTOCOL.md 2.1 to 2.3), and the first formation (2.2).
  *
  * I1: everything here is fsynced (file and directory) before the function returns; a failed fsync panics.
- * I2: the directory id is random and never changes. The incarnation rises by one at each identity_open.
+ * I2: the directory id is random and never changes. The incarnation rises by one at each identity_open and
+ *     identity_rise.
  * I3: which directory id belongs to a peer's raft id is kept, first come, and never replaced but by identity_replace.
  * Thread: the core's; functions do short synchronous file I/O and are called at start, at first contact and at
  * formation only. */
@@ -36,6 +37,9 @@ struct mr_id identity_directory(const struct identity *id);
 struct mr_id identity_cluster(const struct identity *id); /* zero: belongs to none yet */
 uint32_t identity_node(const struct identity *id);        /* raft id; 0: none yet */
 uint64_t identity_incarnation(const struct identity *id);
+/* The next incarnation of a process that goes on (5.3): it was declared down and comes back without a restart. Durable
+ * at return. MR_IO. */
+int identity_rise(struct identity *id);
 bool identity_formed(const struct identity *id);
 unsigned identity_members(const struct identity *id); /* of the first formation */
 const struct identity_member *identity_member(const struct identity *id, unsigned i);
