@@ -54,7 +54,8 @@ size_t load_body_fill(struct load_body *body, char *out, size_t cap)
         memcpy(out + len, body->text->pool + (dice >> 48), n);
         if (n > 0 && (dice >> 12 & 7) == 0)
             out[len] = '.';
-        memcpy(out + len + n, "\r\n", 2);
+        out[len + n] = '\r';
+        out[len + n + 1] = '\n';
         len += n + 2;
         body->left -= n + 2;
     }

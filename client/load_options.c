@@ -159,7 +159,7 @@ static int take_prefix(struct load_options *o, const char *value)
 
     if (*value == '\0' || strlen(value) > LOAD_PREFIX_MAX || strspn(value, allowed) != strlen(value))
         return MR_INVAL;
-    (void)strcpy(o->prefix, value);
+    (void)snprintf(o->prefix, sizeof(o->prefix), "%s", value);
     return 0;
 }
 
@@ -252,6 +252,7 @@ static int check_together(const struct load_options *o)
 
 int load_options_parse(int argc, char **argv, struct load_options *out)
 {
+    char id[MR_ID_TEXT + 1];
     int opt;
 
     *out = (struct load_options){
@@ -267,8 +268,8 @@ int load_options_parse(int argc, char **argv, struct load_options *out)
         .pipelining = true,
         .seed = mr_id_hash(mr_id_random()) % 1000000007,
     };
-    (void)mr_id_format(mr_id_at(mr_wall_ms(&mr_clock_real)), out->prefix);
-    (void)strcat(out->prefix, "-");
+    (void)mr_id_format(mr_id_at(mr_wall_ms(&mr_clock_real)), id);
+    (void)snprintf(out->prefix, sizeof(out->prefix), "%s-", id);
     optind = 0;
     while ((opt = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         if (opt == '?')

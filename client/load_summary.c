@@ -20,6 +20,8 @@ void load_progress(struct load_run *run, uint64_t now_ns)
 {
     const uint64_t total = run->options->messages;
     const uint64_t ended = finished(run);
+    const uint64_t refused = run->counts.temporary + run->counts.permanent;
+    const uint64_t broken = run->counts.broken + run->counts.indeterminate;
 
     if (run->options->quiet || !isatty(STDERR_FILENO) || now_ns - run->progress_ns < MR_NS_PER_S / 2)
         return;
@@ -31,9 +33,7 @@ void load_progress(struct load_run *run, uint64_t now_ns)
                   100.0 * (double)ended / (double)total, rate);
     if (mean > 0)
         (void)fprintf(stderr, "  %.0f s left", (double)(total - ended) / mean);
-    (void)fprintf(stderr, "  refused %llu  broken %llu\033[K",
-                  (unsigned long long)(run->counts.temporary + run->counts.permanent),
-                  (unsigned long long)(run->counts.broken + run->counts.indeterminate));
+    (void)fprintf(stderr, "  refused %llu  broken %llu\033[K", (unsigned long long)refused, (unsigned long long)broken);
     (void)fflush(stderr);
 }
 

@@ -119,8 +119,9 @@ static struct message *find_message(struct verify *v, const char *key)
         grow(v);
     size_t at = slot_of(v->table, v->mask, key);
     if (v->table[at] == NULL) {
-        v->table[at] = mr_calloc(1, sizeof(struct message) + strlen(key) + 1);
-        (void)strcpy(v->table[at]->key, key);
+        size_t size = strlen(key) + 1;
+        v->table[at] = mr_calloc(1, sizeof(struct message) + size);
+        memcpy(v->table[at]->key, key, size);
         v->count++;
     }
     return v->table[at];
@@ -140,8 +141,9 @@ static struct pair *find_pair(struct message *m, const char *recipient)
         if (strcmp((*last)->recipient, text) == 0)
             return *last;
     }
-    *last = mr_calloc(1, sizeof(struct pair) + strlen(text) + 1);
-    (void)strcpy((*last)->recipient, text);
+    size_t size = strlen(text) + 1;
+    *last = mr_calloc(1, sizeof(struct pair) + size);
+    memcpy((*last)->recipient, text, size);
     return *last;
 }
 

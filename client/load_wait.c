@@ -19,7 +19,7 @@ static bool past(uint64_t deadline_ns)
 
 static void a_moment(void)
 {
-    const struct timespec moment = {0, 20 * 1000 * 1000};
+    const struct timespec moment = {0, 20000000};
     (void)nanosleep(&moment, NULL);
 }
 

@@ -74,8 +74,8 @@ void sink_reply(struct sink_session *s, const char *format, ...)
     va_end(args);
     mr_assert(n > 0);
     size_t len = (size_t)n < sizeof(text) - 3 ? (size_t)n : sizeof(text) - 3;
-    memcpy(text + len, "\r\n", 2);
-    len += 2;
+    text[len++] = '\r';
+    text[len++] = '\n';
     if (s->output_len + len > s->output_cap) {
         s->output_cap = (s->output_len + len) * 2;
         s->output = mr_realloc(s->output, s->output_cap);
