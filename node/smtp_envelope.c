@@ -155,7 +155,7 @@ int smtp_envelope_build(const struct smtp_envelope *e, const Mailraft__Rules *ru
     }
     b.m->flags = e->eight_bit ? MESSAGE_8BITMIME : 0;
     b.m->client = mr_strdup(client);
-    b.m->recipients = mr_calloc(e->n, sizeof(b.m->recipients[0]));
+    b.m->recipients = mr_calloc(e->n, sizeof(void *));
     b.m->next_hops = mr_calloc(e->n, sizeof(b.m->next_hops[0]));
     while (b.mask < 2 * (size_t)e->n)
         b.mask = b.mask * 2 + 1;

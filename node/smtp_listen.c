@@ -59,7 +59,7 @@ static int bind_one(const struct addrinfo *a, int *out)
 
 static int write_bound(int fd, char *bound, size_t bound_len)
 {
-    struct sockaddr_storage at;
+    struct sockaddr_storage at = {.ss_family = AF_UNSPEC};
     socklen_t len = sizeof(at);
     char host[NI_MAXHOST], port[NI_MAXSERV];
 

@@ -305,7 +305,7 @@ static void test_smuggling(void **state)
         for (int cut = 0; cut <= (int)strlen(ends[i]) + 2; cut++) {
             client_begin_data(&c);
             client_send_n(&c, text, (size_t)cut);
-            for (int i = 0; i < 3; i++)
+            for (int turns = 0; turns < 3; turns++)
                 turn();
             client_send_n(&c, text + cut, (size_t)(n - cut));
             client_expect(&c, "550 5.6.0");
