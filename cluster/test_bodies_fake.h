@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#define FAKE_FUNCTION __attribute__((unused)) static
+
 enum { FAKE_NODES = 6, FAKE_PIECES = 64, FAKE_BODIES = 4096, FAKE_LINK_MAX = 16 << 20 };
 
 struct fake_body {
@@ -455,7 +457,7 @@ static void set_link(struct fake_cluster *c, uint32_t from, uint32_t to, bool up
     if (c->nodes[from].b != NULL && !c->nodes[from].closed)
         bodies_link(c->nodes[from].b, to, up);
 }
-static void set_links(struct fake_cluster *c, uint32_t node, bool up)
+FAKE_FUNCTION void set_links(struct fake_cluster *c, uint32_t node, bool up)
 {
     for (uint32_t i = 1; i <= c->n; i++) {
         if (i == node)
@@ -615,7 +617,7 @@ static void put_finish(struct put *put, size_t len)
     put->len = whole;
     bodies_finish(put->p, data, len, whole, checksum, on_stored, put);
 }
-static void put_small(struct fake_cluster *c, struct put *put, uint32_t node, unsigned id, size_t len)
+FAKE_FUNCTION void put_small(struct fake_cluster *c, struct put *put, uint32_t node, unsigned id, size_t len)
 {
     put_begin(c, put, node, id);
     put_finish(put, len);
@@ -656,7 +658,8 @@ static void finish(struct fake_cluster *c, uint32_t node, unsigned number)
     bodies_removed(c->nodes[node].b, m->id);
 }
 /* Puts a body into a spool behind everybody's back. */
-static void plant(struct fake_cluster *c, uint32_t node, unsigned number, size_t len, size_t piece, uint64_t stamp)
+FAKE_FUNCTION void plant(struct fake_cluster *c, uint32_t node, unsigned number, size_t len, size_t piece,
+                         uint64_t stamp)
 {
     struct mr_id id = test_id(number);
     uint8_t *data = content(id, len);
@@ -684,7 +687,7 @@ static bool has_right(struct fake_cluster *c, uint32_t node, unsigned number, si
     free(data);
     return right;
 }
-static void ruin(struct fake_cluster *c, uint32_t node, unsigned number)
+FAKE_FUNCTION void ruin(struct fake_cluster *c, uint32_t node, unsigned number)
 {
     fake_body(&c->nodes[node].spool, test_id(number))->bad = true;
 }
