@@ -15,7 +15,7 @@ struct mr_clock {
 };
 
 #define MR_NS_PER_MS 1000000ULL
-#define MR_NS_PER_S 1000000000ULL
+#define MR_NS_PER_S  1000000000ULL
 
 extern const struct mr_clock mr_clock_real;
 

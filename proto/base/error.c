@@ -3,8 +3,8 @@
 const char *mr_strerror(int code)
 {
     switch (code) {
-#define MR_ERROR_CASE(name, value, text) \
-    case name:                           \
+#define MR_ERROR_CASE(name, value, text)                                                                               \
+    case name:                                                                                                         \
         return text;
         MR_ERROR_MAP(MR_ERROR_CASE)
 #undef MR_ERROR_CASE

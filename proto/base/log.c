@@ -83,7 +83,8 @@ static void write_text(json_t *object)
         return;
     const char *key;
     json_t *value;
-    json_object_foreach (object, key, value) {
+    json_object_foreach(object, key, value)
+    {
         bool head = strcmp(key, "time") == 0 || strcmp(key, "level") == 0 || strcmp(key, "event") == 0;
         if (!head)
             (void)fprintf(out, "%s=", key);

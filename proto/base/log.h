@@ -22,7 +22,8 @@ struct log_field {
 };
 
 #define LOG_S(n, s) ((struct log_field){.name = (n), .kind = LOG_FIELD_STRING, .string = (s), .len = SIZE_MAX})
-#define LOG_SN(n, s, l) ((struct log_field){.name = (n), .kind = LOG_FIELD_STRING, .string = (const char *)(s), .len = (l)})
+#define LOG_SN(n, s, l)                                                                                                \
+    ((struct log_field){.name = (n), .kind = LOG_FIELD_STRING, .string = (const char *)(s), .len = (l)})
 #define LOG_N(n, v) ((struct log_field){.name = (n), .kind = LOG_FIELD_NUMBER, .number = (int64_t)(v)})
 #define LOG_B(n, v) ((struct log_field){.name = (n), .kind = LOG_FIELD_BOOL, .number = (v)})
 #define LOG_R(n, v) ((struct log_field){.name = (n), .kind = LOG_FIELD_REAL, .real = (v)})
@@ -33,12 +34,12 @@ bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count);
 
 /* log_event(LOG_INFO, "accepted", LOG_S("id", id), LOG_N("size", n)); bytes that are not UTF-8 are escaped. */
-#define log_event(level, event, ...)                                                             \
-    do {                                                                                         \
-        if (log_enabled(level)) {                                                                \
-            const struct log_field log_fields_[] = {__VA_ARGS__};                                \
-            log_write(level, event, log_fields_, sizeof(log_fields_) / sizeof(log_fields_[0])); \
-        }                                                                                        \
+#define log_event(level, event, ...)                                                                                   \
+    do {                                                                                                               \
+        if (log_enabled(level)) {                                                                                      \
+            const struct log_field log_fields_[] = {__VA_ARGS__};                                                      \
+            log_write(level, event, log_fields_, sizeof(log_fields_) / sizeof(log_fields_[0]));                        \
+        }                                                                                                              \
     } while (0)
 
 #endif

@@ -1,9 +1,9 @@
 /* mailbox.h - how threads talk: a bounded queue into one uv loop.
  *
  * The poster embeds a struct mail in its own request; the owner of the mailbox runs mail->run on its loop, in the order
- * of posting. What run does with the mail's memory is between the two; after run was called the mailbox does not touch it.
- * M1: run is called exactly once for each mail whose post returned 0, also those still queued at close.
- * Thread: post from any; open and close on the loop's own. */
+ * of posting. What run does with the mail's memory is between the two; after run was called the mailbox does not touch
+ * it. M1: run is called exactly once for each mail whose post returned 0, also those still queued at close. Thread:
+ * post from any; open and close on the loop's own. */
 #ifndef MR_BASE_MAILBOX_H
 #define MR_BASE_MAILBOX_H
 

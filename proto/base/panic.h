@@ -8,10 +8,10 @@
 __attribute__((noreturn, format(printf, 3, 4))) void mr_panic_at(const char *file, int line, const char *format, ...);
 
 #define mr_panic(...) mr_panic_at(__FILE__, __LINE__, __VA_ARGS__)
-#define mr_assert(condition)                              \
-    do {                                                  \
-        if (__builtin_expect(!(condition), 0))            \
-            mr_panic("assertion failed: %s", #condition); \
+#define mr_assert(condition)                                                                                           \
+    do {                                                                                                               \
+        if (__builtin_expect(!(condition), 0))                                                                         \
+            mr_panic("assertion failed: %s", #condition);                                                              \
     } while (0)
 
 #endif

@@ -1,1 +1,0 @@
-typedef int mailraft_placeholder;
