@@ -318,7 +318,7 @@ static void cancelled(void *arg, int status, enum apply_result reason)
         return;
     }
     /* The message was committed before: 250 after all. */
-    if (status == 0 && reason == APPLY_DUPLICATE)
+    if (status == 0 && (reason == APPLY_DUPLICATE || reason == APPLY_TERMINAL))
         submit_answer(r, 0, reason);
     else
         submit_answer(r, MR_TIMEOUT, APPLIED);
