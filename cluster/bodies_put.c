@@ -132,6 +132,11 @@ static void put_complete(struct body_put *p, int status, uint64_t holders)
     p->owed = true;
     p->status = status;
     p->holders = holders;
+    /* Nothing follows for a peer that has not been sent the end. */
+    for (unsigned i = 0; status != 0 && i < BODIES_TARGETS; i++) {
+        if (p->pushes[i].mode != PUSH_FREE && !p->pushes[i].sent_last)
+            push_fail(p, &p->pushes[i], true);
+    }
     blist_remove(&p->short_link);
     bodies_later(p->b, &p->later, run_cb);
 }
@@ -228,6 +233,7 @@ static void piece_add(struct body_put *p, struct piece *piece, bool last)
     uint32_t number = p->n_pieces++;
     int rc = p->local_status;
 
+    piece->req.piece.last = last;
     if (rc == 0 && (piece->len > SPOOL_MAX_PIECE || number >= BODIES_MAX_PIECES))
         rc = MR_LIMIT;
     if (rc != 0) {

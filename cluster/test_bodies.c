@@ -251,6 +251,14 @@ static void full_disks(void **state)
     assert_int_equal(put.refused, 1);
     bodies_abort(put.p);
     step_all(c);
+    put_begin(c, &put, 1, 5); /* its owner goes on to the end all the same */
+    put_piece(&put, 0, 1000);
+    step_all(c);
+    put_finish(&put, 10);
+    step_all(c);
+    assert_int_equal(put.written, 1);
+    assert_int_equal(put.called, 1);
+    assert_int_equal(put.status, MR_NOSPACE);
     assert_int_equal(c->nodes[1].b->puts.count, 0);
     assert_int_equal(c->nodes[3].b->incoming.count, 0);
     cluster_close_fake(c);

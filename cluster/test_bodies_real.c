@@ -20,7 +20,7 @@ enum { NODES = 3, WAIT_S = 60, SMALL = 3000, LARGE = 5 * SPOOL_MAX_PIECE + 99, M
 
 struct node {
     uint32_t id;
-    char name[8], dir[300];
+    char name[8], *dir;
     struct rig *rig;
     struct spool *spool;
     struct links *links;
@@ -198,7 +198,7 @@ static struct rig *rig_open(void)
         n->id = i;
         n->rig = r;
         (void)snprintf(n->name, sizeof(n->name), "n%u", i);
-        (void)snprintf(n->dir, sizeof(n->dir), "%s/%s", r->dir, n->name);
+        n->dir = mr_asprintf("%s/%s", r->dir, n->name);
         n->state = state_open(&observer);
         assert_int_equal(links_open(&n->links, &links, error, sizeof(error)), 0);
         open_bodies(n);
@@ -233,6 +233,7 @@ static void rig_close(struct rig *r)
         links_close(r->nodes[i].links, count_closed, r);
         wait_closed(r, 1);
         state_close(r->nodes[i].state);
+        free(r->nodes[i].dir);
     }
     assert_int_equal(uv_run(&r->loop, UV_RUN_DEFAULT), 0);
     assert_int_equal(uv_loop_close(&r->loop), 0);
