@@ -154,9 +154,13 @@ void journal_table_each(struct journal_table *t, void (*each)(void *arg, struct 
 
 void journal_table_clear(struct journal_table *t)
 {
-    for (size_t i = 0; i < t->room; i++)
-        while (t->buckets[i] != NULL)
-            journal_table_remove(t, t->buckets[i]);
+    for (size_t i = 0; i < t->room; i++) {
+        struct journal_entry *next;
+        for (struct journal_entry *e = t->buckets[i]; e != NULL; e = next) {
+            next = e->next;
+            free(e);
+        }
+    }
     free(t->buckets);
     memset(t, 0, sizeof(*t));
 }

@@ -223,7 +223,8 @@ static void put_done(struct spool *sp, struct spool_put *req)
         sp->flight_tail = &sp->flight_head;
     sp->queued_bytes -= req->piece.len;
     if (build != NULL) {
-        if (status == 0) /* in the file, alive or not */
+        mr_assert(build->refs > (build->in_table ? 1U : 0U)); /* the table's and this put's: it lives to the end here */
+        if (status == 0)                                      /* in the file, alive or not */
             spool_segment_get(sp, st->segment)->size += spool_record_size((uint32_t)req->piece.len);
         if (status == 0 && build->failed == 0) {
             struct spool_loc loc = {st->segment, st->offset, (uint32_t)req->piece.len};
@@ -235,7 +236,7 @@ static void put_done(struct spool *sp, struct spool_put *req)
                 spool_build_fail(sp, build, status);
             status = build->failed;
         }
-        spool_build_unref(build);
+        spool_build_unref(build); /* NOLINT(clang-analyzer-unix.Malloc): it does not count refs */
     }
     req->cb(req, status); /* may free req */
 }

@@ -116,7 +116,7 @@ static uint8_t *read_file(const struct mr_fileio *io, int fd, uint64_t size)
 
 static void keep_record(struct spool_scan *out, size_t *room, const struct spool_record *r)
 {
-    if (out->count == *room) {
+    if (out->records == NULL || out->count == *room) {
         *room = *room == 0 ? 64 : *room * 2;
         out->records = mr_realloc(out->records, *room * sizeof(*out->records));
     }
