@@ -135,8 +135,8 @@ static int apply_record(struct journal_table *t, enum journal_type type, const u
 
 static int replay_file(struct journal_table *t, const char *path)
 {
-    uint8_t *bytes;
-    size_t len, at = 0;
+    uint8_t *bytes = NULL;
+    size_t len = 0, at = 0;
     int rc = read_file(path, &bytes, &len);
     if (rc != 0)
         return rc;
