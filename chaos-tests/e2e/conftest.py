@@ -7,7 +7,7 @@ import harness
 def make_cluster(request):
     """make_cluster(...) gives a Cluster whose processes end with the test."""
     made = []
-    with harness.folder(request.node.name) as path:
+    with harness.folder(request.node.name) as (path, keep):
 
         def make(**kwargs):
             cluster = harness.Cluster(path, **kwargs)
@@ -16,9 +16,9 @@ def make_cluster(request):
 
         try:
             yield make
-            if getattr(request.node, "failed", False):
-                raise AssertionError("keep the folder")
         finally:
+            if getattr(request.node, "failed", False):
+                keep()
             for cluster in made:
                 cluster.close()
 

@@ -361,11 +361,20 @@ def try_send(port, sender="a@client.test", recipient="b@example.test", body="hel
 
 @contextlib.contextmanager
 def folder(name):
-    """A folder that goes when the test passes and stays, named, when it fails."""
-    path = tempfile.mkdtemp(prefix=f"mailraft-{name}-")
+    """A folder that goes when its user is done and stays, named, when that failed: by an exception, or by keep()."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix=f"mailraft-{name}-"))
+    kept = []
+
+    def keep():
+        kept.append(True)
+
     try:
-        yield pathlib.Path(path)
+        yield path, keep
     except BaseException:
-        print(f"\nlogs and journals: {path}")
+        keep()
         raise
-    shutil.rmtree(path, ignore_errors=True)
+    finally:
+        if kept:
+            print(f"\nlogs and journals: {path}")
+        else:
+            shutil.rmtree(path, ignore_errors=True)
