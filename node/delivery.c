@@ -22,6 +22,8 @@ struct delivery_backend delivery_backend = {
     .slot_closed = cluster_slot_closed,
     .body_read = cluster_body_read,
     .body_begin = cluster_body_begin,
+    .body_piece = cluster_body_piece,
+    .body_abort = cluster_body_abort,
     .body_finish = cluster_body_finish,
     .notice_done = cluster_notice_done,
     .notice_failed = cluster_notice_failed,
@@ -135,7 +137,7 @@ void slot_next(struct slot *s)
     struct attempt *a;
     uint64_t at_ns;
 
-    if (s->job != NULL || s->phase == PHASE_CLOSING || s->gone)
+    if (s->job != NULL || s->phase == PHASE_QUIT || s->phase == PHASE_CLOSING || s->gone)
         return;
     while ((a = dequeue(s, &at_ns)) != NULL) {
         const char *why = hindrance(s, a, at_ns);
@@ -178,7 +180,7 @@ void delivery_attempt(struct delivery *d, struct attempt *a)
     struct slot *s = slot_of(d, a->next_hop, a->slot);
     struct queued *q = mr_calloc(1, sizeof(*q));
 
-    mr_assert(next_hop_parse(s->next_hop, &s->hop) == 0);
+    mr_assert(next_hop_parse(s->next_hop, &s->hop) == 0 && a->n_recipients > 0);
     d->running++;
     s->given++;
     q->a = a;
@@ -207,8 +209,10 @@ static void each_slot(struct delivery *d, void (*visit)(struct slot *s))
 static void end_lease(struct slot *s)
 {
     slot_release_queued(s, "lease ended");
-    if (s->job != NULL && s->job->dot_written)
-        return; /* its reply decides */
+    if (s->job != NULL && s->job->dot_written) {
+        s->quit = true; /* its reply decides; then the connection is no longer ours to keep */
+        return;
+    }
     if (s->job != NULL)
         job_release(s, "lease ended");
     if (s->phase == PHASE_NONE)
@@ -222,11 +226,25 @@ void delivery_lease_ended(struct delivery *d)
     each_slot(d, end_lease);
 }
 
+/* No command of its transaction was sent. */
+static bool not_begun(const struct slot *s)
+{
+    return s->phase <= PHASE_IDLE || s->phase == PHASE_RSET || s->phase == PHASE_CLOSING;
+}
+
 static void drain_slot(struct slot *s)
 {
     slot_release_queued(s, "shutdown");
-    if (s->job == NULL && s->phase == PHASE_IDLE)
+    if (s->job != NULL && !not_begun(s))
+        return;
+    if (s->job != NULL)
+        job_release(s, "shutdown");
+    if (s->phase == PHASE_IDLE)
         slot_quit(s);
+    else if (s->phase == PHASE_NONE)
+        slot_next(s);
+    else if (s->phase != PHASE_QUIT)
+        slot_close(s, true);
 }
 
 void delivery_drain(struct delivery *d)
@@ -288,6 +306,7 @@ static void close_slot(struct slot *s)
     slot_release_queued(s, "shutdown");
     if (s->job != NULL && s->job->dot_written) {
         job_fail(s, false, "4.4.2", false, "shutdown after the final dot, before its reply (possibly delivered)");
+        job_tell_doubt(s);
         job_finish(s);
     } else if (s->job != NULL) {
         job_release(s, "shutdown");

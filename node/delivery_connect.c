@@ -34,6 +34,7 @@ static void on_timer(uv_timer_t *timer)
         slot_lost(s, "timed out");
         break;
     case PHASE_RSET:
+    case PHASE_QUIT:
         slot_close(s, true);
         break;
     case PHASE_NONE:
@@ -95,13 +96,14 @@ void slot_close(struct slot *s, bool reset)
         slot_closed(s);
 }
 
+/* The reply to QUIT is waited for (RFC 5321 4.1.1.10), though not for long: the slot's next connection may come at once,
+ * and to a next hop that has not yet let go of this one it would be one more than the limit. */
 void slot_quit(struct slot *s)
 {
-    /* The reply to QUIT tells nothing that anybody needs (RFC 5321 4.1.1.10): say it and close. */
-    static const char quit[] = "QUIT\r\n";
-    uv_buf_t buffer = uv_buf_init((char *)(uintptr_t)quit, sizeof(quit) - 1);
-    (void)uv_try_write((uv_stream_t *)&s->tcp, &buffer, 1);
-    slot_close(s, false);
+    enum { QUIT_MS = 2000 };
+    s->phase = PHASE_QUIT;
+    slot_write(s, "QUIT\r\n", 6);
+    slot_timer(s, QUIT_MS);
 }
 
 void slot_idle(struct slot *s)
@@ -121,18 +123,15 @@ struct write {
     char data[];
 };
 
+/* A write that failed is left to the reader: what the server said before it closed (552, 421) is still to be read, and
+ * behind it the end of the connection. */
 static void on_written(uv_write_t *req, int status)
 {
     struct write *w = MR_CONTAINER(req, struct write, req);
     struct slot *s = w->slot;
     free(w);
     s->writes--;
-    if (status < 0) {
-        if (s->phase != PHASE_CLOSING && status != UV_ECANCELED)
-            slot_lost(s, uv_strerror(status));
-        return;
-    }
-    if (s->writes == 0 && s->phase == PHASE_BODY)
+    if (status == 0 && s->writes == 0 && s->phase == PHASE_BODY)
         transaction_written(s);
 }
 
@@ -252,6 +251,7 @@ static void on_reply(struct slot *s, int code, const char *text)
             slot_close(s, false);
         break;
     case PHASE_IDLE: /* "421 idle for too long": the server ends it */
+    case PHASE_QUIT:
     case PHASE_NONE:
     case PHASE_RESOLVE:
     case PHASE_CONNECT:
@@ -317,8 +317,8 @@ static void name_peer(struct slot *s, const struct resolved_address *a)
 static void on_connected(uv_connect_t *req, int status)
 {
     struct slot *s = req->data;
-    if (s->phase != PHASE_CONNECT)
-        return; /* being closed */
+    if (status == UV_ECANCELED)
+        return; /* its handle is being closed: on_tcp_closed goes on, perhaps with the next address */
     if (status < 0) {
         slot_lost(s, uv_strerror(status));
         return;
@@ -374,6 +374,7 @@ static void on_resolved(void *arg, const struct resolution *resolution)
 
 void slot_connect(struct slot *s)
 {
+    s->peer[0] = 0;
     s->phase = PHASE_RESOLVE;
     s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
 }
@@ -383,6 +384,17 @@ void slot_connect(struct slot *s)
 static bool greeted(const struct slot *s)
 {
     return s->phase != PHASE_CONNECT && s->phase != PHASE_GREETING && s->phase != PHASE_EHLO && s->phase != PHASE_HELO;
+}
+
+bool slot_fresh(const struct slot *s)
+{
+    return s->messages == 0 || s->job->answered || s->job->dot_written;
+}
+
+void slot_again(struct slot *s)
+{
+    job_rewind(s);
+    slot_close(s, true);
 }
 
 void slot_lost(struct slot *s, const char *why)
@@ -403,23 +415,13 @@ void slot_lost(struct slot *s, const char *why)
         job_finish(s);
         slot_release_queued(s, "next hop unreachable");
         slot_close(s, true);
-    } else if (s->messages > 0 && !j->answered && !j->dot_written) {
-        /* The server had ended a cached connection: not a word was answered, a new one tells. */
-        uint32_t n = j->a->n_recipients;
-        struct attempt *a = j->a;
-        j->a = NULL;
-        for (uint32_t i = 0; i < n; i++)
-            free(j->results[i].reply);
-        free(j->results);
-        free(j->ready);
-        memset(j, 0, sizeof(*j));
-        j->a = a;
-        j->results = mr_calloc(n, sizeof(*j->results));
-        slot_close(s, true);
+    } else if (!slot_fresh(s)) {
+        slot_again(s);
     } else {
         const char *when = j->dot_written ? "after the final dot, before its reply (possibly delivered)"
                                           : "before the end of the transaction";
         job_fail(s, false, "4.4.2", false, "%s: connection lost %s: %s", s->peer, when, why);
+        job_tell_doubt(s);
         job_finish(s);
         slot_close(s, true);
     }

@@ -15,9 +15,7 @@
 
 enum {
     DELIVERY_BUCKETS = 1024,
-    DELIVERY_GRANT_MS = 1000,  /* PROTOCOL.md 6.2: a grant under a rate that is not used by then goes back */
-    DELIVERY_COMMANDS = 65536, /* bytes of commands written at once */
-    DELIVERY_QUEUE_POLL_MS = 1,
+    DELIVERY_GRANT_MS = 1000, /* PROTOCOL.md 6.2: a grant under a rate that is not used by then goes back */
     DELIVERY_READ = 16384,
 };
 
@@ -36,6 +34,7 @@ enum phase {
     PHASE_QUEUE, /* body written; waits until all of it has left for the network */
     PHASE_DOT,   /* final dot written; its reply or replies come in */
     PHASE_RSET,
+    PHASE_QUIT, /* its reply, or the end of the connection, comes in */
     PHASE_CLOSING,
 };
 
@@ -140,6 +139,11 @@ void slot_write(struct slot *s, const char *data, size_t len);
 /* The connection failed in the middle: decides what that means for the job. */
 void slot_lost(struct slot *s, const char *why);
 void slot_idle(struct slot *s);
+/* False: the connection was kept from before and has not answered a word of this transaction. The server ended it
+ * meanwhile; that says nothing about the message. */
+bool slot_fresh(const struct slot *s);
+/* The same attempt over a new connection. */
+void slot_again(struct slot *s);
 
 /* delivery_transaction.c */
 void transaction_begin(struct slot *s);
@@ -154,6 +158,10 @@ __attribute__((format(printf, 5, 6))) void job_fail(struct slot *s, bool permane
                                                     const char *format, ...);
 void job_finish(struct slot *s);
 void job_release(struct slot *s, const char *reason);
+/* As it was before its transaction began. */
+void job_rewind(struct slot *s);
+/* Logs that a message may have been taken though no reply to its dot was read. */
+void job_tell_doubt(const struct slot *s);
 void job_free(struct job *j);
 
 /* The calls into the cluster, replaced by tests. */
@@ -167,6 +175,9 @@ struct delivery_backend {
     void (*body_read)(struct cluster_port *p, struct mr_id id, uint32_t piece,
                       void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);
     struct cluster_body *(*body_begin)(struct cluster_port *p, struct mr_id id);
+    void (*body_piece)(struct cluster_body *b, uint8_t *data, size_t len, void (*written)(void *arg, int status),
+                       void *arg);
+    void (*body_abort)(struct cluster_body *b);
     void (*body_finish)(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
                         void (*done)(void *arg, int status, Mailraft__Body *body), void *arg);
     void (*notice_done)(struct cluster_port *p, const struct notice *n, Mailraft__Enqueue *dsn,

@@ -22,7 +22,7 @@ void job_decide(struct job *j, uint32_t recipient, int code, const char *text)
                                   : MAILRAFT__RESULT__DEFERRED;
     r->accepted = false;
     r->reply = mr_strdup(text);
-    smtp_reply_status(code, text, r->status);
+    smtp_reply_status(r->result == MAILRAFT__RESULT__DEFERRED ? 450 : code, text, r->status);
 }
 
 void job_decide_all(struct job *j, int code, const char *text)
@@ -70,6 +70,32 @@ void job_release(struct slot *s, const char *reason)
     mr_assert(d->running > 0);
     d->running--;
     delivery_ended(d);
+}
+
+void job_rewind(struct slot *s)
+{
+    struct job *j = s->job;
+    struct attempt *a = j->a;
+
+    for (uint32_t i = 0; i < a->n_recipients; i++)
+        free(j->results[i].reply);
+    free(j->results);
+    free(j->ready);
+    memset(j, 0, sizeof(*j));
+    j->a = a;
+    j->results = mr_calloc(a->n_recipients, sizeof(*j->results));
+    s->serial++; /* a piece that is still on its way belongs to what was */
+}
+
+void job_tell_doubt(const struct slot *s)
+{
+    char id[MR_ID_TEXT + 1];
+    const struct job *j = s->job;
+    if (!j->dot_written)
+        return;
+    log_event(LOG_WARN, "in_doubt", LOG_S("id", mr_id_format(j->a->id, id)), LOG_N("delivery", j->a->delivery),
+              LOG_N("attempt", j->a->attempt), LOG_S("next_hop", s->next_hop), LOG_S("peer", s->peer),
+              LOG_N("recipients", j->n_accepted));
 }
 
 /* ---- retry ---- */

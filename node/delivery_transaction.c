@@ -5,9 +5,10 @@
  * recipient) -> job_finish. Why the dot waits: it is what makes the next hop responsible, so it must not lie in our
  * kernel while the lease runs out and another node takes over. PROTOCOL.md 5.7 asks for an empty send queue (SIOCOUTQ).
  * That counts what is not yet acknowledged too, and a receiver delays its acknowledgement by up to 40 ms while it has
- * nothing to say; SIOCOUTQNSD counts what has not been sent. When it is 0 the dot goes out with the next packet, as it
- * would with an empty queue; a packet that the network loses is sent again later in both cases, and for that the
- * promise speaks of attempts in doubt. */
+ * nothing to say; SIOCOUTQNSD counts what has not been sent. When it is 0, and the next hop was heard of just now, the
+ * dot goes out with the next packet, as it would with an empty queue; from a next hop that is silent every byte of the
+ * body has to be acknowledged first, so that nothing waits for a network that is cut. A packet that is lost is sent
+ * again later in both cases, and for that the promise speaks of attempts in doubt. */
 #include "node/delivery_internal.h"
 
 #include "proto/base/error.h"
@@ -15,6 +16,8 @@
 #include "proto/base/panic.h"
 
 #include <linux/sockios.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -172,18 +175,30 @@ static void write_piece(struct slot *s)
     j->last_read = j->ready_last;
 }
 
+/* Nothing of the body waits in our kernel, and the peer is there to take the dot. */
+static bool network_has_it(const struct slot *s)
+{
+    enum { HEARD_MS = 100 };
+    struct tcp_info info = {0};
+    socklen_t info_len = sizeof(info);
+    uv_os_fd_t fd;
+    int unsent, unacked;
+
+    if (uv_fileno((const uv_handle_t *)&s->tcp, &fd) != 0 || ioctl(fd, SIOCOUTQNSD, &unsent) != 0 ||
+        ioctl(fd, SIOCOUTQ, &unacked) != 0)
+        return false; /* reading finds what is wrong */
+    if (unacked == 0)
+        return true;
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+    return unsent == 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_len) == 0 &&
+           info.tcpi_last_ack_recv < HEARD_MS && poll(&room, 1, 0) == 1 && (room.revents & POLLOUT) != 0;
+}
+
 static void check_queue(struct slot *s)
 {
     enum { MOST_POLLS_MS = 20 };
     struct job *j = s->job;
-    uv_os_fd_t fd;
-    int unsent = 0;
-
-    if (uv_fileno((const uv_handle_t *)&s->tcp, &fd) != 0 || ioctl(fd, SIOCOUTQNSD, &unsent) != 0) {
-        slot_lost(s, "its socket is gone");
-        return;
-    }
-    if (unsent > 0) {
+    if (!network_has_it(s)) {
         uint64_t now = mr_boot_ns(&mr_clock_real);
         uint64_t waited = s->queue_begun_ns == 0 ? 0 : now - s->queue_begun_ns;
         if (s->queue_begun_ns == 0)
@@ -262,8 +277,8 @@ static void end(struct slot *s, bool clean)
     const struct cluster_rules *rules = s->d->w->rules;
     uint32_t most = rules == NULL ? 0 : route_limit(rules->rules, s->next_hop)->messages_per_connection;
 
-    s->messages++;
     job_finish(s);
+    s->messages++;
     if (s->quit) {
         slot_close(s, false);
     } else if (most > 0 && s->messages >= most) {
@@ -409,7 +424,13 @@ void transaction_reply(struct slot *s, int code, const char *text)
 {
     struct job *j = s->job;
 
+    if (code == 421 && !slot_fresh(s)) { /* "idle for too long", said while the next transaction was on its way */
+        slot_again(s);
+        return;
+    }
     j->answered = true;
+    slot_timer(s, s->phase < PHASE_BODY ? s->d->w->config->delivery.command_timeout_ms
+                                        : s->d->w->config->delivery.data_timeout_ms);
     if (code == 421) { /* the server ends the session, whatever it was asked (RFC 5321 3.8) */
         s->quit = true;
         job_decide_all(j, code, text);

@@ -61,7 +61,7 @@ int dns_read_mx(const uint8_t *answer, size_t len, struct dns_mx_answer *out)
             return MR_MALFORMED;
         size_t next = at + size;
         if (ttl < out->ttl)
-            out->ttl = ttl; /* that of a CNAME on the way counts too */
+            out->ttl = ttl > INT32_MAX ? 0 : ttl; /* RFC 2181 8; that of a CNAME on the way counts too */
         if (type == TYPE_MX && class == CLASS_IN && out->n < DNS_MAX_MX) {
             struct dns_mx *mx = &out->list[out->n];
             if (size < 3)

@@ -1,4 +1,5 @@
-/* Happy path: dsn_make -> first piece of the original's body -> text -> stored like any body, on a majority -> enqueue
+/* Happy path: dsn_make -> first piece of the original's body -> text -> stored like any body, a piece after the other
+ * (thousands of recipients do not fit into one), on a majority -> enqueue
  * handed to the caller, who proposes it together with its cause (PROTOCOL.md 7.1). Failure: an original that cannot be
  * read leaves its part out; a body that cannot be stored is told to the caller (7.2). */
 #include "node/dsn.h"
@@ -20,6 +21,10 @@ struct making {
     struct dsn_report report;
     struct dsn_recipient *recipients;
     struct mr_id id;
+    bool eight_bit;
+    char *text;
+    size_t len, stored;
+    struct cluster_body *body;
     char next_hop[ROUTE_MAX];
     void (*done)(void *arg, int status, Mailraft__Enqueue *dsn);
     void *arg;
@@ -37,6 +42,7 @@ static void finish(struct making *m, int status, Mailraft__Enqueue *dsn)
     free(m->recipients);
     free((char *)(uintptr_t)m->report.reverse_path);
     free((char *)(uintptr_t)m->report.envid);
+    free(m->text);
     free(m);
 }
 
@@ -52,7 +58,7 @@ static void on_stored(void *arg, int status, Mailraft__Body *body)
     e->id.data = mr_memdup(m->id.bytes, MR_ID_SIZE);
     e->id.len = MR_ID_SIZE;
     e->body = body;
-    e->flags = MESSAGE_DSN;
+    e->flags = MESSAGE_DSN | (m->eight_bit ? (uint32_t)MESSAGE_8BITMIME : 0U);
     e->n_next_hops = 1;
     e->next_hops = mr_calloc(1, sizeof(*e->next_hops));
     e->next_hops[0] = mr_strdup(m->next_hop);
@@ -65,20 +71,41 @@ static void on_stored(void *arg, int status, Mailraft__Body *body)
     finish(m, 0, e);
 }
 
-static void store(struct making *m, const char *original, size_t original_len, bool whole)
+static void store_next(struct making *m);
+
+static void on_piece(void *arg, int status)
 {
-    size_t len;
-    XXH128_canonical_t checksum;
-    char *text = dsn_text(&m->report, m->w->config->smtp.hostname, m->id, mr_wall_ms(&mr_clock_real), original,
-                          original_len, whole, &len);
-    XXH128_canonicalFromHash(&checksum, XXH3_128bits(text, len));
-    if (len > SPOOL_MAX_PIECE) { /* thousands of recipients: the caller defers */
-        free(text);
-        finish(m, MR_LIMIT, NULL);
+    struct making *m = arg;
+    if (status == 0) {
+        store_next(m);
         return;
     }
-    delivery_backend.body_finish(delivery_backend.body_begin(m->w->port, m->id), (uint8_t *)text, len, len,
-                                 checksum.digest, on_stored, m);
+    delivery_backend.body_abort(m->body);
+    finish(m, status, NULL);
+}
+
+static void store_next(struct making *m)
+{
+    size_t left = m->len - m->stored;
+    size_t len = left > SPOOL_MAX_PIECE ? SPOOL_MAX_PIECE : left;
+    uint8_t *piece = mr_memdup(m->text + m->stored, len);
+    m->stored += len;
+    if (len < left) {
+        delivery_backend.body_piece(m->body, piece, len, on_piece, m);
+        return;
+    }
+    XXH128_canonical_t checksum;
+    XXH128_canonicalFromHash(&checksum, XXH3_128bits(m->text, m->len));
+    delivery_backend.body_finish(m->body, piece, len, m->len, checksum.digest, on_stored, m);
+}
+
+static void store(struct making *m, const char *original, size_t original_len, bool whole)
+{
+    m->text = dsn_text(&m->report, m->w->config->smtp.hostname, m->id, mr_wall_ms(&mr_clock_real), original,
+                       original_len, whole, &m->len);
+    m->eight_bit = dsn_eight_bit(original, original_len);
+    m->body = delivery_backend.body_begin(m->w->port, m->id);
+    store_next(m);
 }
 
 static void on_original(void *arg, int status, uint8_t *data, size_t len, bool last)

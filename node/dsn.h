@@ -35,4 +35,7 @@ void dsn_make(struct worker *w, const struct dsn_report *report,
 char *dsn_text(const struct dsn_report *report, const char *hostname, struct mr_id own_id, uint64_t now_ms,
                const char *original, size_t original_len, bool whole, size_t *len);
 
+/* Does it hold a byte that 7-bit transport would not carry? */
+bool dsn_eight_bit(const char *text, size_t len);
+
 #endif

@@ -18,7 +18,7 @@ static void put_value(FILE *out, const char *text, size_t column)
 {
     for (const char *p = text; *p != 0; p++) {
         unsigned char c = (unsigned char)*p;
-        if (c == ' ' && column > FOLD_AT) {
+        if (c == ' ' && column > FOLD_AT && p[1] != ' ' && p[1] != 0) { /* no line of spaces only */
             (void)fputs("\r\n ", out);
             column = 1;
             continue;
@@ -36,7 +36,7 @@ static void put_field(FILE *out, const char *name, const char *text)
 }
 
 static void put_header(FILE *out, const struct dsn_report *r, const char *hostname, const char *id,
-                       const char *boundary, uint64_t now_ms)
+                       const char *boundary, bool eight_bit, uint64_t now_ms)
 {
     char date[MR_RFC5322_DATE_SIZE];
     bool failed = r->action == DSN_FAILED;
@@ -52,9 +52,10 @@ static void put_header(FILE *out, const struct dsn_report *r, const char *hostna
                   "Auto-Submitted: auto-replied\r\n"
                   "MIME-Version: 1.0\r\n"
                   "Content-Type: multipart/report; report-type=delivery-status;\r\n"
-                  "\tboundary=\"%s\"\r\n\r\n"
+                  "\tboundary=\"%s\"\r\n"
+                  "%s\r\n"
                   "This is a MIME-encapsulated message.\r\n\r\n",
-                  boundary);
+                  boundary, eight_bit ? "Content-Transfer-Encoding: 8bit\r\n" : "");
 }
 
 static void put_human(FILE *out, const struct dsn_report *r, const char *hostname, const char *boundary)
@@ -111,7 +112,7 @@ static void put_status(FILE *out, const struct dsn_report *r, const char *hostna
             put_field(out, "Remote-MTA", line);
         }
         if (to->reply[0] != 0) {
-            bool smtp = to->reply[0] >= '2' && to->reply[0] <= '5';
+            bool smtp = strspn(to->reply, "0123456789") == 3 && (to->reply[3] == ' ' || to->reply[3] == 0);
             (void)snprintf(line, sizeof(line), "%s; %s", smtp ? "smtp" : "X-Mailraft", to->reply);
             put_field(out, "Diagnostic-Code", line);
         }
@@ -119,6 +120,14 @@ static void put_status(FILE *out, const struct dsn_report *r, const char *hostna
             (void)fprintf(out, "Will-Retry-Until: %s\r\n", mr_rfc5322_date(r->expire_ms, date));
     }
     (void)fputs("\r\n", out);
+}
+
+bool dsn_eight_bit(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)text[i] >= 0x80)
+            return true;
+    return false;
 }
 
 char *dsn_text(const struct dsn_report *report, const char *hostname, struct mr_id own_id, uint64_t now_ms,
@@ -131,16 +140,19 @@ char *dsn_text(const struct dsn_report *report, const char *hostname, struct mr_
     mr_id_format(own_id, id);
     /* The random part of the id stands in no other message. */
     (void)snprintf(boundary, sizeof(boundary), "%s/report", id);
-    put_header(out, report, hostname, id, boundary, now_ms);
+    bool eight_bit = dsn_eight_bit(original, original_len);
+    put_header(out, report, hostname, id, boundary, eight_bit, now_ms);
     put_human(out, report, hostname, boundary);
     put_status(out, report, hostname, boundary);
     if (original_len > 0) {
         (void)fprintf(out,
                       "--%s\r\n"
                       "Content-Description: %s\r\n"
-                      "Content-Type: %s\r\n\r\n",
+                      "Content-Type: %s\r\n"
+                      "%s\r\n",
                       boundary, whole ? "Undelivered message" : "Header of the message",
-                      whole ? "message/rfc822" : "text/rfc822-headers");
+                      whole ? "message/rfc822" : "text/rfc822-headers",
+                      eight_bit ? "Content-Transfer-Encoding: 8bit\r\n" : "");
         (void)fwrite(original, 1, original_len, out);
         if (original_len < 2 || original[original_len - 1] != '\n')
             (void)fputs("\r\n", out);

@@ -75,6 +75,7 @@ struct lookup {
         char name[256];
         uint16_t preference;
         int status;
+        unsigned step; /* of steps */
     } hosts[RESOLVER_MAX_HOSTS];
 };
 
@@ -211,7 +212,7 @@ __attribute__((format(printf, 4, 5))) static void fail(struct lookup *l, enum re
 
 static bool does_not_exist(int status)
 {
-    return status == ARES_ENOTFOUND || status == ARES_ENODATA;
+    return status == ARES_ENOTFOUND || status == ARES_ENODATA || status == ARES_EBADNAME;
 }
 
 /* ---- addresses ---- */
@@ -220,20 +221,27 @@ static void add_address(struct lookup *l, const char *host, uint16_t preference,
 {
     struct resolution *res = &l->resolution;
     uint16_t port = l->hop.kind == NEXT_HOP_MX ? l->resolver->config.mx_port : l->hop.port;
-    if (res->n == RESOLVER_MAX_ADDRESSES)
-        return;
     struct resolved_address *a = &res->list[res->n];
+    if (address->sa_family != AF_INET && address->sa_family != AF_INET6)
+        return;
+    if (res->n == RESOLVER_MAX_ADDRESSES) { /* answers come in any order: the least preferred one makes room */
+        a = &res->list[0];
+        for (unsigned i = 1; i < res->n; i++)
+            if (res->list[i].preference > a->preference)
+                a = &res->list[i];
+        if (a->preference <= preference)
+            return;
+        res->n--;
+    }
     memset(a, 0, sizeof(*a));
     (void)snprintf(a->host, sizeof(a->host), "%s", host);
     a->preference = preference;
     if (address->sa_family == AF_INET) {
         memcpy(&a->address.v4, address, sizeof(a->address.v4));
         a->address.v4.sin_port = htons(port);
-    } else if (address->sa_family == AF_INET6) {
+    } else {
         memcpy(&a->address.v6, address, sizeof(a->address.v6));
         a->address.v6.sin6_port = htons(port);
-    } else {
-        return;
     }
     res->n++;
 }
@@ -245,7 +253,12 @@ static void all_hosts_known(struct lookup *l)
         temporary = temporary || (l->hosts[i].status != ARES_SUCCESS && !does_not_exist(l->hosts[i].status));
     if (l->resolution.n > 0) {
         l->resolution.result = RESOLVED;
+        if (temporary && l->ttl > RESOLVER_NEGATIVE_TTL_S)
+            l->ttl = RESOLVER_NEGATIVE_TTL_S; /* a host is missing, perhaps the best one: ask again soon */
         finish(l);
+    } else if (l->hop.kind != NEXT_HOP_MX && !temporary) {
+        /* Somebody's configuration or a name service that is being set up: no reason to bounce all of a site's mail. */
+        fail(l, RESOLVE_TEMPORARY, "4.4.4", "%s has no address", l->hosts[0].name);
     } else if (temporary) {
         fail(l, RESOLVE_TEMPORARY, "4.4.3", "no address of %s can be found for now: %s", l->hosts[0].name,
              ares_strerror(l->hosts[0].status));
@@ -254,12 +267,23 @@ static void all_hosts_known(struct lookup *l)
     }
 }
 
+/* c-ares asks for A and AAAA at once and tells only how the later of the two ended: "no data" may hide that the other
+ * got SERVFAIL. So nothing counts as missing before each was asked for alone. */
+static const int steps[] = {AF_UNSPEC, AF_INET, AF_INET6};
+
+static void ask_address(struct host *h);
+
 static void on_addresses(void *arg, int status, int timeouts, struct ares_addrinfo *info)
 {
     struct host *h = arg;
     struct lookup *l = h->lookup;
 
     (void)timeouts;
+    if (does_not_exist(status) && h->step + 1 < sizeof(steps) / sizeof(steps[0])) {
+        h->step++;
+        ask_address(h);
+        return;
+    }
     h->status = status;
     if (status == ARES_SUCCESS) {
         for (const struct ares_addrinfo_node *n = info->nodes; n != NULL; n = n->ai_next) {
@@ -273,14 +297,21 @@ static void on_addresses(void *arg, int status, int timeouts, struct ares_addrin
         all_hosts_known(l);
 }
 
+static void ask_address(struct host *h)
+{
+    /* arrange() orders them; c-ares' own order would open a socket for each. */
+    const struct ares_addrinfo_hints hints = {
+        .ai_family = steps[h->step], .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
+    ares_getaddrinfo(h->lookup->resolver->channel, h->name, NULL, &hints, on_addresses, h);
+}
+
 static void ask_addresses(struct lookup *l)
 {
-    const struct ares_addrinfo_hints hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     unsigned n = l->n_hosts;
     l->waiting = n;
     /* The last callback may come from inside the last call and end the lookup. */
     for (unsigned i = 0; i < n; i++)
-        ares_getaddrinfo(l->resolver->channel, l->hosts[i].name, NULL, &hints, on_addresses, &l->hosts[i]);
+        ask_address(&l->hosts[i]);
 }
 
 static void add_host(struct lookup *l, const char *name, uint16_t preference)
@@ -303,7 +334,10 @@ static int mx_order(const void *a, const void *b)
 
 static void use_mx(struct lookup *l, struct dns_mx_answer *mx)
 {
-    if (mx->n == 1 && mx->list[0].host[0] == 0) { /* RFC 7505 */
+    unsigned named = 0;
+    for (unsigned i = 0; i < mx->n; i++)
+        named += mx->list[i].host[0] != 0;
+    if (named == 0) { /* RFC 7505 */
         fail(l, RESOLVE_PERMANENT, "5.1.10", "%s accepts no mail (null MX)", l->hop.host);
         return;
     }
@@ -327,7 +361,7 @@ static void on_mx(void *arg, int status, int timeouts, unsigned char *answer, in
     struct dns_mx_answer mx;
 
     (void)timeouts;
-    if (status == ARES_ENOTFOUND) {
+    if (status == ARES_ENOTFOUND || status == ARES_EBADNAME) {
         fail(l, RESOLVE_PERMANENT, "5.1.2", "the domain %s does not exist", l->hop.host);
     } else if (status == ARES_ENODATA) {
         add_host(l, l->hop.host, 0); /* implicit MX */

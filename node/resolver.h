@@ -1,7 +1,8 @@
 /* resolver.h - from a next hop to the addresses to try, in order (RFC 5321 section 5, RFC 7505), by c-ares.
  *
  * N1: MX by preference, ties shuffled at each use; a domain without MX but with addresses is its own MX; a null MX and
- * a name that does not exist are permanent failures, everything else that goes wrong is temporary. N2: a host that is
+ * a name that does not exist are permanent failures, everything else that goes wrong is temporary, and so is a static
+ * route's name that does not exist. N2: a host that is
  * ourselves is dropped together with all of the same or worse preference (RFC 5321 5.1). N3: answers are kept for their
  * TTL, at most RESOLVER_MAX_TTL_S; failures for RESOLVER_NEGATIVE_TTL_S. Thread: the loop's. */
 #ifndef MR_NODE_RESOLVER_H

@@ -60,8 +60,10 @@ int smtp_reply_feed(struct smtp_reply_parser *p, const char *data, size_t len, s
 {
     for (size_t i = 0; i < len; i++) {
         if (data[i] != '\n') {
-            if (p->line_len == sizeof(p->line))
+            if (p->line_len == sizeof(p->line)) {
+                *used = i;
                 return MR_LIMIT;
+            }
             p->line[p->line_len++] = data[i];
             continue;
         }
