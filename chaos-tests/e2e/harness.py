@@ -233,10 +233,27 @@ class Cluster:
         wait_for(lambda: can_connect(self.sink_port), "the sink listens")
         return self.sink
 
+    def another_sink(self, name, *args, host="127.0.0.1", port=None):
+        """A further next hop; its .port and .journal say where."""
+        port = port or free_port()
+        journal = self.dir / f"{name}.jsonl"
+        sink = self.spawn(
+            [BIN / "mailraft-sink", "--listen", f"{host}:{port}", "--journal", journal, *args], f"{name}.log"
+        )
+        sink.port, sink.journal = port, journal
+        wait_for(lambda: can_connect(port, host), f"the sink {name} listens")
+        return sink
+
     def spawn(self, args, log):
         child = Process(args, self.dir / log)
         self.children.append(child)
         return child
+
+    def reconfigure(self, **overrides):
+        """Other configuration files; what the nodes make of them is their matter."""
+        self.overrides.update(overrides)
+        for node in self.nodes:
+            node.configure(self.config(node))
 
     def load(self, messages, sessions=20, size=2048, to=None, journal="load.jsonl", log="load.log", extra=()):
         """Starts mailraft-load against the nodes (default all)."""
@@ -324,16 +341,64 @@ def read_journal(path):
     return lines
 
 
-def can_connect(port):
+def can_connect(port, host="127.0.0.1"):
     with socket.socket() as s:
         s.settimeout(1)
-        return s.connect_ex(("127.0.0.1", port)) == 0
+        return s.connect_ex((host, port)) == 0
 
 
 def run(args, **kwargs):
     done = subprocess.run([str(a) for a in args], capture_output=True, text=True, check=False, **kwargs)
     assert done.returncode == 0, f"{args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+class Talk:
+    """An SMTP client that sends exactly the bytes that it is told, and reads replies."""
+
+    def __init__(self, port, greet=True, limit=20):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=limit)
+        self.file = self.socket.makefile("rb")
+        self.greeting = self.reply()
+        if greet:
+            assert self.say("EHLO client.test")[0] == 250
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+    def send(self, data):
+        self.socket.sendall(data if isinstance(data, bytes) else data.encode())
+
+    def reply(self):
+        """(code, text) of one reply, all its lines; (0, ...) when the connection has ended."""
+        text = []
+        while True:
+            try:
+                line = self.file.readline()
+            except ConnectionResetError:
+                line = b""
+            if not line:
+                return 0, "closed"
+            text.append(line[4:].decode(errors="replace").rstrip("\r\n"))
+            if line[3:4] != b"-":
+                return int(line[:3]), "\n".join(text)
+
+    def say(self, line):
+        self.send(line + "\r\n")
+        return self.reply()
+
+    def begin(self, sender="a@client.test", recipient="b@example.test"):
+        """MAIL, RCPT, DATA."""
+        assert self.say(f"MAIL FROM:<{sender}>")[0] == 250
+        assert self.say(f"RCPT TO:<{recipient}>")[0] == 250
+        assert self.say("DATA")[0] == 354
 
 
 def try_send(port, sender="a@client.test", recipient="b@example.test", body="hello", limit=20):
