@@ -2,8 +2,7 @@
  * goes on afterwards (ctl_demo_stay.c).
  *
  * D1: all files lie in one folder, all listeners on 127.0.0.1, all children end with this process.
- * D2: a port is held by a bound socket of ours, which does not listen, as long as the demo runs: no other demo takes
- *     it, also while a killed node is away.
+ * D2: a port is held as long as the demo runs: no other demo takes it, also while a killed node is away.
  * Thread: main. */
 #ifndef MR_CLIENT_CTL_DEMO_INTERNAL_H
 #define MR_CLIENT_CTL_DEMO_INTERNAL_H
@@ -20,7 +19,7 @@
 #include <stdio.h>
 
 struct demo_port {
-    int fd; /* holds it */
+    int fd, lock; /* hold it */
     unsigned number;
 };
 

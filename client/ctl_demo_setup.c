@@ -12,11 +12,13 @@
 #include <errno.h>
 #include <ftw.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum {
@@ -58,8 +60,8 @@ static int find_programs(struct demo *d)
     if (n < 0)
         return complain("/proc/self/exe");
     d->self[n] = '\0';
-    (void)strcpy(d->program_dir, d->self);
-    *strrchr(d->program_dir, '/') = '\0';
+    memcpy(d->program_dir, d->self, (size_t)n + 1);
+    *strrchr(d->program_dir, '/') = '\0'; /* the kernel's path is absolute */
     int rc = find_program(d, "mailraftd", d->daemon);
     if (rc == 0)
         rc = find_program(d, "mailraft-load", d->load_program);
@@ -102,25 +104,49 @@ static int make_folder(struct demo *d)
 
 /* ---- ports ---- */
 
-/* Bound without SO_REUSEADDR, so that a held port looks taken to other demos; with it afterwards, so that the listener
- * of our child may bind beside it. */
-static bool hold(struct demo_port *port, unsigned number)
+/* A name in the kernel that only one process has, for as long as it lives: demos keep out of each other's way by it. */
+static int lock_port(unsigned number)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    int n = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, "mailraft-demo-%u", number);
+    socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&name, len) != 0) {
+        (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Our socket does not listen and allows addresses to be used again, so the listener of our child may bind beside it;
+ * one that listens already does not. */
+static int bind_port(unsigned number)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number)};
     int on = 1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0)
-        return false;
-    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0) {
+    if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+                    bind(fd, (struct sockaddr *)&address, sizeof(address)) != 0)) {
         (void)close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+static bool hold(struct demo_port *port, unsigned number)
+{
+    int lock = lock_port(number);
+    int fd = lock < 0 ? -1 : bind_port(number);
+
+    if (fd < 0) {
+        if (lock >= 0)
+            (void)close(lock);
         return false;
     }
-    port->fd = fd;
-    port->number = number;
+    *port = (struct demo_port){.lock = lock, .fd = fd, .number = number};
     return true;
 }
 
@@ -337,8 +363,10 @@ static int remove_entry(const char *path, const struct stat *st, int kind, struc
 
 static void close_port(struct demo_port *port)
 {
-    if (port->number != 0)
-        (void)close(port->fd);
+    if (port->number == 0)
+        return;
+    (void)close(port->fd);
+    (void)close(port->lock);
 }
 
 void demo_tear_down(struct demo *d)
