@@ -12,7 +12,7 @@ enum { MIN_SIZE = 64, MOVE = 8 };
 void state_index_init(struct state_index *index)
 {
     *index = (struct state_index){.size = MIN_SIZE};
-    index->buckets = mr_calloc(MIN_SIZE, sizeof(*index->buckets));
+    index->buckets = mr_calloc(MIN_SIZE, sizeof(void *));
 }
 
 void state_index_close(struct state_index *index)
@@ -54,7 +54,7 @@ static void resize(struct state_index *index, size_t size)
     index->old_size = index->size;
     index->moved = 0;
     index->size = size;
-    index->buckets = mr_calloc(size, sizeof(*index->buckets));
+    index->buckets = mr_calloc(size, sizeof(void *));
 }
 
 void state_index_insert(struct state_index *index, struct state_index_node *node, uint64_t hash)
@@ -105,5 +105,5 @@ struct state_index_node *state_index_next(const struct state_index_node *node)
 
 size_t state_index_memory(const struct state_index *index)
 {
-    return (index->size + index->old_size) * sizeof(*index->buckets);
+    return (index->size + index->old_size) * sizeof(void *);
 }

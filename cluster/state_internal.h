@@ -34,8 +34,8 @@ enum {
     STATE_MAX_PART_SETS = 1024,        /* enqueues in parts that are under way at once; the oldest goes */
     STATE_MAX_PARTS = 4096,            /* of one enqueue */
 };
-#define STATE_MAX_PARTS_BYTES    (64U * 1024 * 1024) /* of all; the oldest goes */
-#define STATE_MAX_PART_SET_BYTES (32U * 1024 * 1024)
+#define STATE_MAX_PARTS_BYTES    (UINT64_C(64) * 1024 * 1024) /* of all; the oldest goes */
+#define STATE_MAX_PART_SET_BYTES (UINT64_C(32) * 1024 * 1024)
 #define STATE_DUE_NEVER          UINT64_MAX /* a deferred delivery of an expired message: its notice handles it */
 #define STATE_MAX_MS             ((uint64_t)1 << 61) /* committed times and durations above are malformed or cut */
 #define STATE_MAX_SEQUENCE       ((uint64_t)1 << 47) /* a delivery's key is sequence * 2^16 + index */

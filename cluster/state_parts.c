@@ -121,12 +121,12 @@ enum apply_result state_enqueue_part(struct state *s, const Mailraft__EnqueuePar
         return APPLY_INVALID;
     }
     state_parts_extend(s, p, part->data.data, part->data.len);
-    /* p itself is smaller than the room for all, so it may be the oldest only after all others went. */
-    while (s->parts.bytes > STATE_MAX_PARTS_BYTES) {
-        struct state_parts *drop = oldest(s);
-        if (drop == p)
-            drop = MR_CONTAINER(p->in_all.next, struct state_parts, in_all);
-        state_parts_drop(s, drop);
+    /* p alone is smaller than the room for all: the others give it, the oldest first. */
+    for (struct state_link *l = s->parts.all.head, *next; l != NULL && s->parts.bytes > STATE_MAX_PARTS_BYTES;
+         l = next) {
+        next = l->next;
+        if (l != &p->in_all)
+            state_parts_drop(s, MR_CONTAINER(l, struct state_parts, in_all));
     }
     return p->have == p->parts ? complete(s, p, fatal) : APPLIED;
 }

@@ -294,7 +294,7 @@ static void write_all(struct writer *w, const struct state *s)
     const struct state_finished *f;
     size_t place = 0;
 
-    memcpy(preamble, SNAPSHOT_MAGIC, 8);
+    memcpy(preamble, SNAPSHOT_MAGIC, sizeof(SNAPSHOT_MAGIC)); /* its zero byte goes under the format */
     put_32(preamble + 8, SNAPSHOT_FORMAT);
     put(w, preamble, sizeof(preamble));
     write_header(w, s);
