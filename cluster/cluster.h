@@ -1,7 +1,8 @@
 /* cluster.h - the whole cluster below one door: what mailraftd's workers and HTTP thread may ask of it.
  *
- * Inside is the core thread (raft, state, scheduler, leases, links, bodies). Everything here is asynchronous: a request goes to the
- * core's mailbox, its answer to the worker's. Requests are bounded; MR_BUSY means: try later, nothing was taken.
+ * Inside is the core thread (raft, state, scheduler, leases, links, bodies). Everything here is asynchronous: a request
+ * goes to the core's mailbox, its answer to the worker's. Requests are bounded; MR_BUSY means: try later, nothing was
+ * taken.
  *
  * C1: a submission's callback gives 0 only after its enqueue was committed and applied on the leader.
  * C2: an attempt is handed to a worker only under a lease, and cluster_may_send is true only under one (PROTOCOL.md 5).
@@ -68,8 +69,8 @@ struct cluster_worker {
     void (*notice)(void *arg, struct notice *n);
     /* Rules in force; a reference passes. Called before any attempt. */
     void (*rules)(void *arg, struct cluster_rules *r);
-    /* The lease ended: connections whose dot was not written are reset, idle ones closed (5.7); attempts not started or before
-     * their dot are released. */
+    /* The lease ended: connections whose dot was not written are reset, idle ones closed (5.7); attempts not started or
+     * before their dot are released. */
     void (*lease_ended)(void *arg);
     /* Shutdown begins: start nothing new; attempts not started are released; finish those that run. */
     void (*drain)(void *arg);
@@ -79,8 +80,8 @@ struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_work
 void cluster_detach(struct cluster_port *p, void (*cb)(void *arg), void *arg);
 /* Starts the core thread. */
 int cluster_start(struct cluster *c);
-/* PROTOCOL.md 9: drains, hands leadership over, waits for outstanding attempts up to timeout_ms, commits outcomes. Blocks. The core still
- * answers until cluster_close. */
+/* PROTOCOL.md 9: drains, hands leadership over, waits for outstanding attempts up to timeout_ms, commits outcomes.
+ * Blocks. The core still answers until cluster_close. */
 void cluster_drain(struct cluster *c, unsigned timeout_ms);
 /* Ends the core thread and frees everything. No worker may call anything any more. */
 void cluster_close(struct cluster *c);
@@ -93,9 +94,9 @@ enum cluster_readiness {
     CLUSTER_STARTING,  /* not formed, replaying, or the node's new incarnation is not committed yet */
     CLUSTER_NO_QUORUM, /* no lease */
     CLUSTER_LOW_DISK,
-    CLUSTER_BUSY,      /* more proposals wait than are good */
+    CLUSTER_BUSY, /* more proposals wait than are good */
     CLUSTER_DRAINING,
-    CLUSTER_REFUSED,   /* this directory may not take part (2.5) */
+    CLUSTER_REFUSED, /* this directory may not take part (2.5) */
 };
 enum cluster_readiness cluster_readiness(const struct cluster *c);
 /* Committed wall-like time for new ids and headers is not needed: workers use their own clock. */
@@ -104,23 +105,27 @@ enum cluster_readiness cluster_readiness(const struct cluster *c);
 
 /* Proof of life; call at least each second from a timer of the loop (5.10). */
 void cluster_worker_beat(struct cluster_port *p);
-/* May this attempt still start a transaction or write its dot: lease held, its incarnation is ours, deadline not passed. */
+/* May this attempt still start a transaction or write its dot: lease held, its incarnation is ours, deadline not
+ * passed. */
 bool cluster_may_send(const struct cluster_port *p, const struct attempt *a);
 
 /* A body on its way in. One at a time a handle; pieces of at most SPOOL_MAX_PIECE bytes. */
 struct cluster_body;
 struct cluster_body *cluster_body_begin(struct cluster_port *p, struct mr_id id);
 /* data: malloc, ownership passes. written comes on the worker's loop: flow control; keep at most 4 in flight. */
-void cluster_body_piece(struct cluster_body *b, uint8_t *data, size_t len, void (*written)(void *arg, int status), void *arg);
-/* Last piece; done comes once, on the worker's loop: status 0 and what goes into Enqueue.body (allocated by protobuf-c's default
- * allocator, ownership passes), else MR_NOSPACE, MR_CANCELLED, MR_TIMEOUT (no majority within commit_timeout). Frees b. */
+void cluster_body_piece(struct cluster_body *b, uint8_t *data, size_t len, void (*written)(void *arg, int status),
+                        void *arg);
+/* Last piece; done comes once, on the worker's loop: status 0 and what goes into Enqueue.body (allocated by
+ * protobuf-c's default allocator, ownership passes), else MR_NOSPACE, MR_CANCELLED, MR_TIMEOUT (no majority within
+ * commit_timeout). Frees b. */
 void cluster_body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
                          void (*done)(void *arg, int status, Mailraft__Body *body), void *arg);
 /* Gives up, instead of cluster_body_finish. Waiting `written` callbacks still come. */
 void cluster_body_abort(struct cluster_body *b);
 
-/* Proposes an enqueue. message: allocated by protobuf-c's default allocator; ownership passes. done on the worker's loop, once: 0 committed;
- * MR_REFUSED (state refused it: reason says why), MR_TIMEOUT or MR_NOQUORUM: answer 451 (a cancel follows by itself). */
+/* Proposes an enqueue. message: allocated by protobuf-c's default allocator; ownership passes. done on the worker's
+ * loop, once: 0 committed; MR_REFUSED (state refused it: reason says why), MR_TIMEOUT or MR_NOQUORUM: answer 451 (a
+ * cancel follows by itself). */
 void cluster_submit(struct cluster_port *p, Mailraft__Enqueue *message,
                     void (*done)(void *arg, int status, enum apply_result reason), void *arg);
 
@@ -178,11 +183,12 @@ struct notice {
 };
 void notice_free(struct notice *n);
 
-/* The final dot is about to be written (5.8); writes the journal. Call right before the write, after cluster_may_send. */
+/* The final dot is about to be written (5.8); writes the journal. Call right before the write, after cluster_may_send.
+ */
 void cluster_dot(struct cluster_port *p, struct attempt *a);
-/* What came of an attempt. outcome: protobuf-c's default allocator, ownership passes; id, delivery, attempt and node are filled in here. Proposed
- * again until its fate is known; done (may be NULL) comes on the worker's loop once it is. Ends the attempt (free it after the call).
- * A reply to a final dot is journalled first. */
+/* What came of an attempt. outcome: protobuf-c's default allocator, ownership passes; id, delivery, attempt and node
+ * are filled in here. Proposed again until its fate is known; done (may be NULL) comes on the worker's loop once it is.
+ * Ends the attempt (free it after the call). A reply to a final dot is journalled first. */
 void cluster_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
                      void (*done)(void *arg, int status, enum apply_result reason), void *arg);
 /* The attempt was not made (or ended before its dot through no fault of the next hop): gives it back. */
@@ -192,11 +198,13 @@ void cluster_notice_done(struct cluster_port *p, const struct notice *n, Mailraf
                          void (*done)(void *arg, int status, enum apply_result reason), void *arg);
 /* It could not be written now: another try later. */
 void cluster_notice_failed(struct cluster_port *p, const struct notice *n);
-/* A slot has no connection and no attempt any more. `attempts`: how many this worker was given for the slot since it last said so (one that
- * is on its way to the worker thus keeps the slot). Every slot that was given an attempt ends with this, also when no connection was made. */
+/* A slot has no connection and no attempt any more. `attempts`: how many this worker was given for the slot since it
+ * last said so (one that is on its way to the worker thus keeps the slot). Every slot that was given an attempt ends
+ * with this, also when no connection was made. */
 void cluster_slot_closed(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts);
 
-/* Reads one piece of a body (verified; repaired from a peer if need be). done on the worker's loop, once. data: malloc, ownership passes. */
+/* Reads one piece of a body (verified; repaired from a peer if need be). done on the worker's loop, once. data: malloc,
+ * ownership passes. */
 void cluster_body_read(struct cluster_port *p, struct mr_id id, uint32_t piece,
                        void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);
 
@@ -211,17 +219,18 @@ struct cluster_counters *cluster_counters(struct cluster *c);
 enum cluster_question { CLUSTER_STATUS, CLUSTER_QUEUE, CLUSTER_MESSAGES, CLUSTER_MESSAGE, CLUSTER_METRICS };
 struct cluster_query {
     enum cluster_question question;
-    struct mr_id id;          /* CLUSTER_MESSAGE */
-    /* CLUSTER_MESSAGES: filters, NULL or 0: any. Substring of address for sender and recipient, exact (any case) for the others. */
+    struct mr_id id; /* CLUSTER_MESSAGE */
+    /* CLUSTER_MESSAGES: filters, NULL or 0: any. Substring of address for sender and recipient, exact (any case) for
+     * the others. */
     const char *sender, *recipient, *domain, *next_hop, *state;
     uint64_t older_than_s;
-    uint64_t after;           /* sequence to go on from */
-    unsigned limit;           /* 1..1000 */
+    uint64_t after; /* sequence to go on from */
+    unsigned limit; /* 1..1000 */
 };
-/* Calls done on the core's thread with a new reference (status 0; MR_NOTFOUND) or on the caller's with MR_BUSY by result. done must only hand the
- * object on. The query's strings are copied. */
-int cluster_ask(struct cluster *c, const struct cluster_query *query, void (*done)(void *arg, int status, json_t *answer),
-                void *arg);
+/* Calls done on the core's thread with a new reference (status 0; MR_NOTFOUND) or on the caller's with MR_BUSY by
+ * result. done must only hand the object on. The query's strings are copied. */
+int cluster_ask(struct cluster *c, const struct cluster_query *query,
+                void (*done)(void *arg, int status, json_t *answer), void *arg);
 /* Streams a body to a file-like consumer: same as cluster_body_read, but done comes on the core's thread. */
 int cluster_ask_body(struct cluster *c, struct mr_id id, uint32_t piece,
                      void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);

@@ -387,7 +387,7 @@ static int bind_socket(const char *address, char *bound, size_t bound_len, char 
     freeaddrinfo(list);
     if (fd < 0)
         return -1;
-    struct sockaddr_storage name;
+    struct sockaddr_storage name = {0};
     socklen_t name_len = sizeof(name);
     char text[INET6_ADDRSTRLEN] = "", port[8] = "";
     (void)getsockname(fd, (struct sockaddr *)&name, &name_len);

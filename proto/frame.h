@@ -2,9 +2,8 @@
  *
  * A frame is a 16-byte header, a protobuf part and a raw tail (FORMAT.md):
  *   magic 'M' 'R' (2), version (1), type (1), protobuf length (4), tail length (4), checksum (4), all big-endian; the
- *   checksum is the low half of XXH3-64 over header bytes 0..11 and the protobuf part. The tail carries its own checksum
- *   where it needs one; TLS guards it on the way.
- * Thread: any; nothing is shared. */
+ *   checksum is the low half of XXH3-64 over header bytes 0..11 and the protobuf part. The tail carries its own
+ * checksum where it needs one; TLS guards it on the way. Thread: any; nothing is shared. */
 #ifndef MR_PROTO_FRAME_H
 #define MR_PROTO_FRAME_H
 
@@ -22,13 +21,13 @@ enum frame_type {
     FRAME_HEARTBEAT_REPLY,
     FRAME_PROPOSE,
     FRAME_PROPOSE_REPLY,
-    FRAME_BODY_PIECE,   /* tail: the piece */
+    FRAME_BODY_PIECE, /* tail: the piece */
     FRAME_BODY_ACK,
     FRAME_BODY_ABORT,
     FRAME_BODY_GET,
     FRAME_BODY_MISSING,
-    FRAME_RAFT,         /* tail: raft head length (4, big-endian), head, tail */
-    FRAME_RAFT_SLICE,   /* tail: the slice of what FRAME_RAFT's tail would be */
+    FRAME_RAFT,       /* tail: raft head length (4, big-endian), head, tail */
+    FRAME_RAFT_SLICE, /* tail: the slice of what FRAME_RAFT's tail would be */
     FRAME_TYPE_END
 };
 
