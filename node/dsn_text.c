@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FOLD_AT = 76 };
+enum { FOLD_AT = 76, LINE_MOST = 990 /* RFC 5322 2.1.1: 998 */ };
 
 /* Writes text as the value of a field: printable ASCII, folded at spaces. column: where it begins. */
 static void put_value(FILE *out, const char *text, size_t column)
@@ -22,6 +22,10 @@ static void put_value(FILE *out, const char *text, size_t column)
             (void)fputs("\r\n ", out);
             column = 1;
             continue;
+        }
+        if (column >= LINE_MOST) { /* a word that long is none that anybody could use */
+            (void)fputs("\r\n ", out);
+            column = 1;
         }
         (void)fputc(c >= 0x20 && c < 0x7f ? c : '?', out);
         column++;
@@ -79,8 +83,8 @@ static void put_human(FILE *out, const struct dsn_report *r, const char *hostnam
     for (uint32_t i = 0; i < r->n_recipients; i++) {
         (void)fputc('<', out);
         put_value(out, r->recipients[i].address, 1);
-        (void)fputs(">: ", out);
-        put_value(out, r->recipients[i].reply[0] != 0 ? r->recipients[i].reply : "delivery time expired", 40);
+        (void)fputs(">:\r\n    ", out);
+        put_value(out, r->recipients[i].reply[0] != 0 ? r->recipients[i].reply : "delivery time expired", 4);
         (void)fputs("\r\n\r\n", out);
     }
 }
