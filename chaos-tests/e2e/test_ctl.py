@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from harness import BIN, LIMIT, Process, free_port, read_journal, try_send, wait_for
+from harness import BIN, LIMIT, ROOT, Process, free_port, read_journal, try_send, wait_for
 
 DONE, REFUSED, USAGE, UNAVAILABLE = 0, 1, 2, 3
 UNKNOWN_ID = "0" * 26
@@ -279,6 +279,18 @@ def test_tls_cluster(make_cluster):
     assert try_send(c.nodes[0].smtp)[0] == 250
     c.wait_empty()
     assert pairs(good("status", server=c.nodes[1].http))["quorum"] == "yes"
+
+
+def test_documented_configurations(tmp_path):
+    """The example and the README's configuration are what mailraftd takes."""
+    shown = tmp_path / "readme.yaml"
+    shown.write_text(re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1])
+    for path in (ROOT / "deploy" / "mailraft.yaml.example", shown):
+        done = subprocess.run(
+            [BIN / "mailraftd", "--config", path, "--check-config"], capture_output=True, text=True, check=False
+        )
+        # Its node.name is given, so the name of this machine does not matter.
+        assert done.returncode == 0, done
 
 
 # ---- demo ----
