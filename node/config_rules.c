@@ -226,6 +226,12 @@ static void limit_pair(struct yaml_reader *r, const char *key, yaml_node_t *valu
         yaml_problem(r, value, "more than %d limits", MAX_LIMITS);
         return;
     }
+    for (size_t i = 0; i < rules->n_limits; i++) {
+        if (strcasecmp(rules->limits[i]->site, key) == 0) { /* in another case of letters */
+            yaml_problem(r, value, "given twice");
+            return;
+        }
+    }
     Mailraft__Limit *l = mr_malloc(sizeof(*l));
     mailraft__limit__init(l);
     l->site = lower(key);
