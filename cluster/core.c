@@ -47,6 +47,18 @@ static Mailraft__Rules *hashed_rules(const Mailraft__Rules *rules)
     return copy;
 }
 
+/* They must fit into one entry of the log: with more they would never come into force, and the cluster never be ready.
+ */
+static int check_rules(const Mailraft__Rules *rules, char *error, size_t error_len)
+{
+    size_t size = mailraft__rules__get_packed_size(rules);
+    if (size <= CORE_MAX_RULES)
+        return 0;
+    (void)snprintf(error, error_len, "domains, routes and limits are too many: %zu bytes together, at most %d", size,
+                   CORE_MAX_RULES);
+    return MR_LIMIT;
+}
+
 struct cluster_rules *cluster_rules_ref(struct cluster_rules *r)
 {
     atomic_fetch_add(&r->references, 1);
@@ -180,6 +192,9 @@ static void on_formed(void *arg)
     struct cluster *c = arg;
     char error[512] = "";
     c->self = identity_node(c->identity);
+    free(c->refused); /* why it could not be formed is over */
+    c->refused = NULL;
+    atomic_store(&c->readiness, CLUSTER_STARTING);
     log_event(LOG_INFO, "formed", LOG_N("raft_id", c->self), LOG_N("members", identity_members(c->identity)),
               LOG_N("incarnation", c->incarnation));
     struct lease_times times = {
@@ -275,6 +290,12 @@ static int proposal_send(void *arg, uint64_t request, const Mailraft__Op *op);
 
 int cluster_open(struct cluster **out, const struct cluster_config *config, char *error, size_t error_len)
 {
+    Mailraft__Rules *rules = hashed_rules(config->rules);
+    int rc = check_rules(rules, error, error_len);
+    if (rc != 0) {
+        mailraft__rules__free_unpacked(rules, NULL);
+        return rc;
+    }
     struct cluster *c = mr_calloc(1, sizeof(*c));
     error[0] = 0;
     c->config = *config;
@@ -283,7 +304,7 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
     c->lead.staged_tail = &c->lead.staged;
     c->lead.batches_tail = &c->lead.batches;
     c->started_ns = core_now(c);
-    c->own_rules = hashed_rules(config->rules);
+    c->own_rules = rules;
     atomic_store(&c->readiness, CLUSTER_STARTING);
     uv_sem_init(&c->drained, 0);
     mr_assert(uv_loop_init(&c->loop) == 0);
@@ -298,10 +319,11 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
     c->state = state_open(&observer);
     struct sched_config sched = {.hash_seed = mr_id_hash(mr_id_random())};
     c->sched = sched_open(c->state, &sched);
-    struct proposals_config proposals = {.arg = c, .send = proposal_send};
-    c->proposals = proposals_open(&proposals);
 
-    int rc = open_directory(c, error, error_len);
+    rc = open_directory(c, error, error_len);
+    /* The leader may still answer what this node's last life proposed. */
+    struct proposals_config proposals = {.arg = c, .send = proposal_send, .first_request = c->start_incarnation << 40};
+    c->proposals = proposals_open(&proposals);
     if (rc == 0)
         rc = core_links_open(c, error, error_len);
     if (rc == 0)
@@ -403,9 +425,17 @@ static void run_reconfigure(struct mail *mail)
 {
     struct reconfigure *r = MR_CONTAINER(mail, struct reconfigure, mail);
     struct cluster *c = r->c;
+    char error[200];
+    if (check_rules(r->rules, error, sizeof(error)) != 0) {
+        log_event(LOG_ERROR, "rules_refused", LOG_S("reason", error));
+        mailraft__rules__free_unpacked(r->rules, NULL);
+        free(r);
+        return;
+    }
     mailraft__rules__free_unpacked(c->own_rules, NULL);
     c->own_rules = r->rules;
-    c->lead.rules_wanted = true;
+    /* On a follower it must not wait for a failover, which changes no limit (6.3): there all members must want it. */
+    c->lead.rules_wanted = c->lead.leading;
     free(r);
 }
 

@@ -31,11 +31,14 @@
 enum {
     CORE_MAX_PORTS = 64,
     CORE_MAILBOX = 65536,
-    CORE_MAX_BATCH = 60 * 1024, /* bytes of operations in one entry (PROTOCOL.md 4.5) */
+    CORE_MAX_BATCH = 60 * 1024, /* bytes of operations in one entry (PROTOCOL.md 4.5), filled in */
+    CORE_MAX_RULES = 56 * 1024, /* bytes of the rules */
     CORE_MAX_BATCH_OPS = 1024,
-    CORE_INFLIGHT = 4,       /* entries proposed and not yet applied; what comes meanwhile is batched */
-    CORE_MAX_STAGED = 16384, /* operations that wait for a batch */
-    CORE_BUSY = 8192,        /* own proposals waiting: refuse new mail above */
+    CORE_INFLIGHT = 4,              /* entries proposed and not yet applied; what comes meanwhile is batched */
+    CORE_MAX_STAGED = 16384,        /* operations that wait for a batch */
+    CORE_BUSY = 8192,               /* own proposals waiting: refuse new mail above */
+    CORE_MAX_SUBMITS = 16384,       /* and submissions of sessions that run; room must stay for what ends attempts */
+    CORE_IDLE_ENTRY_MS = 60 * 1000, /* without entries for so long the leader makes one that moves committed time on */
     CORE_TICK_MS = 10,
     CORE_WORKER_SILENT_MS = 5000,  /* PROTOCOL.md 5.10 */
     CORE_NOQUORUM_GRACE_MS = 1000, /* after the lease ended, before waiting clients get 451 */
@@ -127,7 +130,6 @@ struct core_running {
     uint32_t delivery;
     uint32_t attempt;
     bool notice;
-    bool ending; /* its outcome is proposed */
 };
 
 struct core_request; /* core_port.c */
@@ -189,6 +191,9 @@ struct cluster {
     size_t left_waiting;
     bool draining;
     bool closing;
+    bool given_up; /* the lease, for good: this process ends */
+    bool hung;     /* a worker is silent: no heartbeats, no new incarnation (5.10) */
+    uint64_t hung_since_ns;
     uint64_t takeovers;
     uint64_t last_leader_change_ms;
 
@@ -213,7 +218,6 @@ struct cluster {
 
     uv_sem_t drained;
     bool drain_wanted;
-    bool drain_released;
     bool goodbye, goodbye_said;
     uint64_t drain_until_ns;
     /* Loop health, for /metrics: longest turn of the tick timer over its interval. */
@@ -270,7 +274,6 @@ void core_attempts_assigned(struct cluster *c, const struct state_message *m, ui
 void core_attempts_notice(struct cluster *c, const struct state_message *m);
 void core_attempts_restored(struct cluster *c);
 void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice);
-void core_attempts_release_all(struct cluster *c);
 struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,
                                         bool notice);
 void core_slot_closed(struct cluster *c, const char *next_hop, uint32_t slot, uint64_t attempts);
@@ -279,6 +282,8 @@ void core_attempts_close(struct cluster *c);
 /* core_port.c */
 /* Hands a mail to the worker; a detached one's is freed (it must begin a malloc'ed struct that owns nothing else). */
 void core_port_post(struct cluster_port *p, struct mail *mail);
+/* An outcome without its DSN: what would have failed is deferred (7.2). */
+void core_outcome_drop_dsn(Mailraft__Outcome *o);
 void core_port_rules(struct cluster *c);
 void core_port_lease_ended(struct cluster *c);
 void core_port_drain(struct cluster *c);

@@ -315,40 +315,6 @@ void core_attempts_restored(struct cluster *c)
     }
 }
 
-/* ---- the end of a drain: what has not ended by itself goes back ---- */
-
-static void ignore_fate(void *arg, int status, enum apply_result reason)
-{
-    (void)arg;
-    (void)status;
-    (void)reason;
-}
-
-void core_attempts_release_all(struct cluster *c)
-{
-    for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++) {
-        for (struct core_running *r = c->running[i]; r != NULL; r = r->next) {
-            if (r->ending)
-                continue;
-            r->ending = true;
-            Mailraft__Release *release = mr_malloc(sizeof(*release));
-            mailraft__release__init(release);
-            release->id.data = mr_memdup(r->id.bytes, MR_ID_SIZE);
-            release->id.len = MR_ID_SIZE;
-            release->delivery = r->notice ? STATE_RELEASE_NOTICE : r->delivery;
-            release->attempt = r->attempt;
-            release->node = c->self;
-            release->reason = mr_strdup("shutdown");
-            Mailraft__Op *op = mr_malloc(sizeof(*op));
-            mailraft__op__init(op);
-            op->kind_case = MAILRAFT__OP__KIND_RELEASE;
-            op->release = release;
-            if (proposals_add(c->proposals, op, core_now(c), UINT64_MAX, ignore_fate, NULL, NULL) != 0)
-                mailraft__op__free_unpacked(op, NULL);
-        }
-    }
-}
-
 void core_attempts_close(struct cluster *c)
 {
     for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++) {

@@ -1,9 +1,11 @@
 /* The end (PROTOCOL.md 9).
  *
- * Drain: no more assignments (heartbeats say so), workers finish what runs, leadership is handed over; when nothing
- * runs or the time is up the rest is released, and a last operation declares this incarnation down, so that nobody
- * waits node_timeout for it. Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one
- * before. */
+ * Drain: no more assignments (heartbeats say so), workers finish what runs, leadership is handed over. When the time is
+ * up the lease is given up: workers reset what has no final dot yet and give it back. A moment later, or when nothing
+ * runs any more, a last operation declares this incarnation down, so that nobody waits node_timeout for it; it releases
+ * what is left, whose dots were written, and counts it. Never without giving up the lease first: what others may be
+ * given must not get its dot here. Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the
+ * one before. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -69,6 +71,12 @@ static void say_goodbye(struct cluster *c, uint64_t now)
     }
 }
 
+static void give_up_lease(struct cluster *c, uint64_t now)
+{
+    c->given_up = true;
+    core_lease_update(c, now);
+}
+
 static void drained(struct cluster *c)
 {
     c->drain_wanted = false;
@@ -87,15 +95,15 @@ void core_drain_tick(struct cluster *c, uint64_t now)
     } else if (c->goodbye) {
         if (c->goodbye_said)
             drained(c);
-    } else if (idle || (late && c->drain_released && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
+    } else if (idle || (late && c->given_up && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
         c->goodbye = true;
+        give_up_lease(c, now);
         if (c->leader == 0 || !c->node_up)
             c->goodbye_said = true; /* nobody to say it to */
         else
             say_goodbye(c, now);
-    } else if (late && !c->drain_released) {
-        c->drain_released = true;
-        core_attempts_release_all(c);
+    } else if (late && !c->given_up) {
+        give_up_lease(c, now);
     }
 }
 
@@ -129,7 +137,6 @@ static void links_closed(void *arg)
 static void spool_closed(void *arg)
 {
     struct cluster *c = arg;
-    core_links_close(c);
     links_close(c->links, links_closed, c);
 }
 
@@ -164,6 +171,8 @@ static void run_close(struct mail *mail)
         replica_close(c->replica, raft_closed, c);
     else
         raft_closed(c);
+    /* A snapshot on its way to a peer that reads slowly must not hold up the close. */
+    core_links_close(c);
 }
 
 void cluster_close(struct cluster *c)

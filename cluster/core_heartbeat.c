@@ -50,7 +50,7 @@ void core_heartbeat_send(struct cluster *c)
     struct bodies_stats bodies;
     uint64_t now = core_now(c);
 
-    if (c->leader == 0)
+    if (c->leader == 0 || c->hung)
         return;
     bodies_stats(c->bodies, &bodies);
     hb.incarnation = c->incarnation;
@@ -108,7 +108,8 @@ static enum cluster_readiness work_out(const struct cluster *c, bool held)
 
 void core_lease_update(struct cluster *c, uint64_t now)
 {
-    uint64_t end = c->node_up && c->refused == NULL ? node_lease_end(&c->lease, state_index(c->state)) : 0;
+    uint64_t end =
+        c->node_up && c->refused == NULL && !c->given_up ? node_lease_end(&c->lease, state_index(c->state)) : 0;
     bool held = now < end;
 
     atomic_store(&c->lease_end_ns, end);
@@ -176,6 +177,9 @@ static void propose_left(struct cluster *c)
     size_t kept = 0, bytes = 0;
     for (size_t i = 0; i < c->left.n_outcomes; i++) {
         Mailraft__Outcome *o = c->left.outcomes[i];
+        /* Its body may be gone or too old by now, and who was delivered must not be lost with it (7.2). */
+        if (o->dsn != NULL)
+            core_outcome_drop_dsn(o);
         size_t size = mailraft__outcome__get_packed_size(o);
         if (bytes + size <= NODE_UP_BYTES) {
             bytes += size + 8;
@@ -209,7 +213,7 @@ void core_node_up_try(struct cluster *c)
     enum { MAX_IN_DOUBT = 400 }; /* 40 bytes each beside NODE_UP_BYTES; the rest is counted by the release alone */
     struct node_view self;
 
-    if (c->leader == 0 || c->draining || c->refused != NULL || !state_node_by_id(c->state, c->self, &self))
+    if (c->leader == 0 || c->draining || c->hung || c->refused != NULL || !state_node_by_id(c->state, c->self, &self))
         return;
     if (c->node_up && !self.up && self.incarnation == c->incarnation)
         rise(c);

@@ -25,7 +25,7 @@ struct core_request {
     uint64_t request;            /* of proposals */
     uint64_t stamp_ms;
     uint32_t delivery, attempt, slot, piece;
-    bool notice, dotted, cancelling, answered, queued;
+    bool notice, dotted, cancelling, answered, queued, releasing;
     uint64_t attempts;
     uint8_t *data;
     size_t len;
@@ -324,8 +324,9 @@ static void cancelled(void *arg, int status, enum apply_result reason)
         submit_answer(r, MR_TIMEOUT, APPLIED);
 }
 
-/* Time is up. patience_ns: how long the client may still wait for the fate of the cancel. */
-static void cancel_submission(struct core_request *r, uint64_t now, uint64_t patience_ns)
+/* Time is up. patience_ns: how long the client may still wait for the fate of the cancel. False: it is answered, r is
+ * no longer ours. */
+static bool cancel_submission(struct core_request *r, uint64_t now, uint64_t patience_ns)
 {
     struct cluster *c = r->c;
     Mailraft__Cancel *cancel = mr_malloc(sizeof(*cancel));
@@ -342,9 +343,10 @@ static void cancel_submission(struct core_request *r, uint64_t now, uint64_t pat
     if (proposals_add(c->proposals, op, now, now + STATE_GRACE_MS * MR_NS_PER_MS, cancelled, r, &r->request) != 0) {
         mailraft__op__free_unpacked(op, NULL);
         submit_answer(r, MR_TIMEOUT, APPLIED);
-        return;
+        return false;
     }
     r->deadline_ns = now + patience_ns;
+    return true;
 }
 
 /* The client is answered now; the cancel goes on by itself. */
@@ -366,6 +368,10 @@ static void run_submit(struct mail *mail)
 
     if (!c->lease_held || c->closing) {
         submit_answer(r, MR_NOQUORUM, APPLIED);
+        return;
+    }
+    if (proposals_waiting(c->proposals) >= CORE_MAX_SUBMITS) {
+        submit_answer(r, MR_BUSY, APPLIED);
         return;
     }
     op->enqueue->acceptor = c->self;
@@ -403,19 +409,18 @@ static void expire(struct core_request *r, uint64_t now, bool no_quorum)
             bodies_abort(r->body->put);
         }
     } else if (no_quorum) {
-        if (!r->cancelling)
-            cancel_submission(r, now, 0);
-        if (r->queued)
+        if (r->cancelling || cancel_submission(r, now, 0))
             answer_early(r, MR_NOQUORUM);
     } else if (r->cancelling) {
         answer_early(r, MR_TIMEOUT);
     } else {
-        cancel_submission(r, now, CORE_CANCEL_MS * MR_NS_PER_MS);
+        (void)cancel_submission(r, now, CORE_CANCEL_MS * MR_NS_PER_MS);
     }
 }
 
 static void watch_workers(struct cluster *c, uint64_t now)
 {
+    enum { SURE_MS = 1000 }; /* after a pause of the whole process the workers need a moment to say that they live */
     uint64_t cap = UINT64_MAX;
     for (unsigned i = 0; i < c->n_ports; i++) {
         uint64_t beat = atomic_load(&c->ports[i]->beat_ns);
@@ -424,6 +429,19 @@ static void watch_workers(struct cluster *c, uint64_t now)
             cap = beat + CORE_WORKER_SILENT_MS * MR_NS_PER_MS;
     }
     node_lease_cap(&c->lease, cap);
+    if (cap == UINT64_MAX) {
+        c->hung_since_ns = 0;
+        c->hung = false;
+    } else if (c->hung_since_ns == 0) {
+        c->hung_since_ns = now;
+    } else if (!c->hung && now - c->hung_since_ns > SURE_MS * MR_NS_PER_MS) {
+        /* A healthy core would keep this node's assignments here for ever: it goes silent, so that others get them, and
+         * comes back as a new incarnation when all workers live. */
+        log_event(LOG_ERROR, "worker_hangs", LOG_N("silent_ms", (now - cap) / MR_NS_PER_MS + CORE_WORKER_SILENT_MS));
+        c->hung = true;
+        if (c->lead.leading)
+            (void)replica_transfer(c->replica, 0, NULL, NULL);
+    }
 }
 
 void core_port_tick(struct cluster *c, uint64_t now)
@@ -455,62 +473,106 @@ bool cluster_may_send(const struct cluster_port *p, const struct attempt *a)
 /* An outcome must fit into one entry with room to spare: long replies of many recipients are cut. */
 static void shorten(Mailraft__Outcome *o)
 {
-    enum { FITS = 40 * 1024, SHORT_REPLY = 120, LEAST = 24 };
-    for (size_t most = SHORT_REPLY; mailraft__outcome__get_packed_size(o) > FITS && most >= LEAST; most /= 2)
+    enum { FITS = 40 * 1024, SHORT_REPLY = 120 };
+    size_t most = SHORT_REPLY;
+    for (bool shorter = true; shorter && mailraft__outcome__get_packed_size(o) > FITS; most /= 2) {
+        shorter = most > 0;
         for (size_t i = 0; i < o->n_results; i++)
             if (o->results[i]->reply.len > most)
                 o->results[i]->reply.len = most;
+    }
 }
 
-/* The same outcome without its DSN: what would have failed is deferred (7.2). */
-static Mailraft__Outcome *make_fallback(const Mailraft__Outcome *o)
+void core_outcome_drop_dsn(Mailraft__Outcome *o)
 {
     enum { AGAIN_MS = 60 * 1000 };
+    mailraft__enqueue__free_unpacked(o->dsn, NULL);
+    o->dsn = NULL;
+    for (size_t i = 0; i < o->n_results; i++)
+        if (o->results[i]->result == MAILRAFT__RESULT__FAILED)
+            o->results[i]->result = MAILRAFT__RESULT__DEFERRED;
+    if (o->retry_for_ms == 0)
+        o->retry_for_ms = AGAIN_MS;
+}
+
+static Mailraft__Outcome *make_fallback(const Mailraft__Outcome *o)
+{
     size_t size = mailraft__outcome__get_packed_size(o);
     uint8_t *packed = mr_malloc(size);
     mailraft__outcome__pack(o, packed);
     Mailraft__Outcome *copy = mailraft__outcome__unpack(NULL, size, packed);
     free(packed);
     mr_assert(copy != NULL);
-    mailraft__enqueue__free_unpacked(copy->dsn, NULL);
-    copy->dsn = NULL;
-    for (size_t i = 0; i < copy->n_results; i++)
-        if (copy->results[i]->result == MAILRAFT__RESULT__FAILED)
-            copy->results[i]->result = MAILRAFT__RESULT__DEFERRED;
-    if (copy->retry_for_ms == 0)
-        copy->retry_for_ms = AGAIN_MS;
+    core_outcome_drop_dsn(copy);
     return copy;
 }
 
 static void propose_ending(struct core_request *r);
 
-static bool says_dsn_refused(enum apply_result reason)
+static Mailraft__Op *new_op(Mailraft__Op__KindCase kind)
 {
-    return reason == APPLY_NOT_MAJORITY || reason == APPLY_INVALID || reason == APPLY_CANCELLED;
+    Mailraft__Op *op = mr_malloc(sizeof(*op));
+    mailraft__op__init(op);
+    op->kind_case = kind;
+    return op;
+}
+
+static void set_id(ProtobufCBinaryData *field, struct mr_id id)
+{
+    free(field->data);
+    field->data = mr_memdup(id.bytes, MR_ID_SIZE);
+    field->len = MR_ID_SIZE;
+}
+
+static Mailraft__Release *new_release(struct mr_id id, uint32_t delivery, uint32_t attempt, const char *reason)
+{
+    Mailraft__Release *release = mr_malloc(sizeof(*release));
+    mailraft__release__init(release);
+    set_id(&release->id, id);
+    release->delivery = delivery;
+    release->attempt = attempt;
+    release->reason = mr_strdup(reason);
+    return release;
+}
+
+/* A refused operation with a DSN changed nothing: an outcome is said again without it (7.2), a notice is given back;
+ * else the delivery or notice would stay this node's for ever. If it was refused because it is done with already, the
+ * second one is refused too. */
+static bool say_otherwise(struct core_request *r, enum apply_result reason)
+{
+    if (r->fallback != NULL) {
+        r->op = new_op(MAILRAFT__OP__KIND_OUTCOME);
+        r->op->outcome = r->fallback;
+        r->fallback = NULL;
+    } else if (r->notice && !r->releasing) {
+        r->op = new_op(MAILRAFT__OP__KIND_RELEASE);
+        r->op->release = new_release(r->id, STATE_RELEASE_NOTICE, r->attempt, apply_result_text(reason));
+        r->op->release->node = r->c->self;
+        r->releasing = true;
+        r->reason = reason;
+    } else {
+        return false;
+    }
+    return true;
 }
 
 static void ended(void *arg, int status, enum apply_result reason)
 {
     struct core_request *r = arg;
-    if (status == 0 && r->fallback != NULL && says_dsn_refused(reason)) {
-        Mailraft__Op *op = mr_malloc(sizeof(*op));
-        mailraft__op__init(op);
-        op->kind_case = MAILRAFT__OP__KIND_OUTCOME;
-        op->outcome = r->fallback;
-        r->fallback = NULL;
-        r->op = op;
+    if (status == 0 && reason != APPLIED && say_otherwise(r, reason)) {
         propose_ending(r);
         return;
     }
     core_attempts_end(r->c, r->id, r->delivery, r->attempt, r->notice);
     r->status = status;
-    r->reason = reason;
+    if (!r->releasing)
+        r->reason = reason;
     if (status == MR_CANCELLED)
         r->dotted = false; /* closing: the journal keeps it */
     to_worker(r, answer_decided);
 }
 
-/* Bounded by the attempts that run: never too many for proposals. */
+/* Bounded by the attempts that run; submissions leave them room (CORE_MAX_SUBMITS). */
 static void propose_ending(struct core_request *r)
 {
     Mailraft__Op *op = r->op;
@@ -521,9 +583,6 @@ static void propose_ending(struct core_request *r)
 static void run_ending(struct mail *mail)
 {
     struct core_request *r = of(mail);
-    struct core_running *running = core_attempts_find(r->c, r->id, r->delivery, r->attempt, r->notice);
-    if (running != NULL)
-        running->ending = true;
     if (r->op->kind_case == MAILRAFT__OP__KIND_OUTCOME) {
         r->op->outcome->node = r->c->self;
         if (r->op->outcome->dsn != NULL)
@@ -540,13 +599,6 @@ static void run_ending(struct mail *mail)
     propose_ending(r);
 }
 
-static void set_id(ProtobufCBinaryData *field, struct mr_id id)
-{
-    free(field->data);
-    field->data = mr_memdup(id.bytes, MR_ID_SIZE);
-    field->len = MR_ID_SIZE;
-}
-
 static struct core_request *ending_request(struct cluster_port *p, struct mr_id id, uint32_t delivery, uint32_t attempt,
                                            Mailraft__Op__KindCase kind, void *arg)
 {
@@ -554,9 +606,7 @@ static struct core_request *ending_request(struct cluster_port *p, struct mr_id 
     r->id = id;
     r->delivery = delivery;
     r->attempt = attempt;
-    r->op = mr_malloc(sizeof(*r->op));
-    mailraft__op__init(r->op);
-    r->op->kind_case = kind;
+    r->op = new_op(kind);
     return r;
 }
 
@@ -583,13 +633,8 @@ static void release(struct cluster_port *p, struct mr_id id, uint32_t delivery, 
                     bool dotted, const char *reason)
 {
     struct core_request *r = ending_request(p, id, notice ? 0 : delivery, attempt, MAILRAFT__OP__KIND_RELEASE, NULL);
-    Mailraft__Release *op = mr_malloc(sizeof(*op));
-    mailraft__release__init(op);
-    set_id(&op->id, id);
-    op->delivery = notice ? STATE_RELEASE_NOTICE : delivery;
-    op->attempt = attempt;
-    op->reason = mr_strdup(reason);
-    r->op->release = op;
+    r->op->release = new_release(id, notice ? STATE_RELEASE_NOTICE : delivery, attempt, reason);
+    r->releasing = notice;
     r->notice = notice;
     r->dotted = dotted;
     to_core(r, run_ending);

@@ -161,6 +161,13 @@ void leader_lease_heard(struct leader_lease *l, uint64_t now_ns, uint32_t node, 
         return;
     if (now_ns > l->heard_ns[node])
         l->heard_ns[node] = now_ns;
+    leader_lease_echo(l, now_ns, node, term, echo_ns);
+}
+
+void leader_lease_echo(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t term, uint64_t echo_ns)
+{
+    if (l->term == 0 || node >= LEASE_MAX_NODES)
+        return;
     /* A stamp from before the election was not given in this term; one from the future was not given at all. */
     if (term == l->term && echo_ns >= l->elected_ns && echo_ns <= now_ns && echo_ns > l->echoed_ns[node])
         l->echoed_ns[node] = echo_ns;

@@ -85,6 +85,8 @@ void leader_lease_voters(struct leader_lease *l, uint64_t voters);
 /* A heartbeat arrived; own heartbeats count too. echo_ns is taken only if it is of this term (term equal) and not from
  * the future. */
 void leader_lease_heard(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t term, uint64_t echo_ns);
+/* Only the echo counts: the heartbeat of a process that is not the one in force under this raft id. */
+void leader_lease_echo(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t term, uint64_t echo_ns);
 /* Called at least each heartbeat interval; notices gaps in the loop (a gap over half the election timeout: L5). */
 void leader_lease_tick(struct leader_lease *l, uint64_t now_ns);
 /* Q: newest stamp echoed by a majority (self counts with now); 0 none. */

@@ -1,0 +1,249 @@
+/* Three nodes, and one, as whole clusters below cluster.h: what the parts do together. */
+#include "cluster/test_core.h"
+
+static const char hop[] = "smtp://127.0.0.1:25";
+
+static void deliver_some(struct world *w, unsigned each)
+{
+    unsigned from = w->n_messages;
+    for (unsigned i = 0; i < each; i++)
+        for (unsigned k = 0; k < w->n_nodes; k++)
+            if (w->nodes[k].c != NULL)
+                submit(&w->nodes[k], hop);
+    assert_accepted(w, from);
+    WAIT_FOR(all_delivered(w, from));
+    for (unsigned i = from; i < w->n_messages; i++)
+        assert_int_equal(atomic_load(&w->messages[i].delivered), 1);
+}
+
+static void set_mode(struct world *w, enum mode mode)
+{
+    for (unsigned i = 0; i < w->n_nodes; i++)
+        atomic_store(&w->nodes[i].mode, mode);
+}
+
+static unsigned held(const struct world *w)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < w->n_nodes; i++)
+        n += atomic_load(&w->nodes[i].n_held);
+    return n;
+}
+
+static void ask_done(void *arg, int status, json_t *answer)
+{
+    assert_int_equal(status, 0);
+    *(json_t **)arg = answer;
+}
+
+static void check_status(struct node *n, const char *role)
+{
+    json_t *answer = NULL;
+    struct cluster_query q = {.question = CLUSTER_STATUS};
+    assert_int_equal(cluster_ask(n->c, &q, ask_done, &answer), 0);
+    (void)counts_of(n); /* the core takes its mails in order */
+    assert_non_null(answer);
+    assert_string_equal(json_string_value(json_object_get(answer, "role")), role);
+    assert_true(json_is_true(json_object_get(answer, "quorum")));
+    json_decref(answer);
+}
+
+/* A burst fills entries to the brim: filled in, they must still be entries. */
+static void try_burst(struct world *w)
+{
+    deliver_some(w, 400);
+    for (unsigned i = 0; i < w->n_nodes; i++)
+        WAIT_FOR(counts_of(&w->nodes[i]).messages == 0);
+}
+
+static void try_release(struct world *w)
+{
+    unsigned from = w->n_messages;
+    set_mode(w, RELEASE);
+    deliver_some(w, 10);
+    for (unsigned i = from; i < w->n_messages; i++)
+        assert_true(atomic_load(&w->messages[i].attempts) >= 2);
+    set_mode(w, DELIVER);
+}
+
+/* Its attempts go elsewhere, and it comes back by itself as a new incarnation (5.3, 5.10). */
+static void try_hung_worker(struct world *w, struct node *n)
+{
+    uint64_t before = atomic_load(&n->c->incarnation);
+    unsigned from = w->n_messages;
+    unsigned ends = atomic_load(&n->lease_ends);
+    set_mode(w, HOLD);
+    for (unsigned i = 0; i < 9; i++)
+        submit(n, hop);
+    assert_accepted(w, from);
+    WAIT_FOR(held(w) == 9);
+    set_mode(w, DELIVER);
+    for (unsigned i = 0; i < w->n_nodes; i++)
+        if (&w->nodes[i] != n)
+            assert_int_equal(atomic_load(&w->nodes[i].n_held), 0); /* the acceptor's own to deliver */
+    atomic_store(&n->beats, false);
+    WAIT_FOR(all_delivered(w, from));
+    assert_true(atomic_load(&n->lease_ends) > ends);
+    atomic_store(&n->beats, true);
+    WAIT_FOR(node_ready(n));
+    assert_true(atomic_load(&n->c->incarnation) > before);
+}
+
+/* Shutdown's time is up while attempts run: nothing is given to others before the lease here is given up. */
+static void try_close_leader(struct world *w)
+{
+    struct node *leader;
+    WAIT_FOR((leader = leader_of(w)) != NULL);
+    unsigned from = w->n_messages;
+    atomic_store(&leader->mode, HOLD);
+    for (unsigned i = 0; i < 5; i++)
+        submit(leader, hop);
+    assert_accepted(w, from);
+    WAIT_FOR(atomic_load(&leader->n_held) == 5);
+    unsigned ends = atomic_load(&leader->lease_ends);
+    node_close(leader, 100);
+    assert_true(atomic_load(&leader->lease_ends) > ends);
+    WAIT_FOR(all_delivered(w, from));
+    deliver_some(w, 10);
+    atomic_store(&leader->mode, DELIVER);
+    node_open(leader);
+    WAIT_FOR(node_ready(leader));
+    deliver_some(w, 10);
+}
+
+static void test_three(void **state)
+{
+    (void)state;
+    struct world *w = world_open(3, 3600 * 1000, NULL);
+    struct node *leader;
+    deliver_some(w, 10);
+    WAIT_FOR((leader = leader_of(w)) != NULL);
+    check_status(leader, "leader");
+    struct node *follower = leader == &w->nodes[0] ? &w->nodes[1] : &w->nodes[0];
+    check_status(follower, "follower");
+    try_burst(w);
+    try_release(w);
+    try_hung_worker(w, follower);
+    try_close_leader(w);
+    for (unsigned i = 0; i < w->n_messages; i++)
+        assert_int_equal(atomic_load(&w->messages[i].delivered), 1);
+    world_close(w);
+}
+
+/* ---- one node ---- */
+
+static atomic_ullong ahead_ns;
+
+static uint64_t moved_boot(const struct mr_clock *clock)
+{
+    (void)clock;
+    return mr_boot_ns(&mr_clock_real) + atomic_load(&ahead_ns);
+}
+
+static uint64_t moved_wall(const struct mr_clock *clock)
+{
+    (void)clock;
+    return mr_wall_ms(&mr_clock_real) + atomic_load(&ahead_ns) / MR_NS_PER_MS;
+}
+
+static const struct mr_clock moved_clock = {.boot_ns = moved_boot, .wall_ms = moved_wall};
+
+/* The first message after a quiet night: its body's stamp must not be yesterday's (3.4). */
+static void test_idle(void **state)
+{
+    (void)state;
+    atomic_store(&ahead_ns, 0);
+    struct world *w = world_open(1, 3600 * 1000, &moved_clock);
+    for (unsigned i = 0; i < 3; i++) {
+        deliver_some(w, 2);
+        /* Past what is remembered of those, so that nothing falls due by itself; then long quiet. */
+        for (unsigned k = 0; k < 2; k++) {
+            atomic_fetch_add(&ahead_ns, 2 * STATE_GRACE_MS * MR_NS_PER_MS);
+            WAIT_FOR(node_ready(&w->nodes[0]));
+            (void)counts_of(&w->nodes[0]);
+            WAIT_FOR(counts_of(&w->nodes[0]).finished == 0);
+        }
+    }
+    deliver_some(w, 2);
+    world_close(w);
+}
+
+/* An outcome whose DSN is refused ends its attempt all the same (7.2). */
+static void test_refused_dsn(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 3600 * 1000, NULL);
+    struct node *n = &w->nodes[0];
+    set_mode(w, BOUNCE);
+    submit(n, hop);
+    assert_accepted(w, 0);
+    WAIT_FOR(counts_of(n).deferred == 1);
+    assert_int_equal(counts_of(n).assigned, 0);
+    assert_int_equal(counts_of(n).failed, 0);
+    world_close(w);
+}
+
+static void look_notice(struct cluster *c, void *arg)
+{
+    const struct state_message *m = state_next_message(c->state, 0);
+    struct message_view v;
+    assert_non_null(m);
+    state_message_view(m, &v);
+    *(bool *)arg = v.notice_kind != MAILRAFT__NOTICE_KIND__NOTICE_NONE;
+}
+
+/* A notice whose DSN is refused is given back, not kept for ever (7.3). */
+static void test_refused_notice(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 1500, NULL);
+    struct node *n = &w->nodes[0];
+    bool assigned = true;
+    set_mode(w, DEFER);
+    struct message *m = submit(n, hop);
+    assert_accepted(w, 0);
+    WAIT_FOR(atomic_load(&m->notices) == 1);
+    WAIT_FOR((on_core(n->c, look_notice, &assigned), !assigned));
+    assert_int_equal(counts_of(n).messages, 1);
+    world_close(w);
+}
+
+/* Rules that fit into no entry are refused at once, with a text. */
+static void test_too_many_rules(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 3600 * 1000, NULL);
+    Mailraft__Rules *r = make_rules(1000);
+    char dir[] = "/tmp/mailraft-core-XXXXXX", error[500] = "";
+    assert_non_null(mkdtemp(dir));
+    r->n_routes = 3000;
+    r->routes = mr_calloc(r->n_routes, sizeof(*r->routes));
+    for (unsigned i = 0; i < r->n_routes; i++) {
+        r->routes[i] = mr_malloc(sizeof(*r->routes[i]));
+        mailraft__route__init(r->routes[i]);
+        r->routes[i]->domain = mr_asprintf("domain%u.example", i);
+        r->routes[i]->route = mr_strdup("smtp://127.0.0.1:25");
+    }
+    cluster_reconfigure(w->nodes[0].c, r);
+    deliver_some(w, 1);
+    struct cluster_config config = {
+        .name = "mx9", .data_dir = dir, .initial = w->members, .n_initial = 1, .insecure = true, .rules = r};
+    struct cluster *c = NULL;
+    assert_int_equal(cluster_open(&c, &config, error, sizeof(error)), MR_LIMIT);
+    assert_non_null(strstr(error, "too many"));
+    (void)rmdir(dir);
+    mailraft__rules__free_unpacked(r, NULL);
+    world_close(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_three),          cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_refused_dsn),    cmocka_unit_test(test_refused_notice),
+        cmocka_unit_test(test_too_many_rules),
+    };
+    (void)signal(SIGPIPE, SIG_IGN);
+    log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
