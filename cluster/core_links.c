@@ -366,7 +366,7 @@ static void start_transfer(struct cluster *c, uint32_t to, const uint8_t *head, 
                            const struct replica_buffer *tail, unsigned n_tail, uint64_t total,
                            void (*done)(void *arg, int status), void *done_arg)
 {
-    if (c->transfers[to] != NULL) {
+    if (c->transfers[to] != NULL || c->closing) {
         core_complete_later(c, done, done_arg, MR_BUSY);
         return;
     }

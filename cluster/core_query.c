@@ -7,7 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_NEXT_HOPS = 1000, MAX_WALK = 20000, DEFAULT_PAGE = 100, MAX_PAGE = 1000 };
+enum {
+    MAX_NEXT_HOPS = 1000,
+    MAX_WALK = 10000,  /* recipients looked at for one page */
+    MAX_SHOWN = 10000, /* recipients of one page's messages, or of a message asked for */
+    FEW = 10,          /* recipients of each message in a page */
+    DEFAULT_PAGE = 100,
+    MAX_PAGE = 1000
+};
 
 struct ask {
     struct mail mail;
@@ -113,6 +120,8 @@ static json_t *status_alarms(const struct cluster *c)
     json_t *alarms = json_array();
     if (c->refused != NULL)
         json_array_append_new(alarms, text(c->refused));
+    if (c->hung)
+        json_array_append_new(alarms, text("a worker thread hangs: this node takes no part until it lives"));
     if (spool_low(c->spool))
         json_array_append_new(alarms, text("disk below its reserve: no new mail here"));
     for (unsigned i = 0; c->lead.leading && i < state_nodes(c->state); i++) {
@@ -241,7 +250,8 @@ static json_t *message_json(const struct cluster *c, const struct state_message 
             json_array_append_new(holders, name_or_null(c, i));
     set(o, "holders", holders);
     json_t *recipients = json_array();
-    uint32_t shown = whole || mv.n_recipients < 10 ? mv.n_recipients : 10;
+    uint32_t most = whole ? MAX_SHOWN : FEW;
+    uint32_t shown = mv.n_recipients < most ? mv.n_recipients : most;
     for (uint32_t i = 0; i < shown; i++) {
         struct recipient_view rv;
         struct delivery_view dv;
@@ -298,7 +308,8 @@ static bool matches(const struct cluster_query *q, const struct state_message *m
     return false;
 }
 
-/* One page: at most `limit` messages found and MAX_WALK looked at; `next` continues behind the last one looked at. */
+/* One page: at most `limit` messages found and MAX_WALK recipients (or the one message) looked at; `next` continues
+ * behind the last one looked at. */
 static json_t *answer_messages(struct cluster *c, const struct cluster_query *q)
 {
     json_t *o = json_object();
@@ -312,7 +323,7 @@ static json_t *answer_messages(struct cluster *c, const struct cluster_query *q)
         struct message_view mv;
         state_message_view(m, &mv);
         after = mv.sequence;
-        walked++;
+        walked += mv.n_recipients;
         if (matches(q, m, state_now_ms(c->state)))
             json_array_append_new(found, message_json(c, m, false));
     }
@@ -421,6 +432,11 @@ static void run_ask(struct mail *mail)
     const struct state_message *m;
     json_t *answer = NULL;
 
+    if (c->closing) { /* what it would look at goes */
+        a->done(a->arg, MR_CLOSED, NULL);
+        free_ask(a);
+        return;
+    }
     switch (a->query.question) {
     case CLUSTER_STATUS:
         answer = answer_status(c);

@@ -55,8 +55,8 @@ static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len
         return rc;
     log_event(LOG_INFO, "restored", LOG_N("index", index), LOG_N("bytes", len));
     bodies_restored(c->bodies);
+    core_port_rules(c); /* before any attempt */
     core_attempts_restored(c);
-    core_port_rules(c);
     if (c->lead.leading)
         leader_lease_voters(&c->leader_lease, core_voters(c));
     return 0;
