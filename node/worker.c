@@ -14,15 +14,27 @@ enum { MAILBOX_CAPACITY = 65536, BEAT_MS = 500 };
 
 /* ---- what the core says ---- */
 
+/* Between the end of its deliveries and of its port a worker is still told news. */
 static void on_attempt(void *arg, struct attempt *a)
 {
     struct worker *w = arg;
+    if (w->delivery == NULL) {
+        cluster_release(w->port, a, "shutdown");
+        cluster_slot_closed(w->port, a->next_hop, a->slot, 1);
+        attempt_free(a);
+        return;
+    }
     delivery_attempt(w->delivery, a);
 }
 
 static void on_notice(void *arg, struct notice *n)
 {
     struct worker *w = arg;
+    if (w->delivery == NULL) {
+        cluster_notice_failed(w->port, n);
+        notice_free(n);
+        return;
+    }
     delivery_notice(w->delivery, n);
 }
 
@@ -31,13 +43,15 @@ static void on_rules(void *arg, struct cluster_rules *rules)
     struct worker *w = arg;
     cluster_rules_unref(w->rules);
     w->rules = rules;
-    delivery_rules(w->delivery);
+    if (w->delivery != NULL)
+        delivery_rules(w->delivery);
 }
 
 static void on_lease_ended(void *arg)
 {
     struct worker *w = arg;
-    delivery_lease_ended(w->delivery);
+    if (w->delivery != NULL)
+        delivery_lease_ended(w->delivery);
 }
 
 static void on_drain(void *arg)
@@ -113,6 +127,7 @@ static void detached(void *arg)
 static void delivery_closed(void *arg)
 {
     struct worker *w = arg;
+    w->delivery = NULL; /* freed */
     cluster_detach(w->port, detached, w);
 }
 
