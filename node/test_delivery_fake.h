@@ -592,7 +592,7 @@ static inline void host_open(void)
     host.config.delivery.connect_timeout_ms = 20000;
     host.config.delivery.command_timeout_ms = 20000;
     host.config.delivery.data_timeout_ms = 20000;
-    host.config.delivery.idle_connection_ms = 20000;
+    host.config.delivery.idle_connection_ms = 600 * 1000; /* no test waits for it by chance */
     host.worker.config = &host.config;
     host.worker.counters = &host.counters;
     host_rules();
