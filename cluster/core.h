@@ -171,7 +171,8 @@ struct cluster {
     atomic_ullong incarnation;  /* in force for this process; workers read it */
     uint64_t start_incarnation; /* of the process's start: names its journals */
     char *raft_dir;
-    char *refused; /* NULL, or why this node may not take part */
+    char *refused;                  /* NULL, or why this node may not take part */
+    char *refusals[LINK_MAX_PEERS]; /* by raft id: why a peer refuses our links, until one stands; NULL: it does not */
 
     enum replica_role role;
     uint64_t term;
@@ -241,6 +242,9 @@ void core_drain_tick(struct cluster *c, uint64_t now);
 /* core_links.c */
 int core_links_open(struct cluster *c, char *error, size_t error_len);
 void core_links_close(struct cluster *c);
+/* What peers say who refuse this node, if without them it can take no part; else NULL. Valid until the next callback.
+ */
+const char *core_links_refusal(const struct cluster *c);
 void core_raft_send(void *arg, uint64_t to, bool bulk, const void *head, size_t head_len,
                     const struct replica_buffer *tail, unsigned n_tail, void (*done)(void *arg, int status),
                     void *done_arg);

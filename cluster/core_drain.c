@@ -196,5 +196,7 @@ void cluster_close(struct cluster *c)
     uv_sem_destroy(&c->drained);
     free(c->raft_dir);
     free(c->refused);
+    for (uint32_t i = 0; i < LINK_MAX_PEERS; i++)
+        free(c->refusals[i]);
     free(c);
 }

@@ -95,6 +95,8 @@ static enum cluster_readiness work_out(const struct cluster *c, bool held)
         return CLUSTER_REFUSED;
     if (c->draining)
         return CLUSTER_DRAINING;
+    if (!held && core_links_refusal(c) != NULL)
+        return CLUSTER_REFUSED;
     if (!held)
         return c->node_up ? CLUSTER_NO_QUORUM : CLUSTER_STARTING;
     if (c->rules == NULL)

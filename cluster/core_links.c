@@ -51,6 +51,11 @@ static void on_up(void *arg, uint32_t peer, enum link_channel channel)
 {
     struct cluster *c = arg;
     log_event(LOG_INFO, "link_up", LOG_N("peer", peer), LOG_S("channel", channel == LINK_BULK ? "bulk" : "control"));
+    if (c->refusals[peer] != NULL) {
+        free(c->refusals[peer]);
+        c->refusals[peer] = NULL;
+        core_lease_update(c, core_now(c));
+    }
     if (channel == LINK_BULK && c->bodies != NULL)
         bodies_link(c->bodies, peer, true);
     if (channel == LINK_CONTROL && peer == c->leader && c->replica != NULL)
@@ -69,11 +74,34 @@ static void on_down(void *arg, uint32_t peer, enum link_channel channel, const c
     }
 }
 
+/* Dialling goes on, several times a second: each reason is told once. */
 static void on_link_refused(void *arg, uint32_t peer, const char *reason)
 {
+    enum { MAX_REASON = 512 };
     struct cluster *c = arg;
-    (void)c;
-    log_event(LOG_WARN, "peer_refuses", LOG_N("peer", peer), LOG_S("reason", reason));
+    char **known = &c->refusals[peer];
+    if (*known != NULL && strncmp(*known, reason, MAX_REASON) == 0)
+        return;
+    free(*known);
+    *known = mr_strndup(reason, strnlen(reason, MAX_REASON));
+    log_event(LOG_WARN, "peer_refuses", LOG_N("peer", peer), LOG_S("reason", *known));
+    core_lease_update(c, core_now(c));
+}
+
+/* To be formed, a node needs everybody in `initial` (PROTOCOL.md 2.2); later, a majority. */
+const char *core_links_refusal(const struct cluster *c)
+{
+    bool formed = identity_formed(c->identity);
+    unsigned members = formed ? identity_members(c->identity) : c->config.n_initial;
+    unsigned refusing = 0;
+    const char *reason = NULL;
+    for (uint32_t peer = 0; peer < LINK_MAX_PEERS; peer++) {
+        if (c->refusals[peer] == NULL)
+            continue;
+        refusing++;
+        reason = c->refusals[peer];
+    }
+    return formed && (members - refusing) * 2 > members ? NULL : reason;
 }
 
 /* ---- frames ---- */

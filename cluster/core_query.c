@@ -120,6 +120,13 @@ static json_t *status_alarms(const struct cluster *c)
     json_t *alarms = json_array();
     if (c->refused != NULL)
         json_array_append_new(alarms, text(c->refused));
+    for (uint32_t peer = 0; peer < LINK_MAX_PEERS; peer++) {
+        char line[640];
+        if (c->refusals[peer] == NULL)
+            continue;
+        (void)snprintf(line, sizeof(line), "raft id %u refuses this node: %s", peer, c->refusals[peer]);
+        json_array_append_new(alarms, text(line));
+    }
     if (c->hung)
         json_array_append_new(alarms, text("a worker thread hangs: this node takes no part until it lives"));
     if (spool_low(c->spool))
@@ -160,7 +167,8 @@ static json_t *answer_status(struct cluster *c)
     set(o, "commit", number(c->replica == NULL ? 0 : replica_commit(c->replica)));
     set(o, "quorum", json_boolean(c->lease_held));
     set(o, "readiness", text(readiness_names[readiness]));
-    set(o, "refused", c->refused == NULL ? json_null() : text(c->refused));
+    const char *refused = c->refused == NULL && !c->lease_held ? core_links_refusal(c) : c->refused;
+    set(o, "refused", refused == NULL ? json_null() : text(refused));
     set(o, "cluster",
         mr_id_is_zero(identity_cluster(c->identity)) ? json_null()
                                                      : text(mr_id_format(identity_cluster(c->identity), id)));
