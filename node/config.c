@@ -426,6 +426,22 @@ static void read_root(struct yaml_reader *r, yaml_node_t *root, struct config *c
         finish(r, root, c);
 }
 
+/* A second document, or what stands behind the end of the first, would be passed over in silence. */
+static void check_end(struct yaml_reader *r, yaml_parser_t *parser)
+{
+    yaml_document_t more;
+    if (!yaml_parser_load(parser, &more)) {
+        (void)snprintf(r->error, r->error_len, "%s:%zu: %s", r->file, parser->problem_mark.line + 1,
+                       parser->problem != NULL ? parser->problem : "cannot be read as YAML");
+        r->errors++;
+        return;
+    }
+    yaml_node_t *root = yaml_document_get_root_node(&more);
+    if (root != NULL)
+        yaml_problem(r, root, "a second document: the file has to be one");
+    yaml_document_delete(&more);
+}
+
 static int parse(struct yaml_reader *r, FILE *file, struct config *c)
 {
     yaml_parser_t parser;
@@ -447,6 +463,8 @@ static int parse(struct yaml_reader *r, FILE *file, struct config *c)
     else
         read_root(r, root, c);
     yaml_document_delete(&document);
+    if (r->errors == 0)
+        check_end(r, &parser);
     yaml_parser_delete(&parser);
     return r->errors > 0 ? MR_CONFIG : 0;
 }
