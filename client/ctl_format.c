@@ -1,4 +1,4 @@
-/* Each command has one list of columns, the same for people and scripts. */
+/* Each command has its list of columns; what scripts get never has fewer of them. */
 #include "client/ctl_format.h"
 
 #include "client/ctl_table.h"
@@ -152,10 +152,10 @@ static void gap(FILE *out)
         (void)fputc('\n', out);
 }
 
-static void print_counts(const json_t *queue, FILE *out)
+static void print_counts(const json_t *queue, const json_t *totals, FILE *out)
 {
     const json_t *deliveries = json_object_get(queue, "deliveries");
-    char b[7][CTL_TEXT_SIZE];
+    char b[10][CTL_TEXT_SIZE];
     const struct pair pairs[] = {
         {"messages", ctl_text(queue, "messages", b[0]), NULL},
         {"recipients", ctl_text(queue, "recipients", b[1]), NULL},
@@ -164,6 +164,9 @@ static void print_counts(const json_t *queue, FILE *out)
         {"assigned", ctl_text(deliveries, "assigned", b[4]), NULL},
         {"deferred", ctl_text(deliveries, "deferred", b[5]), NULL},
         {"held", ctl_text(deliveries, "held", b[6]), NULL},
+        {"accepted", ctl_text(totals, "accepted", b[7]), NULL},
+        {"delivered", ctl_text(totals, "delivered", b[8]), NULL},
+        {"in_doubt", ctl_text(totals, "in_doubt", b[9]), NULL},
     };
     print_pairs(pairs, COUNT(pairs), out);
 }
@@ -171,8 +174,7 @@ static void print_counts(const json_t *queue, FILE *out)
 void ctl_format_status(const json_t *status, FILE *out)
 {
     bool quorum = json_is_true(json_object_get(status, "quorum"));
-    const json_t *totals = json_object_get(status, "totals");
-    char b[12][CTL_TEXT_SIZE];
+    char b[9][CTL_TEXT_SIZE];
     const char *readiness = ctl_text(status, "readiness", b[6]);
     const struct pair head[] = {
         {"node", ctl_text(status, "node", b[0]), NULL},
@@ -185,17 +187,11 @@ void ctl_format_status(const json_t *status, FILE *out)
         {"applied", ctl_text(status, "applied", b[7]), NULL},
         {"cluster", ctl_text(status, "cluster", b[8]), NULL},
     };
-    const struct pair tail[] = {
-        {"accepted", ctl_text(totals, "accepted", b[9]), NULL},
-        {"delivered", ctl_text(totals, "delivered", b[10]), NULL},
-        {"in_doubt", ctl_text(totals, "in_doubt", b[11]), NULL},
-    };
     print_pairs(head, COUNT(head), out);
     gap(out);
     print_nodes(status, "member", out);
     gap(out);
-    print_counts(json_object_get(status, "queue"), out);
-    print_pairs(tail, COUNT(tail), out);
+    print_counts(json_object_get(status, "queue"), json_object_get(status, "totals"), out);
     print_alarms(json_object_get(status, "alarms"), out);
 }
 
@@ -261,35 +257,53 @@ static const char *shared_state(const json_t *message)
     return state;
 }
 
+/* Scripts get a column with the number of recipients, and times to the millisecond: a terminal has no room for them. */
+static void print_message_row(struct ctl_table *t, const json_t *m, bool terminal)
+{
+    char b[5][CTL_TEXT_SIZE];
+    const json_t *first = json_array_get(json_object_get(m, "recipients"), 0);
+    const char *state = shared_state(m);
+    char *recipient = recipients_text(m, terminal);
+    char *arrived = mr_strdup(ctl_text(m, "arrived", b[0]));
+    const char *row[9];
+    size_t n = 0;
+
+    if (terminal)
+        arrived[strcspn(arrived, ".")] = '\0';
+    row[n++] = ctl_text(m, "id", b[1]);
+    row[n++] = arrived;
+    row[n++] = size_text(m, "size", terminal, b[2]);
+    row[n++] = state;
+    if (!terminal)
+        row[n++] = ctl_text(m, "recipient_count", b[3]);
+    row[n++] = sender_text(m);
+    row[n++] = recipient;
+    row[n++] = json_is_string(json_object_get(first, "next_hop")) ? ctl_text(first, "next_hop", b[4]) : "";
+    row[n++] = json_is_string(json_object_get(first, "last_reply")) ? ctl_text(first, "last_reply", b[4]) : "";
+    ctl_table_row(t, row, 3, strcmp(state, "deferred") == 0 ? "yellow" : NULL);
+    free(recipient);
+    free(arrived);
+}
+
 void ctl_format_messages(const json_t *messages, bool headings, FILE *out)
 {
-    static const struct ctl_column columns[] = {
-        {"ID", false, false},       {"ARRIVED", false, false},   {"SIZE", true, false},
-        {"STATE", false, false},    {"RECIPIENTS", true, false}, {"SENDER", false, true},
-        {"RECIPIENT", false, true}, {"NEXT HOP", false, false},  {"LAST REPLY", false, true}};
+    static const struct ctl_column for_people[] = {{"ID", false, false},       {"ARRIVED (UTC)", false, false},
+                                                   {"SIZE", true, false},      {"STATE", false, false},
+                                                   {"SENDER", false, true},    {"RECIPIENT", false, true},
+                                                   {"NEXT HOP", false, false}, {"LAST REPLY", false, true}};
+    static const struct ctl_column for_scripts[9] = {{"", false, false}};
     bool terminal = ctl_terminal(out, NULL);
     struct ctl_table *t;
     size_t i;
     json_t *m;
 
-    ctl_table_open(&t, out, columns, COUNT(columns), headings, NULL);
+    if (terminal)
+        ctl_table_open(&t, out, for_people, COUNT(for_people), headings, NULL);
+    else
+        ctl_table_open(&t, out, for_scripts, COUNT(for_scripts), false, NULL);
     json_array_foreach((json_t *)(uintptr_t)messages, i, m)
     {
-        char b[6][CTL_TEXT_SIZE];
-        char *recipient = recipients_text(m, terminal);
-        const char *state = shared_state(m);
-        const json_t *first = json_array_get(json_object_get(m, "recipients"), 0);
-        const char *const row[] = {ctl_text(m, "id", b[0]),
-                                   ctl_text(m, "arrived", b[1]),
-                                   size_text(m, "size", terminal, b[2]),
-                                   state,
-                                   ctl_text(m, "recipient_count", b[3]),
-                                   sender_text(m),
-                                   recipient,
-                                   ctl_text(first, "next_hop", b[4]),
-                                   ctl_text(first, "last_reply", b[5])};
-        ctl_table_row(t, row, 3, strcmp(state, "deferred") == 0 ? "yellow" : NULL);
-        free(recipient);
+        print_message_row(t, m, terminal);
     }
     ctl_table_close(t);
 }
