@@ -6,6 +6,8 @@ let something happen: wait_for polls a condition up to a limit that only a broke
 """
 
 import contextlib
+import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -37,12 +39,26 @@ def wait_for(condition, what, limit=LIMIT, every=0.02):
         time.sleep(every)
 
 
-_PORTS = iter(range(20000 + os.getpid() % 3000 * 4, 32000))
+def _port_range():
+    """Ports of this process alone among the tests that run beside it, below the range from which the kernel picks ports for
+    connections: the first of the ranges whose lock nobody holds. The lock ends with the process."""
+    for n in range(24):
+        lock = open(pathlib.Path(tempfile.gettempdir()) / f"mailraft-ports-{n}", "w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        return lock, itertools.cycle(range(20000 + 500 * n, 20500 + 500 * n))
+    raise RuntimeError("all port ranges are in use")
+
+
+_PORT_LOCK, _PORTS = _port_range()
 
 
 def free_port():
-    """A port that nobody listens on, below the range from which the kernel picks ports for connections."""
-    for port in _PORTS:
+    """A port that nobody listens on now."""
+    for _, port in zip(range(500), _PORTS):
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
