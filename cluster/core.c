@@ -362,8 +362,11 @@ static int proposal_send(void *arg, uint64_t request, const Mailraft__Op *op)
             mailraft__op__free_unpacked(copy, NULL);
         return rc;
     }
-    if (c->leader == 0 || c->leader == c->self)
+    if (c->leader == 0 || c->leader == c->self || c->closing)
         return MR_NOTLEADER;
+    /* Room must stay for heartbeats and Raft's messages, whose loss would cost the lease. */
+    if (links_queued(c->links, c->leader, LINK_CONTROL) > LINK_MAX_QUEUE / 4)
+        return MR_BUSY;
     Mailraft__Propose frame = MAILRAFT__PROPOSE__INIT;
     frame.request = request;
     frame.op = (Mailraft__Op *)(uintptr_t)op; /* only packed */

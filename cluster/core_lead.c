@@ -242,6 +242,10 @@ static void batch_done(void *arg, int status, uint64_t index, void *result)
         c->lead.batches_tail = link;
     c->lead.n_batches--;
 
+    enum proposal_fate fate = status == 0                                 ? FATE_APPLIED
+                              : status == MR_UNKNOWN                      ? FATE_UNKNOWN
+                              : status == MR_BUSY || status == MR_NOSPACE ? FATE_BUSY
+                                                                          : FATE_NOT_LEADER;
     size_t i = 0;
     for (struct core_staged *s = b->ops, *next; s != NULL; s = next, i++) {
         next = s->next;
@@ -252,10 +256,7 @@ static void batch_done(void *arg, int status, uint64_t index, void *result)
         /* Without effect, or never proposed (a transfer, a slow disk): it may be declared down again. */
         if (settled && s->op->kind_case == MAILRAFT__OP__KIND_NODE_DOWN && (status != 0 || b->results[i] != APPLIED))
             leader_lease_pardon(&c->leader_lease, s->op->node_down->node);
-        if (status == 0)
-            answer(c, s->peer, s->request, FATE_APPLIED, (enum apply_result)b->results[i], index);
-        else
-            answer(c, s->peer, s->request, status == MR_UNKNOWN ? FATE_UNKNOWN : FATE_NOT_LEADER, APPLIED, 0);
+        answer(c, s->peer, s->request, fate, status == 0 ? (enum apply_result)b->results[i] : APPLIED, index);
         free_staged(s);
     }
     free(b->results);

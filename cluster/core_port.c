@@ -439,8 +439,10 @@ static void watch_workers(struct cluster *c, uint64_t now)
          * comes back as a new incarnation when all workers live. */
         log_event(LOG_ERROR, "worker_hangs", LOG_N("silent_ms", (now - cap) / MR_NS_PER_MS + CORE_WORKER_SILENT_MS));
         c->hung = true;
-        if (c->lead.leading)
-            (void)replica_transfer(c->replica, 0, NULL, NULL);
+    }
+    if (c->hung && c->lead.leading && now - c->hung_since_ns > SURE_MS * MR_NS_PER_MS) {
+        c->hung_since_ns = now;
+        (void)replica_transfer(c->replica, 0, NULL, NULL);
     }
 }
 

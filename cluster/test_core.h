@@ -311,18 +311,14 @@ struct job {
 TEST_FUNCTION void on_submitted(void *arg, int status, enum apply_result reason)
 {
     struct message *m = arg;
-    (void)reason;
+    if (status == MR_REFUSED)
+        (void)fprintf(stderr, "refused: %s\n", apply_result_text(reason));
     atomic_store(&m->status, status);
     atomic_store(&m->decided, true);
 }
 
-TEST_FUNCTION void on_stored(void *arg, int status, Mailraft__Body *body)
+TEST_FUNCTION Mailraft__Enqueue *make_enqueue(const struct message *m, Mailraft__Body *body)
 {
-    struct message *m = arg;
-    if (status != 0) {
-        on_submitted(m, status, APPLIED);
-        return;
-    }
     Mailraft__Enqueue *e = mr_malloc(sizeof(*e));
     mailraft__enqueue__init(e);
     e->id.data = mr_memdup(m->id.bytes, MR_ID_SIZE);
@@ -339,7 +335,16 @@ TEST_FUNCTION void on_stored(void *arg, int status, Mailraft__Body *body)
     e->n_next_hops = 1;
     e->next_hops = mr_calloc(1, sizeof(*e->next_hops));
     e->next_hops[0] = mr_strdup(m->next_hop);
-    cluster_submit(m->node->port, e, on_submitted, m);
+    return e;
+}
+
+TEST_FUNCTION void on_stored(void *arg, int status, Mailraft__Body *body)
+{
+    struct message *m = arg;
+    if (status != 0)
+        on_submitted(m, status, APPLIED);
+    else
+        cluster_submit(m->node->port, make_enqueue(m, body), on_submitted, m);
 }
 
 TEST_FUNCTION void run_job(struct mail *mail)
@@ -355,7 +360,7 @@ TEST_FUNCTION void run_job(struct mail *mail)
                         on_stored, m);
 }
 
-TEST_FUNCTION struct message *submit(struct node *n, const char *next_hop)
+TEST_FUNCTION struct message *new_message(struct node *n, const char *next_hop)
 {
     struct world *w = n->w;
     assert_true(w->n_messages < MOST_MESSAGES);
@@ -366,6 +371,12 @@ TEST_FUNCTION struct message *submit(struct node *n, const char *next_hop)
     m->node = n;
     m->next_hop = next_hop;
     w->n_messages++;
+    return m;
+}
+
+TEST_FUNCTION struct message *submit(struct node *n, const char *next_hop)
+{
+    struct message *m = new_message(n, next_hop);
     struct job *j = mr_malloc(sizeof(*j));
     j->m = m;
     j->mail.run = run_job;
@@ -469,7 +480,7 @@ TEST_FUNCTION void run_stop(struct mail *mail)
 TEST_FUNCTION void node_close(struct node *n, unsigned drain_ms)
 {
     cluster_drain(n->c, drain_ms);
-    assert_true(atomic_load(&n->drains) > 0);
+    WAIT_FOR(atomic_load(&n->drains) > 0);
     struct stop *s = mr_malloc(sizeof(*s));
     s->n = n;
     s->mail.run = run_stop;
