@@ -156,7 +156,7 @@ static void in_fail(struct incoming *in, int status)
         bodies_send_ack(in->b, in->peer, in->entry.id, (unsigned)-status);
         in_end(in);
     } else {
-        want_pulled(w, false, mr_strerror(status)); /* ends or begins `in` again */
+        want_pulled(w, status); /* ends or begins `in` again */
     }
 }
 
@@ -172,7 +172,7 @@ static void in_done(struct incoming *in)
     detach(in);
     in_free(in);
     if (w != NULL)
-        want_pulled(w, true, NULL);
+        want_pulled(w, 0);
     else
         want_present(b, id);
     /* Finished while it was on its way: nobody else would look at it before the collector's next round. */

@@ -169,6 +169,7 @@ struct bodies {
     uint64_t next_request;
     uint64_t held_wants; /* wants of bodies that this node should hold */
     int64_t fill_budget;
+    uint64_t no_space_until_ns; /* a pull found the disk full */
     size_t reads;
     struct blist serves;
 
@@ -238,8 +239,8 @@ void in_close(struct bodies *b);
 struct want *want_by_request(const struct bodies *b, uint32_t peer, uint64_t request);
 struct incoming *want_incoming(const struct want *w);
 void want_progress(struct want *w);
-void want_pulled(struct want *w, bool done,
-                 const char *why);                    /* by in: the whole body is here, or this holder is of no use */
+/* Its pull has ended: 0, or why it failed; the next holder is asked, or it waits. */
+void want_pulled(struct want *w, int status);
 void want_present(struct bodies *b, struct mr_id id); /* durable here now */
 void want_missing(struct bodies *b, uint32_t peer, uint64_t request);
 /* This node lacks a body that an envelope names. Returns false when there is no room to remember it. */

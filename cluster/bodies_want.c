@@ -2,9 +2,10 @@
  *
  * Happy path: want_add (scan, enqueue, bad copy) or a read -> a queue by urgency -> want_pump -> pull_next asks a
  * holder
- * -> bodies_in.c takes the pieces -> want_pulled(done) -> waiting reads read it here.
+ * -> bodies_in.c takes the pieces -> want_pulled(0) -> waiting reads read it here.
  * Failure: BODY_MISSING, wrong bytes, silence, a lost link: the next holder, those of the envelope first. All tried:
  * reads get MR_NOTFOUND, and what this node should hold is tried again after BODIES_RETRY_MS or when a link comes up.
+ * No space here: no holder can help; nothing but what is read is pulled for as long.
  * Close: reads get MR_CANCELLED. */
 #include "cluster/bodies_internal.h"
 
@@ -286,12 +287,12 @@ static void pull_next(struct want *w)
     }
 }
 
-void want_pulled(struct want *w, bool done, const char *why)
+void want_pulled(struct want *w, int status)
 {
     struct bodies *b = w->b;
     char text[MR_ID_TEXT + 1];
 
-    if (done) {
+    if (status == 0) {
         w->in = NULL; /* bodies_in.c has ended it */
         w->peer = 0;
         b->stats.pulled++;
@@ -301,10 +302,17 @@ void want_pulled(struct want *w, bool done, const char *why)
         }
         want_resolved(w);
     } else {
-        log_event(LOG_WARN, "body_pull_failed", LOG_S("id", mr_id_format(w->entry.id, text)), LOG_N("peer", w->peer),
-                  LOG_S("error", why));
+        /* A full disk is told once each time, not for each body that does not fit. */
+        if (status != MR_NOSPACE || b->now_ns >= b->no_space_until_ns)
+            log_event(LOG_WARN, "body_pull_failed", LOG_S("id", mr_id_format(w->entry.id, text)),
+                      LOG_N("peer", w->peer), LOG_S("error", mr_strerror(status)));
         stop_pull(w, true);
-        pull_next(w);
+        if (status == MR_NOSPACE) {
+            b->no_space_until_ns = b->now_ns + BODIES_RETRY_MS * 1000000ULL;
+            give_up(w);
+        } else {
+            pull_next(w);
+        }
     }
     want_pump(b);
 }
@@ -335,7 +343,8 @@ static struct want *next_want(struct bodies *b)
     if (b->active_pulls >= BODIES_PULLS)
         return NULL;
     for (int i = 0; i < WANT_QUEUES; i++) {
-        if (i > WANT_READ && b->active_pulls >= BODIES_PULLS - BODIES_PULLS_FOR_READS)
+        if (i > WANT_READ &&
+            (b->active_pulls >= BODIES_PULLS - BODIES_PULLS_FOR_READS || b->now_ns < b->no_space_until_ns))
             return NULL;
         if (i == WANT_FILL && b->fill_budget <= 0)
             return NULL;
