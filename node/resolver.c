@@ -519,6 +519,11 @@ int resolver_open(struct resolver **out, const struct resolver_config *config)
                                    .sock_state_cb = on_socket,
                                    .sock_state_cb_data = r};
     int mask = ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB;
+#ifdef ARES_OPT_QUERY_CACHE
+    /* Newer c-ares (1.31) keeps answers of its own accord; options.qcache_max_ttl = 0 leaves that to our cache, which
+     * goes by the smallest TTL on the way to a host's address. */
+    mask |= ARES_OPT_QUERY_CACHE;
+#endif
     if (ares_init_options(&r->channel, &options, mask) != ARES_SUCCESS) {
         free(r);
         return MR_CONFIG;
