@@ -481,12 +481,16 @@ bool replica_io_watch(struct replica_io *rio)
     age = replica_io_append_age(rio);
     if (age < REPLICA_DISK_SLOW_MS)
         return rio->unpersisted > REPLICA_MAX_UNPERSISTED;
+    /* A full disk is no dead one: the node stays as a follower until there is space again (PROTOCOL.md 8.5), and then
+     * raft_uv has as long as any write to come through. */
+    bool full = atomic_load(&rio->prepare_retries) > 0 && disk_is_full(rio);
+    if (full)
+        rio->disk_full_ms = rio->running_ms;
     if (age >= REPLICA_DISK_DEAD_MS) {
-        /* A full disk is no dead one: the node stays as a follower until there is space again (PROTOCOL.md 8.5). */
-        if (atomic_load(&rio->prepare_retries) == 0 || !disk_is_full(rio))
+        if (rio->running_ms - rio->disk_full_ms >= REPLICA_DISK_DEAD_MS)
             mr_panic("raft log in %s: a write has not come back for %llu ms (%u failed segment preparations)", rio->dir,
                      (unsigned long long)age, atomic_load(&rio->prepare_retries));
-        if (now - rio->disk_full_logged_ms >= REPLICA_DISK_DEAD_MS) {
+        if (full && now - rio->disk_full_logged_ms >= REPLICA_DISK_DEAD_MS) {
             rio->disk_full_logged_ms = now;
             log_event(LOG_ERROR, "raft_disk_full", LOG_S("dir", rio->dir));
         }

@@ -57,6 +57,7 @@ struct replica_io {
     size_t unpersisted;    /* bytes of entries in appends */
     uint64_t running_ms;   /* time during which the loop turned */
     uint64_t last_tick_ms; /* uv_now */
+    uint64_t disk_full_ms; /* running_ms when the disk was last found full under a segment's preparation; 0: never */
     uint64_t disk_full_logged_ms;
     atomic_uint prepare_retries; /* failed segment preparations since the last append that came through */
     atomic_int truncated_ok;     /* successful truncations whose end the loop has not seen */
