@@ -518,7 +518,7 @@ static void one_missing_node_holds_it_up(void **state)
 static void formed_members_hand_it_on(void **state)
 {
     struct sim s;
-    unsigned from, to, steps = 0;
+    unsigned from = 0, to = 0, steps = 0;
     (void)state;
     sim_open(&s, 1, same_lists);
     while (!identity_formed(s.nodes[1].id) && steps++ < 100) {
