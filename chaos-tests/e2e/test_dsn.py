@@ -1,6 +1,7 @@
 """What senders are told: of recipients that failed, that wait long, that waited too long; each once, by a report that
 a mail program that nobody here wrote can read."""
 
+import collections
 import email
 import email.policy
 import smtplib
@@ -99,15 +100,18 @@ def test_refused_recipients(make_cluster):
 
 
 def one_report_each(c, n):
-    """Each load message has one report; a second copy of the same report only where the cluster says so."""
+    """Each accepted message has one report; a second copy of the same report only where the cluster says so. An attempt of
+    the client that read no 250 may have been accepted all the same (FAULTS 3) and has a report of its own then."""
+    unread = collections.Counter(
+        e["key"] for e in c.sent() if e["event"] in ("indeterminate", "refused") and e.get("verb") == "dot")
     by_key = {}
     for message in bodies(c):
         _, original = read_report(message, "a@sender.test")
         by_key.setdefault(original["X-Load-Key"], []).append(message["Message-ID"])
     assert len(by_key) == n == len({e["original_key"] for e in reports(c)})
     for key, ids in by_key.items():
-        assert len(set(ids)) == 1, (key, ids)
-    copies = sum(len(ids) for ids in by_key.values()) - n
+        assert 1 <= len(set(ids)) <= 1 + unread[key], (key, ids, unread[key])
+    copies = sum(len(ids) - len(set(ids)) for ids in by_key.values())
     assert copies <= c.in_doubt(), (copies, c.in_doubt())
 
 
