@@ -109,21 +109,25 @@ def test_low_disk(small):
 
 
 def test_full_disk_under_load(small):
-    """Not a byte is left, in the middle of the load. The node may stop, if it says why; it may be restarted while the
-    disk is full. Mail flows through the others, and all of it is delivered when there is space again."""
+    """Not a byte is left, in the middle of the load: the node lives on. Killed then, it cannot start on a full disk, and says
+    why; with space it can. Mail flows through the others, and all of it is delivered when there is space again."""
     c, node = small, small.nodes[1]
     c.start()
     load = c.load(1200, size=20000, extra=["--rate", "200", "--timeout", "30"])
     wait_for(lambda: c.accepted() >= 300, "the load runs")
     c.disks[node].leave(0)
     wait_for(lambda: c.accepted() >= 800, "the others go on")
+    assert node.alive(), node.text()[-2000:]
     node.kill()
     c.disks[node].leave(0)
     node.start()
+    wait_for(lambda: not node.alive(), "it cannot write its new incarnation")
+    assert "not enough disk space" in node.text().strip().splitlines()[-1]
     assert load.popen.wait(300) == 0, load.text()
     others = [n for n in c.nodes if n is not node]
     c.wait_ready(others)
     c.disks[node].relieve()
+    node.start()
     come_back(c, node)
     c.wait_empty()
     counts = c.check_no_loss()
