@@ -193,6 +193,20 @@ static void read_count(struct yaml_reader *r, yaml_node_t *node, void *target)
         *(uint32_t *)target = (uint32_t)n;
 }
 
+/* An outcome names each recipient of an attempt and has to fit into one entry of the log. */
+static void read_recipients(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    enum { MOST = 500 };
+    uint64_t n;
+    const char *text = yaml_text(r, node);
+    if (text == NULL)
+        return;
+    if (!yaml_parse_number(text, &n) || n == 0 || n > MOST)
+        yaml_problem(r, node, "has to be a number from 1 to %d, not \"%s\"", MOST, text);
+    else
+        *(uint32_t *)target = (uint32_t)n;
+}
+
 /* "500/s", "30/m", "1000/h", "unlimited": kept as messages a second. */
 static void read_rate(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
@@ -242,7 +256,7 @@ static void limit_pair(struct yaml_reader *r, const char *key, yaml_node_t *valu
     const struct yaml_key keys[] = {{"connections", read_count, &l->connections},
                                     {"rate", read_rate, &l->rate},
                                     {"messages_per_connection", read_count, &l->messages_per_connection},
-                                    {"recipients_per_message", read_count, &l->recipients_per_message},
+                                    {"recipients_per_message", read_recipients, &l->recipients_per_message},
                                     {NULL, NULL, NULL}};
     yaml_read_mapping(r, value, keys);
 }
