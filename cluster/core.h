@@ -7,7 +7,11 @@
  *   core_lead.c       the leader's duties: batches, fill-in, heartbeats of others, silent nodes, scheduling
  *   core_heartbeat.c  this node's heartbeats and lease
  *   core_attempts.c   assignments of this node to its workers, and its connections
- *   core_port.c       requests of workers
+ *   core_request.h    a request of a worker or of HTTP, to the core and back
+ *   core_port.c       ports of workers: the way there and back, news, proof of life
+ *   core_bodies.c     bodies in and out
+ *   core_submit.c     submissions and their time limit
+ *   core_endings.c    outcomes, releases, notices
  *   core_query.c      answers for HTTP
  *   proposals.c       operations of this node and their fate
  *
@@ -132,7 +136,7 @@ struct core_running {
     bool notice;
 };
 
-struct core_request; /* core_port.c */
+struct core_request; /* core_request.h */
 /* Hands a mail to the worker; a detached one's is freed (it must begin a malloc'ed struct that owns nothing else). */
 void core_port_post(struct cluster_port *p, struct mail *mail);
 
