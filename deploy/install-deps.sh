@@ -15,7 +15,7 @@ build_packages=(
     libyaml-dev libmicrohttpd-dev libjansson-dev libxxhash-dev libcurl4-openssl-dev libsmartcols-dev
 )
 test_packages=(
-    git libcmocka-dev clang clang-format clang-tidy python3 python3-pytest openssl
+    git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy python3 python3-pytest openssl
     swaks postfix dnsmasq-base iproute2 procps
 )
 
