@@ -75,7 +75,7 @@ bool silence_ended(struct moments *m, double killed, double *after)
     if (m->n > 0)
         qsort(m->at, m->n, sizeof(*m->at), by_time);
     for (size_t i = 0; i < m->n; i++) {
-        if (m->at[i] > killed && last < killed + SILENCE_WINDOW_S && m->at[i] - last > longest) {
+        if (m->at[i] > killed && last < killed + (double)SILENCE_WINDOW_S && m->at[i] - last > longest) {
             longest = m->at[i] - last;
             *after = m->at[i] - killed;
         }
