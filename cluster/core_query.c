@@ -32,7 +32,9 @@ static const char *const readiness_names[] = {"ready", "starting", "no_quorum", 
 
 static json_t *text(const char *s)
 {
-    json_t *value = json_string(s == NULL ? "" : s);
+    if (s == NULL)
+        s = "";
+    json_t *value = json_string(s);
     if (value != NULL)
         return value;
     /* Bytes of strangers that are no UTF-8. */
