@@ -96,8 +96,8 @@ void slot_close(struct slot *s, bool reset)
         slot_closed(s);
 }
 
-/* The reply to QUIT is waited for (RFC 5321 4.1.1.10), though not for long: the slot's next connection may come at once,
- * and to a next hop that has not yet let go of this one it would be one more than the limit. */
+/* The reply to QUIT is waited for (RFC 5321 4.1.1.10), though not for long: the slot's next connection may come at
+ * once, and to a next hop that has not yet let go of this one it would be one more than the limit. */
 void slot_quit(struct slot *s)
 {
     enum { QUIT_MS = 2000 };
