@@ -71,6 +71,7 @@ struct sim_node {
     uint64_t up_proposed;
     uint64_t heard; /* by the leader */
     bool condemned;
+    uint64_t condemned_as; /* incarnation */
     struct attempt attempts[ATTEMPTS];
     unsigned n_attempts;
     bool open[HOPS][SLOTS];
@@ -541,10 +542,14 @@ static void bury(struct sim_node *n)
     struct node_view v;
     Mailraft__NodeDown down = MAILRAFT__NODE_DOWN__INIT;
 
+    /* Came up anew before the node_down was applied, which then had no effect: pardoned (lease.h, L7). */
+    if (n->condemned && state_node_by_id(s.w->state, n->id, &v) && v.incarnation != n->condemned_as)
+        n->condemned = false;
     if (n->condemned || s.ms < s.elected + LEASE_MS + ELECTION_MS || s.ms < n->heard + DOWN_MS ||
         !state_node_by_id(s.w->state, n->id, &v) || !v.up)
         return;
     n->condemned = true;
+    n->condemned_as = v.incarnation;
     down.node = n->id;
     down.incarnation = v.incarnation;
     WORLD_OP(op, NODE_DOWN, node_down) = &down;
