@@ -5,7 +5,6 @@
  * for. In the end, when the faults are over, everything is delivered. */
 #include "test_sched_world.h"
 
-#include <time.h>
 
 enum {
     NODES = 4,
@@ -674,7 +673,8 @@ static void limits_hold_through_faults(void **state)
 {
     (void)state;
     const char *given = getenv("SEED");
-    unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : (unsigned)time(NULL);
+    /* Fixed ones by default: a red check speaks of the change. A loop over SEED looks for more. */
+    unsigned seed = given != NULL ? (unsigned)strtoul(given, NULL, 10) : 100;
     unsigned rounds = given != NULL ? 1 : 6;
 
     for (unsigned round = 0; round < rounds; round++, seed++) {
