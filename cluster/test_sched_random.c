@@ -5,7 +5,6 @@
  * for. In the end, when the faults are over, everything is delivered. */
 #include "test_sched_world.h"
 
-
 enum {
     NODES = 4,
     HOPS = 7,
