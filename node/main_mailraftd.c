@@ -67,7 +67,7 @@ static void on_reload(uv_signal_t *signal, int number)
         return;
     }
     cluster_reconfigure(d->cluster, fresh->rules);
-    log_configure(fresh->log.level, fresh->log.json, d->config->node.name);
+    log_reconfigure(fresh->log.level, fresh->log.json);
     log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
               LOG_S("note", "domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
                             "now; the rest at the next start"));

@@ -5,14 +5,15 @@
 #include "proto/base/memory.h"
 
 #include <jansson.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static struct {
-    enum log_level level;
-    bool json;
+    atomic_int level; /* a reload changes these two while threads log */
+    atomic_bool json;
     char node[128];
 } config = {LOG_INFO, true, ""};
 
@@ -20,14 +21,19 @@ static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
 void log_configure(enum log_level level, bool json, const char *node)
 {
-    config.level = level;
-    config.json = json;
+    log_reconfigure(level, json);
     (void)snprintf(config.node, sizeof(config.node), "%s", node);
+}
+
+void log_reconfigure(enum log_level level, bool json)
+{
+    atomic_store_explicit(&config.level, (int)level, memory_order_relaxed);
+    atomic_store_explicit(&config.json, json, memory_order_relaxed);
 }
 
 bool log_enabled(enum log_level level)
 {
-    return level >= config.level;
+    return (int)level >= atomic_load_explicit(&config.level, memory_order_relaxed);
 }
 
 /* Bytes that are no UTF-8 stand as \xNN in the text. */
@@ -113,7 +119,7 @@ void log_write(enum log_level level, const char *event, const struct log_field *
         if (value != NULL)
             json_object_set_new(object, fields[i].name, value);
     }
-    if (config.json) {
+    if (atomic_load_explicit(&config.json, memory_order_relaxed)) {
         char *line = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6));
         if (line != NULL) {
             size_t len = strlen(line);

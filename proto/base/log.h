@@ -30,6 +30,8 @@ struct log_field {
 
 /* node: copied. */
 void log_configure(enum log_level level, bool json, const char *node);
+/* A reload; any thread, while others log. */
+void log_reconfigure(enum log_level level, bool json);
 bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count);
 
