@@ -16,8 +16,12 @@ build_packages=(
 )
 test_packages=(
     git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy python3 python3-pytest openssl
-    swaks postfix dnsmasq-base iproute2 procps
+    swaks postfix dovecot-core dovecot-lmtpd libsasl2-modules dnsmasq-base iproute2 procps
 )
+# Peers that only tests run and that Debian's packages would not let stand beside the others (Exim conflicts with Postfix)
+# or would start as services: unpacked below $peers_dir, with the libraries that they need installed as usual.
+peers=(exim4-daemon-light haproxy)
+peers_dir=/usr/local/lib/mailraft-peers
 
 packages=("${build_packages[@]}")
 case "${1:-}" in
@@ -44,6 +48,14 @@ raft_is_new_enough() {
     installed libraft-dev && dpkg --compare-versions "$(dpkg-query -W -f '${Version}' libraft-dev)" ge 0.22~
 }
 
+# A peer that is whole says its version; one whose unpacking or libraries broke off does not.
+peer_works() {
+    case "$1" in
+    exim4-daemon-light) "$peers_dir/$1/usr/sbin/exim4" -C /dev/null -bV ;;
+    haproxy) "$peers_dir/$1/usr/sbin/haproxy" -v ;;
+    esac >/dev/null 2>&1
+}
+
 missing=()
 for p in "${packages[@]}"; do
     if [ "$p" = libraft-dev ]; then
@@ -52,12 +64,18 @@ for p in "${packages[@]}"; do
         missing+=("$p")
     fi
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+missing_peers=()
+if [ "${1:-}" = --test ]; then
+    for p in "${peers[@]}"; do
+        peer_works "$p" || missing_peers+=("$p")
+    done
+fi
+[ ${#missing[@]} -eq 0 ] && [ ${#missing_peers[@]} -eq 0 ] && exit 0
 
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null; then
-        echo "$0: not root and no sudo; as root, install: ${missing[*]}" >&2
+        echo "$0: not root and no sudo; run it as root; missing: ${missing[*]} ${missing_peers[*]}" >&2
         exit 1
     fi
     as_root=(sudo)
@@ -102,6 +120,33 @@ if [ ${#plain[@]} -gt 0 ]; then
 fi
 if [ ${#backport[@]} -gt 0 ]; then
     apt install -y --no-install-recommends -t "$raft_suite" "${backport[@]}"
+fi
+# unpack PACKAGE: below $peers_dir, never set-user-id, and no file outside; its libraries as packages.
+unpack() {
+    local into="$peers_dir/$1" libraries
+    (cd "$download" && apt-get -q -o APT::Sandbox::User=root download "$1")
+    # Of alternatives the first; programs and debconf, which only a service would need, are left out.
+    mapfile -t libraries < <(dpkg-deb -f "$download/$1"_*.deb Depends | tr ',' '\n' | sed -n 's/^ *\(lib[^ |(]*\).*/\1/p')
+    apt install -y --no-install-recommends "${libraries[@]}"
+    "${as_root[@]}" rm -rf "$into"
+    "${as_root[@]}" mkdir -p "$into"
+    "${as_root[@]}" dpkg-deb -x "$download/$1"_*.deb "$into"
+    "${as_root[@]}" chmod -R u-s,g-s "$into"
+}
+if [ ${#missing_peers[@]} -gt 0 ]; then
+    # Debian's Exim looks its user up by name before it does anything else.
+    getent passwd Debian-exim >/dev/null ||
+        "${as_root[@]}" useradd --system --user-group --no-create-home --home-dir /nonexistent \
+            --shell /usr/sbin/nologin Debian-exim
+    download=$(mktemp -d)
+    for p in "${missing_peers[@]}"; do
+        unpack "$p"
+        if ! peer_works "$p"; then
+            echo "$0: $peers_dir/$p does not run" >&2
+            exit 1
+        fi
+    done
+    rm -rf "$download"
 fi
 if ! raft_is_new_enough; then
     echo "$0: libraft 0.22 is not to be had from this machine's apt sources" >&2
