@@ -160,6 +160,7 @@ void slot_write(struct slot *s, const char *data, size_t len)
 static void say_hello(struct slot *s, const char *verb)
 {
     char line[400];
+    smtp_capabilities_clear(&s->can);
     int n = snprintf(line, sizeof(line), "%s %s\r\n", verb, s->d->w->config->delivery.hostname);
     slot_write(s, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
     slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
@@ -167,30 +168,11 @@ static void say_hello(struct slot *s, const char *verb)
 
 /* ---- reading ---- */
 
-static bool word_is(const char *text, size_t len, const char *word, size_t *word_len)
-{
-    *word_len = strlen(word);
-    return len >= *word_len && strncasecmp(text, word, *word_len) == 0 && (len == *word_len || text[*word_len] == ' ');
-}
-
 static void on_reply_line(void *arg, unsigned number, const char *text, size_t len)
 {
     struct slot *s = arg;
-    size_t n;
-    if (s->phase != PHASE_EHLO || number == 0)
-        return;
-    if (word_is(text, len, "PIPELINING", &n)) {
-        s->capabilities |= CAP_PIPELINING;
-    } else if (word_is(text, len, "8BITMIME", &n)) {
-        s->capabilities |= CAP_8BITMIME;
-    } else if (word_is(text, len, "ENHANCEDSTATUSCODES", &n)) {
-        s->capabilities |= CAP_ENHANCED;
-    } else if (word_is(text, len, "SIZE", &n)) {
-        s->capabilities |= CAP_SIZE;
-        s->size_limit = 0;
-        for (n++; n < len && text[n] >= '0' && text[n] <= '9' && s->size_limit < (1ULL << 50); n++)
-            s->size_limit = s->size_limit * 10 + (uint64_t)(text[n] - '0');
-    }
+    if (s->phase == PHASE_EHLO && number > 0)
+        smtp_capabilities_line(&s->can, text, len);
 }
 
 static void ready(struct slot *s)
@@ -205,6 +187,11 @@ static void ready(struct slot *s)
 
 static void on_greeting(struct slot *s, int code, const char *text)
 {
+    if (code / 100 == 2 && s->helo_only) {
+        s->phase = PHASE_HELO;
+        say_hello(s, "HELO");
+        return;
+    }
     if (code / 100 == 2) {
         s->phase = PHASE_EHLO;
         say_hello(s, s->hop.kind == NEXT_HOP_LMTP ? "LHLO" : "EHLO");
@@ -219,7 +206,6 @@ static void on_hello(struct slot *s, int code, const char *text)
         ready(s);
     } else if (s->phase == PHASE_EHLO && code / 100 == 5 && s->hop.kind != NEXT_HOP_LMTP) {
         s->phase = PHASE_HELO;
-        s->capabilities = 0;
         say_hello(s, "HELO");
     } else {
         slot_lost(s, text);
@@ -275,6 +261,13 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
 
     if (n == 0 || s->phase == PHASE_CLOSING)
         return;
+    if (n < 0 && s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && !s->helo_only) {
+        /* Old servers, and boxes before servers, that end the session at EHLO: once more, with HELO. */
+        s->helo_only = true;
+        uv_timer_stop(&s->timer);
+        close_tcp(s, false); /* try_address follows */
+        return;
+    }
     if (n < 0) {
         slot_lost(s, n == UV_EOF ? "connection closed by the next hop" : uv_strerror((int)n));
         return;
@@ -336,8 +329,7 @@ static void try_address(struct slot *s)
 {
     const struct resolved_address *a = &s->resolution.list[s->address];
     s->phase = PHASE_CONNECT;
-    s->capabilities = 0;
-    s->size_limit = 0;
+    smtp_capabilities_clear(&s->can);
     s->messages = 0;
     s->writes = 0;
     name_peer(s, a);
@@ -375,6 +367,7 @@ static void on_resolved(void *arg, const struct resolution *resolution)
 void slot_connect(struct slot *s)
 {
     s->peer[0] = 0;
+    s->helo_only = false;
     s->phase = PHASE_RESOLVE;
     s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
 }
@@ -407,6 +400,7 @@ void slot_lost(struct slot *s, const char *why)
         slot_close(s, true);
     } else if (!greeted(s) && s->address + 1 < s->resolution.n) {
         s->address++;
+        s->helo_only = false;
         uv_timer_stop(&s->timer);
         close_tcp(s, false); /* try_address follows when the descriptor is closed */
     } else if (!greeted(s)) {

@@ -11,6 +11,7 @@
 
 #include "node/delivery.h"
 #include "node/resolver.h"
+#include "node/smtp_capabilities.h"
 #include "node/smtp_reply_parser.h"
 
 enum {
@@ -37,8 +38,6 @@ enum phase {
     PHASE_QUIT, /* its reply, or the end of the connection, comes in */
     PHASE_CLOSING,
 };
-
-enum smtp_capability { CAP_PIPELINING = 1, CAP_SIZE = 2, CAP_8BITMIME = 4, CAP_ENHANCED = 8 };
 
 struct job_result {
     Mailraft__Result result; /* RESULT_NONE: not decided */
@@ -95,8 +94,8 @@ struct slot {
     uv_connect_t connect;
     uv_timer_t timer;
     struct smtp_reply_parser parser;
-    unsigned capabilities;
-    uint64_t size_limit;
+    struct smtp_capabilities can; /* of the last EHLO */
+    bool helo_only;               /* this address ended the connection at EHLO: the next begins with HELO */
     uint32_t messages;       /* over this connection */
     uint64_t serial;         /* of the transaction: what was read for an earlier one is dropped */
     uint64_t queue_begun_ns; /* 0: not waiting for the network */

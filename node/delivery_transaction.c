@@ -43,11 +43,11 @@ static void add_mail(struct slot *s, struct commands *c)
 {
     const struct attempt *a = s->job->a;
     add(c, "MAIL FROM:<%s>", a->reverse_path);
-    if (s->capabilities & CAP_SIZE)
+    if (s->can.flags & CAP_SIZE)
         add(c, " SIZE=%llu", (unsigned long long)a->body_length);
     /* To a next hop without 8BITMIME the bytes go as they are: nearly all of them take it, and to convert would break
      * signatures. */
-    if ((a->flags & MESSAGE_8BITMIME) && (s->capabilities & CAP_8BITMIME))
+    if ((a->flags & MESSAGE_8BITMIME) && (s->can.flags & CAP_8BITMIME))
         add(c, " BODY=8BITMIME");
     add(c, "\r\n");
 }
@@ -66,7 +66,7 @@ static void send_commands(struct slot *s)
     struct commands c = {.size = commands_size(j->a)};
     c.text = mr_malloc(c.size);
     add_mail(s, &c);
-    if (s->capabilities & CAP_PIPELINING) {
+    if (s->can.flags & CAP_PIPELINING) {
         for (uint32_t i = 0; i < j->a->n_recipients; i++)
             add(&c, "RCPT TO:<%s>\r\n", j->a->recipients[i].address);
         add(&c, "DATA\r\n");
@@ -305,9 +305,9 @@ void transaction_begin(struct slot *s)
         slot_next(s);
         return;
     }
-    if ((s->capabilities & CAP_SIZE) && s->size_limit > 0 && j->a->body_length > s->size_limit) {
+    if ((s->can.flags & CAP_SIZE) && s->can.size > 0 && j->a->body_length > s->can.size) {
         job_fail(s, true, "5.3.4", false, "message of %llu bytes is over the limit of %s (%llu)",
-                 (unsigned long long)j->a->body_length, s->peer, (unsigned long long)s->size_limit);
+                 (unsigned long long)j->a->body_length, s->peer, (unsigned long long)s->can.size);
         job_finish(s);
         s->phase = PHASE_IDLE;
         slot_next(s);

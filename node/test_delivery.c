@@ -251,12 +251,29 @@ static void no_hello(void **state)
     for (size_t i = 0; i < sizeof(hello) / sizeof(hello[0]); i++) {
         start();
         server_rule("EHLO", hello[i], 0, 0);
+        server_rule("HELO", DROP, 0, 0);
         assert_unreached(false);
+        assert_int_equal(server.n, strcmp(hello[i], DROP) == 0 ? 2 : 1);
     }
     start();
     server_rule("EHLO", "502 what", 0, 0);
     server_rule("HELO", "502 what", 0, 0);
     assert_unreached(false);
+}
+
+/* A server from before RFC 1869 that hangs up at EHLO is greeted with HELO over the next connection. */
+static void hangs_up_at_ehlo(void **state)
+{
+    (void)state;
+    start();
+    server_rule("EHLO", DROP, 0, 0);
+    give(0, 1);
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    assert_string_equal(server.connections[0]->commands, "EHLO out.example.net|");
+    assert_string_equal(server.connections[1]->commands,
+                        "HELO out.example.net|MAIL FROM:<>|RCPT TO:<r0@example.org>|DATA|");
+    assert_int_equal(server.most_open, 1); /* D4 */
+    host_close();
 }
 
 static void dropped_or_silent_on_the_way(void **state)
@@ -472,6 +489,7 @@ int main(void)
         cmocka_unit_test(greetings),
         cmocka_unit_test(no_greeting_in_time),
         cmocka_unit_test(no_hello),
+        cmocka_unit_test(hangs_up_at_ehlo),
         cmocka_unit_test(dropped_or_silent_on_the_way),
         cmocka_unit_test(lost_after_the_dot),
         cmocka_unit_test(says_421),
