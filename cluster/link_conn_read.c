@@ -1,7 +1,7 @@
 /* Bytes in: plain ones are read straight to where frames are parsed, TLS's through the shared buffer and OpenSSL. */
 #include "cluster/link_conn_internal.h"
 
-#include "cluster/link_tls.h"
+#include "cluster/tls_files.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
@@ -90,7 +90,7 @@ static void tls_failed(struct link_conn *c, int error)
         link_conn_fail(c, "closed by the other side");
         return;
     }
-    link_tls_error(c->ssl, text, sizeof(text));
+    tls_files_error(c->ssl, text, sizeof(text));
     link_conn_fail(c, "%s", text);
 }
 

@@ -2,7 +2,7 @@
  * are larger, and OpenSSL's output goes by our own BIO into chunks that one write hands to the kernel. */
 #include "cluster/link_conn_internal.h"
 
-#include "cluster/link_tls.h"
+#include "cluster/tls_files.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
@@ -122,7 +122,7 @@ static void encrypt(struct link_conn *c, const uint8_t *bytes, size_t len)
         size_t written = 0;
         if (SSL_write_ex(c->ssl, bytes, len, &written) != 1) {
             char text[160];
-            link_tls_error(c->ssl, text, sizeof(text));
+            tls_files_error(c->ssl, text, sizeof(text));
             link_conn_fail(c, "%s", text);
             return;
         }

@@ -1,52 +1,23 @@
 #include "cluster/link_tls.h"
 
+#include "cluster/tls_files.h"
 #include "proto/base/error.h"
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
-#include <stdio.h>
 #include <string.h>
-
-/* A key with a passphrase would ask on the terminal; we have none. */
-static int no_passphrase(char *buffer, int size, int writing, void *arg)
-{
-    (void)buffer, (void)size, (void)writing, (void)arg;
-    return -1;
-}
-
-static int failed(const char *what, const char *file, char *error, size_t error_len)
-{
-    unsigned long code = ERR_get_error();
-    const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
-    char text[160];
-    if (reason == NULL && code != 0)
-        ERR_error_string_n(code, text, sizeof(text));
-    else
-        (void)snprintf(text, sizeof(text), "%s", reason != NULL ? reason : "unknown failure");
-    (void)snprintf(error, error_len, "%s %s: %s", what, file, text);
-    ERR_clear_error();
-    return MR_TLS;
-}
 
 static int load(SSL_CTX *ctx, const char *ca, const char *cert, const char *key, char *error, size_t error_len)
 {
     if (SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) != 1)
-        return failed("TLS 1.3", "", error, error_len);
+        return tls_files_failed("TLS 1.3", "", error, error_len);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
-    SSL_CTX_set_default_passwd_cb(ctx, no_passphrase);
-    if (SSL_CTX_load_verify_file(ctx, ca) != 1)
-        return failed("cannot read the CA certificate", ca, error, error_len);
-    if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1)
-        return failed("cannot read the certificate", cert, error, error_len);
-    if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)
-        return failed("cannot use the key", key, error, error_len);
-    if (SSL_CTX_check_private_key(ctx) != 1)
-        return failed("the certificate does not belong to the key", key, error, error_len);
-    return 0;
+    int rc = tls_files_trust(ctx, ca, error, error_len);
+    return rc != 0 ? rc : tls_files_use(ctx, cert, key, error, error_len);
 }
 
 int link_tls_open(struct link_tls *tls, const char *ca, const char *cert, const char *key, char *error,
@@ -57,7 +28,7 @@ int link_tls_open(struct link_tls *tls, const char *ca, const char *cert, const 
     tls->dialling = SSL_CTX_new(TLS_client_method());
     int rc = MR_TLS;
     if (tls->accepting == NULL || tls->dialling == NULL)
-        (void)failed("TLS", "", error, error_len);
+        (void)tls_files_failed("TLS", "", error, error_len);
     else
         rc = load(tls->accepting, ca, cert, key, error, error_len);
     if (rc == 0)
@@ -116,17 +87,4 @@ void link_tls_peer_name(const SSL *ssl, char *out, size_t out_len)
         out[0] = 0;
     if (cert != NULL)
         X509_NAME_oneline(X509_get_subject_name(cert), out, (int)out_len);
-}
-
-void link_tls_error(const SSL *ssl, char *out, size_t out_len)
-{
-    unsigned long code = ERR_peek_last_error();
-    long verify = SSL_get_verify_result(ssl);
-    if (verify != X509_V_OK)
-        (void)snprintf(out, out_len, "certificate not accepted: %s", X509_verify_cert_error_string(verify));
-    else if (code != 0 && ERR_reason_error_string(code) != NULL)
-        (void)snprintf(out, out_len, "TLS: %s", ERR_reason_error_string(code));
-    else
-        (void)snprintf(out, out_len, "TLS failure");
-    ERR_clear_error();
 }

@@ -1,4 +1,4 @@
-/* link_tls.h - TLS of the links: contexts from three PEM files, the check of a peer's name, readable errors.
+/* link_tls.h - TLS of the links: contexts from three PEM files and the check of a peer's name.
  *
  * T1: TLS 1.3 only, both sides show a certificate of the one CA file; no tickets, no sessions, no system trust store.
  * T2: the names that count are the certificate's SAN DNS names and its common names, compared byte for byte: a node
@@ -23,7 +23,5 @@ void link_tls_close(struct link_tls *tls);
 bool link_tls_peer_is(const SSL *ssl, const char *name);
 /* First name of the other side's certificate, for logs; "" without one. */
 void link_tls_peer_name(const SSL *ssl, char *out, size_t out_len);
-/* Text of the newest failure on this connection; empties OpenSSL's queue. */
-void link_tls_error(const SSL *ssl, char *out, size_t out_len);
 
 #endif
