@@ -115,7 +115,7 @@ static void test_v1_refused(void **state)
         "PROXY\r\n",
         "PROXY TCP4 192.0.2.7 198.51.100.1 4711 25\n",
         "PROXY TCP4 192.0.2.7 198.51.100.1 4711 25\rX\n",
-        "\r\n",
+        "\r\nQUIT\r\n",
         "\n",
     };
     struct proxy_header p;
