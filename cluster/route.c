@@ -234,3 +234,22 @@ const Mailraft__Limit *route_limit(const Mailraft__Rules *rules, const char *nex
     }
     return otherwise;
 }
+
+const Mailraft__TlsRule *route_tls(const Mailraft__Rules *rules, const char *next_hop)
+{
+    static const Mailraft__TlsRule standard = MAILRAFT__TLS_RULE__INIT; /* policy DEFAULT: see the enum */
+    const Mailraft__TlsRule *otherwise = &standard;
+    char site[ROUTE_MAX];
+
+    if (rules == NULL)
+        return &standard;
+    route_site(next_hop, site);
+    for (size_t i = 0; i < rules->n_tls; i++) {
+        const Mailraft__TlsRule *rule = rules->tls[i];
+        if (strcasecmp(rule->site, default_name) == 0)
+            otherwise = rule;
+        else if (site[0] != '\0' && strcasecmp(rule->site, site) == 0)
+            return rule;
+    }
+    return otherwise;
+}

@@ -32,6 +32,9 @@ char *next_hop_format(const struct next_hop *hop, char text[ROUTE_MAX]);
 int route_lookup(const Mailraft__Rules *rules, const char *domain, size_t len, char next_hop[ROUTE_MAX], bool *local);
 /* The limit in force for a next hop: its site's entry, else "default", else a static unlimited one. Never NULL. */
 const Mailraft__Limit *route_limit(const Mailraft__Rules *rules, const char *next_hop);
+/* How connections to a next hop are secured: its site's entry, else "default", else a static one with
+ * TLS_POLICY_DEFAULT. Never NULL. */
+const Mailraft__TlsRule *route_tls(const Mailraft__Rules *rules, const char *next_hop);
 /* Site of a canonical next hop; returns text. */
 char *route_site(const char *next_hop, char text[ROUTE_MAX]);
 

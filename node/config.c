@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_LISTENERS = 64, MAX_INITIAL = 63, MAX_SERVERS = 8, MAX_NETWORKS = 10000, TOKEN_MAX = 512 };
+enum { MAX_INITIAL = 63, TOKEN_MAX = 512 };
 
 /* ---- node, cluster ---- */
 
@@ -30,7 +30,7 @@ static void read_workers(struct yaml_reader *r, yaml_node_t *node, void *target)
         *(unsigned *)target = (unsigned)n;
 }
 
-static void read_address(struct yaml_reader *r, yaml_node_t *node, void *target)
+void config_read_address(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     const char *text = yaml_text(r, node);
     if (text != NULL && !config_address_ok(text, true))
@@ -117,8 +117,8 @@ static void check_cluster(struct yaml_reader *r, yaml_node_t *node, struct confi
 static void read_cluster(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     struct config *c = target;
-    const struct yaml_key keys[] = {{"listen", read_address, &c->cluster.listen},
-                                    {"advertise", read_address, &c->cluster.advertise},
+    const struct yaml_key keys[] = {{"listen", config_read_address, &c->cluster.listen},
+                                    {"advertise", config_read_address, &c->cluster.advertise},
                                     {"initial", read_initial, c},
                                     {"tls", read_cluster_tls, c},
                                     {"insecure", yaml_read_bool, &c->cluster.insecure},
@@ -133,148 +133,7 @@ static void read_cluster(struct yaml_reader *r, yaml_node_t *node, void *target)
     check_cluster(r, node, c);
 }
 
-/* ---- smtp ---- */
-
-static void read_profile(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    const char *text = yaml_text(r, node);
-    if (text == NULL)
-        return;
-    if (strcmp(text, "mx") == 0)
-        *(enum listener_profile *)target = PROFILE_MX;
-    else if (strcmp(text, "submission") == 0)
-        yaml_problem(r, node, "submission needs TLS and AUTH, which this version does not have");
-    else
-        yaml_problem(r, node, "has to be mx, not \"%s\"", text);
-}
-
-static void read_no_tls(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    (void)target;
-    yaml_problem(r, node, "this version has no TLS for SMTP; take the key out");
-}
-
-static void listener_item(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    struct config *c = target;
-    if (c->smtp.n_listeners >= MAX_LISTENERS) {
-        yaml_problem(r, node, "more than %d listeners", MAX_LISTENERS);
-        return;
-    }
-    c->smtp.listeners = mr_realloc(c->smtp.listeners, (c->smtp.n_listeners + 1) * sizeof(*c->smtp.listeners));
-    struct listener_config *l = &c->smtp.listeners[c->smtp.n_listeners++];
-    memset(l, 0, sizeof(*l));
-    const struct yaml_key keys[] = {{"listen", read_address, &l->listen},
-                                    {"profile", read_profile, &l->profile},
-                                    {"tls", read_no_tls, NULL},
-                                    {NULL, NULL, NULL}};
-    unsigned before = r->errors;
-    yaml_read_mapping(r, node, keys);
-    if (l->listen == NULL && r->errors == before)
-        yaml_problem(r, node, "needs listen");
-}
-
-static void read_listeners(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    yaml_each_item(r, node, listener_item, target);
-}
-
-static void network_item(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    struct config *c = target;
-    struct network network;
-    const char *text = yaml_text(r, node);
-    if (text == NULL)
-        return;
-    if (!config_parse_network(text, &network)) {
-        yaml_problem(r, node, "has to be an address or network like 10.0.0.0/8 or ::1/128, not \"%s\"", text);
-        return;
-    }
-    if (c->smtp.n_relay_from >= MAX_NETWORKS) {
-        yaml_problem(r, node, "more than %d networks", MAX_NETWORKS);
-        return;
-    }
-    c->smtp.relay_from = mr_realloc(c->smtp.relay_from, (c->smtp.n_relay_from + 1) * sizeof(network));
-    c->smtp.relay_from[c->smtp.n_relay_from++] = network;
-}
-
-static void read_networks(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    yaml_each_item(r, node, network_item, target);
-}
-
-static void read_smtp(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    struct config *c = target;
-    const struct yaml_key keys[] = {{"hostname", yaml_read_string, &c->smtp.hostname},
-                                    {"listeners", read_listeners, c},
-                                    {"tls", read_no_tls, NULL},
-                                    {"max_message_size", yaml_read_size, &c->smtp.max_message_size},
-                                    {"max_recipients", yaml_read_unsigned, &c->smtp.max_recipients},
-                                    {"relay_from", read_networks, c},
-                                    {"max_sessions", yaml_read_unsigned, &c->smtp.max_sessions},
-                                    {"max_errors", yaml_read_unsigned, &c->smtp.max_errors},
-                                    {"max_hops", yaml_read_unsigned, &c->smtp.max_hops},
-                                    {"max_transactions", yaml_read_unsigned, &c->smtp.max_transactions},
-                                    {"idle_timeout", yaml_read_ms, &c->smtp.idle_timeout_ms},
-                                    {"data_timeout", yaml_read_ms, &c->smtp.data_timeout_ms},
-                                    {"session_timeout", yaml_read_ms, &c->smtp.session_timeout_ms},
-                                    {NULL, NULL, NULL}};
-    yaml_read_mapping(r, node, keys);
-    if (c->smtp.n_listeners == 0)
-        yaml_problem(r, node, "listeners is missing");
-    if (c->smtp.max_recipients > 10000)
-        yaml_problem(r, node, "max_recipients is at most 10000");
-}
-
-/* ---- delivery, dns, http, log ---- */
-
-static void read_delivery(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    struct config *c = target;
-    const struct yaml_key keys[] = {{"port", yaml_read_port, &c->delivery.port},
-                                    {"suspended", yaml_read_bool, &c->delivery.suspended},
-                                    {"retry", config_read_retry, c},
-                                    {"limits", config_read_limits, c},
-                                    {"hostname", yaml_read_string, &c->delivery.hostname},
-                                    {"max_attempts", yaml_read_unsigned, &c->delivery.max_attempts},
-                                    {"connect_timeout", yaml_read_ms, &c->delivery.connect_timeout_ms},
-                                    {"command_timeout", yaml_read_ms, &c->delivery.command_timeout_ms},
-                                    {"data_timeout", yaml_read_ms, &c->delivery.data_timeout_ms},
-                                    {"idle_connection", yaml_read_ms, &c->delivery.idle_connection_ms},
-                                    {NULL, NULL, NULL}};
-    yaml_read_mapping(r, node, keys);
-}
-
-static void server_item(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    struct config *c = target;
-    char *server = NULL;
-    if (c->dns.n_servers >= MAX_SERVERS) {
-        yaml_problem(r, node, "more than %d servers", MAX_SERVERS);
-        return;
-    }
-    read_address(r, node, &server);
-    if (server == NULL)
-        return;
-    c->dns.servers = mr_realloc(c->dns.servers, (c->dns.n_servers + 1) * sizeof(*c->dns.servers));
-    c->dns.servers[c->dns.n_servers++] = server;
-}
-
-static void read_servers(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    yaml_each_item(r, node, server_item, target);
-}
-
-static void read_dns(struct yaml_reader *r, yaml_node_t *node, void *target)
-{
-    struct config *c = target;
-    const struct yaml_key keys[] = {{"servers", read_servers, c},
-                                    {"timeout", yaml_read_ms, &c->dns.timeout_ms},
-                                    {"tries", yaml_read_unsigned, &c->dns.tries},
-                                    {NULL, NULL, NULL}};
-    yaml_read_mapping(r, node, keys);
-}
+/* ---- http, log ---- */
 
 static void read_token_file(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
@@ -303,8 +162,9 @@ static void read_token_file(struct yaml_reader *r, yaml_node_t *node, void *targ
 static void read_http(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     struct config *c = target;
-    const struct yaml_key keys[] = {
-        {"listen", read_address, &c->http.listen}, {"token_file", read_token_file, &c->http.token}, {NULL, NULL, NULL}};
+    const struct yaml_key keys[] = {{"listen", config_read_address, &c->http.listen},
+                                    {"token_file", read_token_file, &c->http.token},
+                                    {NULL, NULL, NULL}};
     unsigned before = r->errors;
     yaml_read_mapping(r, node, keys);
     if (r->errors != before)
@@ -362,23 +222,8 @@ static struct config *defaults(const char *file)
     c->cluster.lease_ms = 3000;
     c->cluster.node_timeout_ms = 5000;
     c->cluster.commit_timeout_ms = 30000;
-    c->smtp.max_message_size = 50ULL << 20;
-    c->smtp.max_recipients = 1000;
-    c->smtp.max_sessions = 10000;
-    c->smtp.max_errors = 20;
-    c->smtp.max_hops = 50;
-    c->smtp.max_transactions = 100000;
-    c->smtp.idle_timeout_ms = 300 * 1000; /* RFC 5321 4.5.3.2.7 */
-    c->smtp.data_timeout_ms = 180 * 1000;
-    c->smtp.session_timeout_ms = 24 * 3600 * 1000;
-    c->delivery.port = 25;
-    c->delivery.max_attempts = 2000;
-    c->delivery.connect_timeout_ms = 30 * 1000;
-    c->delivery.command_timeout_ms = 300 * 1000; /* RFC 5321 4.5.3.2 */
-    c->delivery.data_timeout_ms = 600 * 1000;
-    c->delivery.idle_connection_ms = 3000;
-    c->dns.timeout_ms = 3000;
-    c->dns.tries = 3;
+    config_smtp_init(c);
+    config_delivery_init(c);
     c->log.level = LOG_INFO;
     c->log.json = true;
     config_rules_init(c);
@@ -406,6 +251,8 @@ static void finish(struct yaml_reader *r, yaml_node_t *root, struct config *c)
         found = found || strcmp(c->cluster.initial[i].name, c->node.name) == 0;
     if (!found)
         yaml_problem(r, root, "node.name \"%s\" is not in cluster.initial", c->node.name);
+    config_smtp_finish(r, root, c);
+    config_delivery_finish(c);
     config_rules_finish(c);
 }
 
@@ -413,11 +260,11 @@ static void read_root(struct yaml_reader *r, yaml_node_t *root, struct config *c
 {
     const struct yaml_key keys[] = {{"node", read_node, c},
                                     {"cluster", read_cluster, c},
-                                    {"smtp", read_smtp, c},
+                                    {"smtp", config_read_smtp, c},
                                     {"domains", config_read_domains, c},
                                     {"routes", config_read_routes, c},
-                                    {"delivery", read_delivery, c},
-                                    {"dns", read_dns, c},
+                                    {"delivery", config_read_delivery, c},
+                                    {"dns", config_read_dns, c},
                                     {"http", read_http, c},
                                     {"log", read_log, c},
                                     {NULL, NULL, NULL}};
@@ -505,17 +352,8 @@ void config_free(struct config *c)
     free(c->cluster.ca);
     free(c->cluster.cert);
     free(c->cluster.key);
-    free(c->smtp.hostname);
-    for (unsigned i = 0; i < c->smtp.n_listeners; i++)
-        free(c->smtp.listeners[i].listen);
-    free(c->smtp.listeners);
-    free(c->smtp.tls_cert);
-    free(c->smtp.tls_key);
-    free(c->smtp.relay_from);
-    free(c->delivery.hostname);
-    for (unsigned i = 0; i < c->dns.n_servers; i++)
-        free(c->dns.servers[i]);
-    free(c->dns.servers);
+    config_smtp_free(c);
+    config_delivery_free(c);
     free(c->http.listen);
     free(c->http.token);
     mailraft__rules__free_unpacked(c->rules, NULL);

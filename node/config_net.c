@@ -88,7 +88,7 @@ static bool same_prefix(const uint8_t *a, const uint8_t *b, unsigned bits)
     return rest == 0 || (a[bits / 8] >> (8 - rest)) == (b[bits / 8] >> (8 - rest));
 }
 
-bool network_contains(const struct network *networks, unsigned n, const struct sockaddr *address)
+bool network_contains(const struct network_list *networks, const struct sockaddr *address)
 {
     const uint8_t *bytes;
     int family = address->sa_family;
@@ -105,8 +105,8 @@ bool network_contains(const struct network *networks, unsigned n, const struct s
     } else {
         return false;
     }
-    for (unsigned i = 0; i < n; i++)
-        if (networks[i].family == family && same_prefix(networks[i].address, bytes, networks[i].prefix))
+    for (unsigned i = 0; i < networks->n; i++)
+        if (networks->at[i].family == family && same_prefix(networks->at[i].address, bytes, networks->at[i].prefix))
             return true;
     return false;
 }

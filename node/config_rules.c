@@ -179,7 +179,7 @@ void config_read_retry(struct yaml_reader *r, yaml_node_t *node, void *target)
 
 /* ---- limits ---- */
 
-static void read_count(struct yaml_reader *r, yaml_node_t *node, void *target)
+void config_read_count(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     uint64_t n;
     const char *text = yaml_text(r, node);
@@ -207,8 +207,7 @@ static void read_recipients(struct yaml_reader *r, yaml_node_t *node, void *targ
         *(uint32_t *)target = (uint32_t)n;
 }
 
-/* "500/s", "30/m", "1000/h", "unlimited": kept as messages a second. */
-static void read_rate(struct yaml_reader *r, yaml_node_t *node, void *target)
+void config_read_rate(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     char *end;
     const char *text = yaml_text(r, node);
@@ -253,9 +252,9 @@ static void limit_pair(struct yaml_reader *r, const char *key, yaml_node_t *valu
     l->rate = -1;
     rules->limits = mr_realloc(rules->limits, (rules->n_limits + 1) * sizeof(*rules->limits));
     rules->limits[rules->n_limits++] = l;
-    const struct yaml_key keys[] = {{"connections", read_count, &l->connections},
-                                    {"rate", read_rate, &l->rate},
-                                    {"messages_per_connection", read_count, &l->messages_per_connection},
+    const struct yaml_key keys[] = {{"connections", config_read_count, &l->connections},
+                                    {"rate", config_read_rate, &l->rate},
+                                    {"messages_per_connection", config_read_count, &l->messages_per_connection},
                                     {"recipients_per_message", read_recipients, &l->recipients_per_message},
                                     {NULL, NULL, NULL}};
     yaml_read_mapping(r, value, keys);
@@ -265,6 +264,103 @@ void config_read_limits(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     yaml_each_pair(r, node, limit_pair, target);
 }
+
+/* ---- TLS by destination, users ---- */
+
+static void read_policy(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    static const char *const names[] = {"none", "may", "encrypt", "verify", "dane", "sts"};
+    const char *text = yaml_text(r, node);
+    if (text == NULL)
+        return;
+    for (int i = 0; i < 6; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *(Mailraft__TlsPolicy *)target = (Mailraft__TlsPolicy)(MAILRAFT__TLS_POLICY__TLS_POLICY_NONE + i);
+            return;
+        }
+    }
+    yaml_problem(r, node, "has to be none, may, encrypt, verify, dane or sts, not \"%s\"", text);
+}
+
+static void name_item(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    enum { MAX_NAMES = 64 };
+    Mailraft__TlsRule *rule = target;
+    const char *text = yaml_text(r, node);
+    if (text == NULL)
+        return;
+    if (!domain_ok(text)) {
+        yaml_problem(r, node, "\"%s\" is not a host name", text);
+        return;
+    }
+    if (rule->n_names >= MAX_NAMES) {
+        yaml_problem(r, node, "more than %d names", MAX_NAMES);
+        return;
+    }
+    rule->names = mr_realloc(rule->names, (rule->n_names + 1) * sizeof(*rule->names));
+    rule->names[rule->n_names++] = lower(text);
+}
+
+static void read_names(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    yaml_each_item(r, node, name_item, target);
+}
+
+static void tls_pair(struct yaml_reader *r, const char *key, yaml_node_t *value, void *arg)
+{
+    enum { MAX_TLS_RULES = 10000 };
+    struct config *c = arg;
+    Mailraft__Rules *rules = c->rules;
+    if (rules->n_tls >= MAX_TLS_RULES) {
+        yaml_problem(r, value, "more than %d destinations", MAX_TLS_RULES);
+        return;
+    }
+    for (size_t i = 0; i < rules->n_tls; i++) {
+        if (strcasecmp(rules->tls[i]->site, key) == 0) {
+            yaml_problem(r, value, "given twice");
+            return;
+        }
+    }
+    Mailraft__TlsRule *rule = mr_malloc(sizeof(*rule));
+    mailraft__tls_rule__init(rule);
+    rule->site = lower(key);
+    rules->tls = mr_realloc(rules->tls, (rules->n_tls + 1) * sizeof(*rules->tls));
+    rules->tls[rules->n_tls++] = rule;
+    const struct yaml_key keys[] = {
+        {"policy", read_policy, &rule->policy}, {"names", read_names, rule}, {NULL, NULL, NULL}};
+    unsigned before = r->errors;
+    yaml_read_mapping(r, value, keys);
+    if (r->errors != before)
+        return;
+    if (rule->policy == MAILRAFT__TLS_POLICY__TLS_POLICY_DEFAULT)
+        yaml_problem(r, value, "needs policy");
+    else if (rule->n_names > 0 && rule->policy != MAILRAFT__TLS_POLICY__TLS_POLICY_VERIFY)
+        yaml_problem(r, value, "names goes with policy verify only");
+}
+
+void config_read_tls_rules(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    yaml_each_pair(r, node, tls_pair, target);
+}
+
+void config_add_user_limit(struct config *c, const char *user, uint32_t recipients_per_hour)
+{
+    Mailraft__Rules *rules = c->rules;
+    Mailraft__UserLimit *l = NULL;
+    for (size_t i = 0; i < rules->n_user_limits; i++)
+        if (strcmp(rules->user_limits[i]->user, user) == 0)
+            l = rules->user_limits[i];
+    if (l == NULL) {
+        l = mr_malloc(sizeof(*l));
+        mailraft__user_limit__init(l);
+        l->user = mr_strdup(user);
+        rules->user_limits = mr_realloc(rules->user_limits, (rules->n_user_limits + 1) * sizeof(*rules->user_limits));
+        rules->user_limits[rules->n_user_limits++] = l;
+    }
+    l->recipients_per_hour = recipients_per_hour;
+}
+
+/* ---- the end ---- */
 
 static void inherit(Mailraft__Limit *l, uint32_t connections, double rate, uint32_t messages, uint32_t recipients)
 {

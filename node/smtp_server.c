@@ -164,7 +164,7 @@ static int check_config(const struct config *c, unsigned n_fds)
         n_fds != c->smtp.n_listeners)
         return MR_CONFIG;
     for (unsigned i = 0; i < n_fds; i++) {
-        if (c->smtp.listeners[i].tls_implicit) {
+        if (c->smtp.listeners[i].tls == TLS_IMPLICIT) {
             /* Plain text behind a port that promises TLS would be worse than none. */
             log_event(LOG_ERROR, "listen_failed", LOG_S("address", c->smtp.listeners[i].listen),
                       LOG_S("error", "implicit TLS is not available"));

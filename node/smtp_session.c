@@ -563,7 +563,7 @@ void smtp_session_open(struct smtp_listener *listener)
     }
     uv_tcp_nodelay(&s->tcp, 1);
     read_client(s, &peer);
-    s->relay = network_contains(w->config->smtp.relay_from, w->config->smtp.n_relay_from, (struct sockaddr *)&peer);
+    s->relay = network_contains(&w->config->smtp.relay_from, (struct sockaddr *)&peer);
     greet(s);
     settle(s);
 }

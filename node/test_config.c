@@ -115,7 +115,7 @@ static void every_key(void **state)
     assert_string_equal(c->smtp.listeners[1].listen, "127.0.0.1:0");
     assert_int_equal(c->smtp.max_message_size, 10 << 20);
     assert_int_equal(c->smtp.max_recipients, 77);
-    assert_int_equal(c->smtp.n_relay_from, 3);
+    assert_int_equal(c->smtp.relay_from.n, 3);
     assert_int_equal(c->smtp.max_sessions, 5);
     assert_int_equal(c->smtp.max_errors, 6);
     assert_int_equal(c->smtp.max_hops, 7);
@@ -165,6 +165,108 @@ static void every_key(void **state)
     l = route_limit(rules, "mx:else.example");
     assert_int_equal(l->connections, 9);
     assert_true(l->rate > 499 && l->rate < 501);
+    config_free(c);
+}
+
+/* The keys of TLS, AUTH and of what strangers may do. */
+static void every_key_of_the_internet(void **state)
+{
+#define HEX32 "0123456789abcdef0123456789ABCDEF"
+    struct config *c;
+    (void)state;
+    if (load(
+            "node: {name: a, data_dir: /var/lib/m}\n"
+            "cluster: {listen: '127.0.0.1:7400', insecure: true, initial: ['a=127.0.0.1:7400']}\n"
+            "smtp:\n  hostname: mx.example.net\n"
+            "  tls: {cert: c.pem, key: k.pem, more: [{cert: c2.pem, key: k2.pem}], client_ca: ca.pem,\n"
+            "        relay_certs: ['sha256:" HEX32 HEX32 "']}\n"
+            "  listeners: [{listen: '[::]:25', proxy: true}, {listen: '[::]:587', profile: submission},\n"
+            "    {listen: '[::]:465', profile: submission, tls: implicit}, {listen: '[::1]:24', profile: lmtp, tls: "
+            "off}]\n"
+            "  auth: {file: users, mechanisms: [PLAIN, SCRAM-SHA-256-PLUS], senders: own, sender_file: senders,\n"
+            "         recipients_per_hour: 100, users: {bulk: {recipients_per_hour: unlimited}}}\n"
+            "  normalize_from: [10.1.0.0/16]\n  xclient_from: [10.2.0.0/16]\n  proxy_from: [10.3.0.0/16, 10.4.0.0/16]\n"
+            "  client_limits: {connections: 1, network_connections: unlimited, connection_rate: 60/m, message_rate: "
+            "2/s,\n"
+            "                  recipient_rate: 3/s, exempt: [10.5.0.0/16]}\n"
+            "  greeting_delay: 2s\n  line_timeout: 3s\n  min_data_rate: 1KiB\n  max_hold: 1d\n  min_deliver_by: 5s\n"
+            "  disable: [CHUNKING, mt-priority]\n"
+            "delivery:\n  tls: {Example.org: {policy: verify, names: [mx.Example.org]}, default: {policy: may}}\n"
+            "  tls_ca: roots.pem\n  tls_cert: oc.pem\n  tls_key: ok.pem\n  credentials: secrets\n"
+            "  source: [192.0.2.1, '2001:db8::1']\n  sts_port: 8443\n"
+            "dns: {servers: ['127.0.0.1:53'], trust_ad: false}\n",
+            &c) != 0)
+        fail_msg("%s", error);
+    assert_string_equal(c->smtp.tls.cert, "c.pem");
+    assert_string_equal(c->smtp.tls.key, "k.pem");
+    assert_int_equal(c->smtp.tls.n_more, 1);
+    assert_string_equal(c->smtp.tls.more[0].cert, "c2.pem");
+    assert_string_equal(c->smtp.tls.more[0].key, "k2.pem");
+    assert_string_equal(c->smtp.tls.client_ca, "ca.pem");
+    assert_int_equal(c->smtp.tls.n_relay_certs, 1);
+    assert_string_equal(c->smtp.tls.relay_certs[0], "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
+    assert_true(c->smtp.listeners[0].tls == TLS_OFFERED && c->smtp.listeners[0].proxy);
+    assert_true(c->smtp.listeners[1].tls == TLS_REQUIRED && c->smtp.listeners[1].profile == PROFILE_SUBMISSION);
+    assert_true(c->smtp.listeners[2].tls == TLS_IMPLICIT && !c->smtp.listeners[2].proxy);
+    assert_true(c->smtp.listeners[3].tls == TLS_OFF && c->smtp.listeners[3].profile == PROFILE_LMTP);
+    assert_string_equal(c->smtp.auth.file, "users");
+    assert_null(c->smtp.auth.dovecot);
+    assert_int_equal(c->smtp.auth.mechanisms, AUTH_PLAIN | AUTH_SCRAM_SHA_256_PLUS);
+    assert_true(c->smtp.auth.senders_own && !c->smtp.auth.without_tls);
+    assert_string_equal(c->smtp.auth.sender_file, "senders");
+    assert_int_equal(c->rules->n_user_limits, 2);
+    assert_string_equal(c->rules->user_limits[0]->user, "default");
+    assert_int_equal(c->rules->user_limits[0]->recipients_per_hour, 100);
+    assert_string_equal(c->rules->user_limits[1]->user, "bulk");
+    assert_int_equal(c->rules->user_limits[1]->recipients_per_hour, 0);
+    assert_int_equal(c->smtp.normalize_from.n, 1);
+    assert_int_equal(c->smtp.xclient_from.n, 1);
+    assert_int_equal(c->smtp.proxy_from.n, 2);
+    assert_int_equal(c->smtp.client_limits.connections, 1);
+    assert_int_equal(c->smtp.client_limits.network_connections, 0);
+    assert_true(c->smtp.client_limits.connection_rate == 1 && c->smtp.client_limits.message_rate == 2 &&
+                c->smtp.client_limits.recipient_rate == 3);
+    assert_int_equal(c->smtp.client_limits.exempt.n, 1);
+    assert_int_equal(c->smtp.greeting_delay_ms, 2000);
+    assert_int_equal(c->smtp.line_timeout_ms, 3000);
+    assert_int_equal(c->smtp.min_data_rate, 1024);
+    assert_int_equal(c->smtp.max_hold_ms, 24 * 3600 * 1000);
+    assert_int_equal(c->smtp.min_deliver_by_ms, 5000);
+    assert_int_equal(c->smtp.disable, SMTP_CHUNKING | SMTP_MT_PRIORITY);
+    assert_int_equal(c->rules->n_tls, 2);
+    assert_string_equal(route_tls(c->rules, "mx:example.org")->names[0], "mx.example.org");
+    assert_int_equal(route_tls(c->rules, "mx:example.org")->policy, MAILRAFT__TLS_POLICY__TLS_POLICY_VERIFY);
+    assert_int_equal(route_tls(c->rules, "smtp://other:25")->policy, MAILRAFT__TLS_POLICY__TLS_POLICY_MAY);
+    assert_string_equal(c->delivery.tls_ca, "roots.pem");
+    assert_string_equal(c->delivery.tls_cert, "oc.pem");
+    assert_string_equal(c->delivery.tls_key, "ok.pem");
+    assert_string_equal(c->delivery.credentials, "secrets");
+    assert_int_equal(c->delivery.n_source, 2);
+    assert_string_equal(c->delivery.source[1], "2001:db8::1");
+    assert_int_equal(c->delivery.sts_port, 8443);
+    assert_false(c->dns.trust_ad);
+    config_free(c);
+}
+
+/* What is not in the file follows from what is. */
+static void defaults_that_follow(void **state)
+{
+    struct config *c;
+    (void)state;
+    assert_int_equal(load(BASE "dns: {servers: ['127.0.0.1:53', '[::1]:53']}\n", &c), 0);
+    assert_true(c->dns.trust_ad);
+    assert_int_equal(c->smtp.listeners[0].tls, TLS_OFF);
+    assert_int_equal(c->smtp.client_limits.exempt.n, 0);
+    config_free(c);
+    assert_int_equal(load(BASE "dns: {servers: ['127.0.0.1:53', '192.0.2.1:53']}\n", &c), 0);
+    assert_false(c->dns.trust_ad);
+    config_free(c);
+    assert_int_equal(load("node: {name: a, data_dir: /var/lib/m}\n"
+                          "cluster: {listen: '127.0.0.1:7400', insecure: true, initial: ['a=127.0.0.1:7400']}\n"
+                          "smtp: {listeners: [{listen: '127.0.0.1:25'}], relay_from: [10.0.0.0/8, 11.0.0.0/8]}\n",
+                          &c),
+                     0);
+    assert_int_equal(c->smtp.client_limits.exempt.n, 2);
     config_free(c);
 }
 
@@ -319,9 +421,30 @@ static void wrong_sections(void **state)
         {NODE "smtp: {}\n", 2, "smtp: listeners is missing"},
         {NODE "smtp: {listeners: [{profile: mx}]}\n", 2, "smtp.listeners.0: needs listen"},
         {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', profile: fast}]}\n", 2, "smtp.listeners.0.profile: has to"},
-        {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', profile: submission}]}\n", 2,
-         "smtp.listeners.0.profile: submission needs TLS"},
-        {NODE "smtp: {tls: {cert: a}}\n", 2, "smtp.tls: this version has no TLS"},
+        {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', profile: submission}]}\n", 1,
+         "listener 127.0.0.1:25: submission needs TLS (tls: off is for loopback only)"},
+        {NODE "smtp: {listeners: [{listen: '0.0.0.0:25', profile: submission, tls: off}]}\n", 1,
+         "listener 0.0.0.0:25: submission needs TLS (tls: off is for loopback only)"},
+        {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', tls: implicit}]}\n", 1,
+         "listener 127.0.0.1:25: tls needs smtp.tls with cert and key"},
+        {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', tls: maybe}]}\n", 2, "smtp.listeners.0.tls: has to be off"},
+        {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', proxy: true}]}\n", 1,
+         "listener 127.0.0.1:25: proxy needs smtp.proxy_from"},
+        {NODE "smtp: {tls: {cert: a, key: b, more: [{cert: c}]}}\n", 2, "smtp.tls.more.0: needs cert and key"},
+        {NODE "smtp: {tls: {cert: a, key: b, relay_certs: ['sha256:12']}}\n", 2,
+         "smtp.tls.relay_certs.0: has to be sha256: and 64"},
+        {NODE "smtp: {auth: {file: a, dovecot: b}}\n", 2, "smtp.auth: needs one of file and dovecot"},
+        {NODE "smtp: {auth: {file: a, mechanisms: [CRAM-MD5]}}\n", 2, "smtp.auth.mechanisms.0: has to be PLAIN"},
+        {NODE "smtp: {auth: {file: a, senders: any, sender_file: b}}\n", 2, "smtp.auth: sender_file does not go with"},
+        {NODE "smtp: {auth: {file: a, users: {default: {recipients_per_hour: 1}}}}\n", 2,
+         "smtp.auth.users.default: \"default\" is no user"},
+        {NODE "smtp: {client_limits: {connections: 0}}\n", 2, "smtp.client_limits.connections: has to be unlimited"},
+        {NODE "smtp: {client_limits: {message_rate: 5}}\n", 2, "smtp.client_limits.message_rate: has to be unlimited"},
+        {NODE "smtp: {min_data_rate: -1}\n", 2, "smtp.min_data_rate: has to be octets a second"},
+        {NODE "smtp: {greeting_delay: 30d}\n", 2, "smtp.greeting_delay: is at most 24d"},
+        {NODE "smtp: {disable: [ENHANCEDSTATUSCODES]}\n", 2,
+         "smtp.disable.0: \"ENHANCEDSTATUSCODES\" is not an extension"},
+        {NODE "smtp: {tls: {cert: a}}\n", 2, "smtp.tls: needs cert and key"},
         {NODE "smtp: {max_message_size: 5 MB}\n", 2, "smtp.max_message_size: has to be a size"},
         {NODE "smtp: {max_message_size: 0}\n", 2, "smtp.max_message_size: has to be a size"},
         {NODE "smtp: {max_recipients: 10001}\n", 2, "smtp: max_recipients is at most 10000"},
@@ -406,8 +529,8 @@ static void networks(void **state)
                        cases[i].network);
         if (load(text, &c) != 0)
             fail_msg("%s", error);
-        bool in = network_contains(c->smtp.relay_from, c->smtp.n_relay_from,
-                                   four ? (const struct sockaddr *)&v4 : (const struct sockaddr *)&v6);
+        bool in =
+            network_contains(&c->smtp.relay_from, four ? (const struct sockaddr *)&v4 : (const struct sockaddr *)&v6);
         if (in != cases[i].in)
             fail_msg("%s in %s: %d", cases[i].address, cases[i].network, in);
         config_free(c);
@@ -417,8 +540,14 @@ static void networks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_key),      cmocka_unit_test(defaults),        cmocka_unit_test(wrong_values),
-        cmocka_unit_test(wrong_sections), cmocka_unit_test(several_at_once), cmocka_unit_test(no_file),
+        cmocka_unit_test(every_key),
+        cmocka_unit_test(every_key_of_the_internet),
+        cmocka_unit_test(defaults_that_follow),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(wrong_values),
+        cmocka_unit_test(wrong_sections),
+        cmocka_unit_test(several_at_once),
+        cmocka_unit_test(no_file),
         cmocka_unit_test(networks),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

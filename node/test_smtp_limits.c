@@ -371,7 +371,7 @@ static void test_implicit_tls(void **state)
 
     (void)state;
     host_configure();
-    host.listener.tls_implicit = true;
+    host.listener.tls = TLS_IMPLICIT;
     assert_int_equal(uv_loop_init(&host.worker.loop), 0);
     assert_int_equal(smtp_listen("127.0.0.1:0", &fd, host.bound, sizeof(host.bound), error, sizeof(error)), 0);
     assert_int_equal(smtp_server_open_with(&host.server, &host.worker, &fd, 1, &fake_ops), MR_CONFIG);

@@ -50,8 +50,8 @@ static void test_helo(void **state)
 
     (void)state;
     host_configure();
-    host.config.smtp.relay_from = loopback;
-    host.config.smtp.n_relay_from = 2;
+    host.config.smtp.relay_from.at = loopback;
+    host.config.smtp.relay_from.n = 2;
     host_start();
     client_open(&c);
     client_expect(&c, "220 ");
@@ -469,8 +469,8 @@ static void test_families(void **state)
 
         host_configure();
         host.listener.listen = (char *)"[::]:0";
-        host.config.smtp.relay_from = loopback;
-        host.config.smtp.n_relay_from = 2;
+        host.config.smtp.relay_from.at = loopback;
+        host.config.smtp.relay_from.n = 2;
         host_start();
         client_open_with(&c, rows[i].family, 0);
         client_expect(&c, "220 ");
