@@ -5,6 +5,7 @@
 #include "node/resolver.h"
 
 #include "node/dns_answer.h"
+#include "node/dns_query.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/id.h"
@@ -14,14 +15,14 @@
 
 #include <ares.h>
 #include <arpa/inet.h>
-#include <arpa/nameser.h>
+#include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-/* ares_query stands in both 1.18 (Debian 12) and 1.34 (Debian 13); the second would like another. */
+/* What stands in both c-ares 1.18 (Debian 12) and 1.34 (Debian 13) is used; the second would like others. */
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 
 enum { BUCKETS = 4096, POLL_MS = 100 };
@@ -47,6 +48,7 @@ struct resolver {
     uv_idle_t idle;
     struct watched *sockets;
     struct lookup *done, **done_tail; /* results wait for the next turn */
+    struct question *answered, **answered_tail;
     unsigned lookups;
     struct cached *cache[BUCKETS];
     unsigned cache_size;
@@ -68,15 +70,33 @@ struct lookup {
     struct resolution resolution;
     uint32_t ttl;
     bool from_cache;
+    bool mx_secure; /* or there was no MX to look for */
     /* hosts whose addresses are asked for */
     unsigned n_hosts, waiting;
     struct host {
         struct lookup *lookup;
         char name[256];
         uint16_t preference;
-        int status;
-        unsigned step; /* of steps */
+        struct address_answer {
+            struct host *host;
+            bool came;
+            int status;
+            bool ad;
+        } answers[2]; /* A, AAAA */
+        char alias[256];
+        bool alias_secure; /* the name leads elsewhere, and that was validated though the addresses there were not */
     } hosts[RESOLVER_MAX_HOSTS];
+};
+
+struct question {
+    struct question *next;
+    struct resolver *resolver;
+    answered_cb cb;
+    void *arg;
+    enum dns_outcome outcome;
+    bool secure;
+    uint8_t *answer;
+    size_t len;
 };
 
 /* ---- random order ---- */
@@ -166,6 +186,22 @@ static void cache_put(struct resolver *r, const struct lookup *l)
 
 /* ---- the end of a lookup ---- */
 
+static void tell_answered(struct resolver *r)
+{
+    struct question *q = r->answered;
+    r->answered = NULL;
+    r->answered_tail = &r->answered;
+    while (q != NULL) {
+        struct question *next = q->next;
+        if (q->cb != NULL)
+            q->cb(q->arg, q->outcome, q->secure, q->answer, q->len);
+        r->lookups--;
+        free(q->answer);
+        free(q);
+        q = next;
+    }
+}
+
 static void on_idle(uv_idle_t *idle)
 {
     struct resolver *r = idle->data;
@@ -182,6 +218,7 @@ static void on_idle(uv_idle_t *idle)
         free(l);
         l = next;
     }
+    tell_answered(r);
 }
 
 static void finish(struct lookup *l)
@@ -217,9 +254,12 @@ static bool does_not_exist(int status)
 
 /* ---- addresses ---- */
 
-static void add_address(struct lookup *l, const char *host, uint16_t preference, const struct sockaddr *address)
+/* h: NULL for an address literal. */
+static void add_address(struct lookup *l, const struct host *h, const struct sockaddr *address)
 {
     struct resolution *res = &l->resolution;
+    const char *host = h == NULL ? l->hop.host : h->name;
+    uint16_t preference = h == NULL ? 0 : h->preference;
     uint16_t port = l->hop.kind == NEXT_HOP_MX ? l->resolver->config.mx_port : l->hop.port;
     struct resolved_address *a = &res->list[res->n];
     if (address->sa_family != AF_INET && address->sa_family != AF_INET6)
@@ -246,11 +286,21 @@ static void add_address(struct lookup *l, const char *host, uint16_t preference,
     res->n++;
 }
 
+static int host_status(const struct host *h)
+{
+    int first = h->answers[0].status, second = h->answers[1].status;
+    if (first == ARES_SUCCESS || second == ARES_SUCCESS)
+        return ARES_SUCCESS;
+    return does_not_exist(first) ? second : first; /* "none" must not hide that the other got no answer */
+}
+
 static void all_hosts_known(struct lookup *l)
 {
     bool temporary = false;
-    for (unsigned i = 0; i < l->n_hosts; i++)
-        temporary = temporary || (l->hosts[i].status != ARES_SUCCESS && !does_not_exist(l->hosts[i].status));
+    for (unsigned i = 0; i < l->n_hosts; i++) {
+        int status = host_status(&l->hosts[i]);
+        temporary = temporary || (status != ARES_SUCCESS && !does_not_exist(status));
+    }
     if (l->resolution.n > 0) {
         l->resolution.result = RESOLVED;
         if (temporary && l->ttl > RESOLVER_NEGATIVE_TTL_S)
@@ -261,57 +311,138 @@ static void all_hosts_known(struct lookup *l)
         fail(l, RESOLVE_TEMPORARY, "4.4.4", "%s has no address", l->hosts[0].name);
     } else if (temporary) {
         fail(l, RESOLVE_TEMPORARY, "4.4.3", "no address of %s can be found for now: %s", l->hosts[0].name,
-             ares_strerror(l->hosts[0].status));
+             ares_strerror(host_status(&l->hosts[0])));
     } else {
         fail(l, RESOLVE_PERMANENT, "5.4.4", "%s has no address", l->hosts[0].name);
     }
 }
 
-/* c-ares asks for A and AAAA at once and tells only how the later of the two ended: "no data" may hide that the other
- * got SERVFAIL. So nothing counts as missing before each was asked for alone. */
-static const int steps[] = {AF_UNSPEC, AF_INET, AF_INET6};
-
-static void ask_address(struct host *h);
-
-static void on_addresses(void *arg, int status, int timeouts, struct ares_addrinfo *info)
+/* Whether TLSA records may be looked for, and where (RFC 7672 2.2.2), goes to each of the host's addresses. */
+static void mark_security(struct host *h)
 {
-    struct host *h = arg;
     struct lookup *l = h->lookup;
+    bool secure = l->resolver->config.trust_ad && l->mx_secure;
+    bool validated = true;
+    for (unsigned i = 0; i < 2; i++)
+        validated = validated && (h->answers[i].ad || h->answers[i].status != ARES_SUCCESS);
+    for (unsigned i = 0; i < l->resolution.n; i++) {
+        struct resolved_address *a = &l->resolution.list[i];
+        if (strcmp(a->host, h->name) != 0)
+            continue;
+        a->secure = secure && (validated || h->alias_secure);
+        if (a->secure && validated)
+            memcpy(a->alias, h->alias, sizeof(a->alias));
+    }
+}
 
-    (void)timeouts;
-    if (does_not_exist(status) && h->step + 1 < sizeof(steps) / sizeof(steps[0])) {
-        h->step++;
-        ask_address(h);
-        return;
-    }
-    h->status = status;
-    if (status == ARES_SUCCESS) {
-        for (const struct ares_addrinfo_node *n = info->nodes; n != NULL; n = n->ai_next) {
-            add_address(l, h->name, h->preference, n->ai_addr);
-            if (n->ai_ttl >= 0 && (uint32_t)n->ai_ttl < l->ttl)
-                l->ttl = (uint32_t)n->ai_ttl;
-        }
-        ares_freeaddrinfo(info);
-    }
+static void host_known(struct host *h)
+{
+    struct lookup *l = h->lookup;
+    mark_security(h);
     if (--l->waiting == 0)
         all_hosts_known(l);
 }
 
-static void ask_address(struct host *h)
+static void on_alias(void *arg, int status, bool ad, const uint8_t *answer, size_t len)
 {
-    /* arrange() orders them; c-ares' own order would open a socket for each. */
-    const struct ares_addrinfo_hints hints = {
-        .ai_family = steps[h->step], .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
-    ares_getaddrinfo(h->lookup->resolver->channel, h->name, NULL, &hints, on_addresses, h);
+    struct host *h = arg;
+    (void)answer;
+    (void)len;
+    h->alias_secure = status == ARES_SUCCESS && ad;
+    host_known(h);
+}
+
+static void both_families_known(struct host *h)
+{
+    struct lookup *l = h->lookup;
+    bool validated = true;
+    for (unsigned i = 0; i < 2; i++)
+        validated = validated && (h->answers[i].ad || h->answers[i].status != ARES_SUCCESS);
+    if (!validated && h->alias[0] != 0 && l->mx_secure && l->resolver->config.trust_ad && !l->resolver->closing)
+        dns_query(l->resolver->channel, h->name, DNS_TYPE_CNAME, on_alias, h);
+    else
+        host_known(h);
+}
+
+static void use_addresses(struct host *h, const struct dns_address_answer *found)
+{
+    struct lookup *l = h->lookup;
+    for (unsigned i = 0; i < found->n; i++) {
+        struct sockaddr_in v4 = {.sin_family = AF_INET};
+        struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+        memcpy(&v4.sin_addr, found->list[i].bytes, sizeof(v4.sin_addr));
+        memcpy(&v6.sin6_addr, found->list[i].bytes, sizeof(v6.sin6_addr));
+        if (found->list[i].family == AF_INET)
+            add_address(l, h, (const struct sockaddr *)&v4);
+        else
+            add_address(l, h, (const struct sockaddr *)&v6);
+    }
+    if (found->name[0] != 0)
+        memcpy(h->alias, found->name, sizeof(h->alias));
+    if (found->ttl < l->ttl)
+        l->ttl = found->ttl;
+}
+
+static void on_addresses(void *arg, int status, bool ad, const uint8_t *answer, size_t len)
+{
+    struct address_answer *a = arg;
+    struct host *h = a->host;
+    struct dns_address_answer found;
+
+    if (status == ARES_SUCCESS && dns_read_addresses(answer, len, &found) != 0)
+        status = ARES_EBADRESP;
+    else if (status == ARES_SUCCESS && found.n == 0)
+        status = ARES_ENODATA; /* aliases that lead to nothing */
+    a->came = true;
+    a->status = status;
+    a->ad = ad;
+    if (status == ARES_SUCCESS)
+        use_addresses(h, &found);
+    if (h->answers[0].came && h->answers[1].came)
+        both_families_known(h);
+}
+
+/* The hosts file goes first, as everywhere: it is how names of containers and of this host are known. */
+static bool use_hosts_file(struct host *h)
+{
+    static const int families[] = {AF_INET, AF_INET6};
+    bool found = false;
+    for (unsigned i = 0; i < 2; i++) {
+        struct hostent *entry = NULL;
+        struct dns_address_answer answer = {.ttl = RESOLVER_NEGATIVE_TTL_S};
+        h->answers[i].status = ARES_ENODATA;
+        if (ares_gethostbyname_file(h->lookup->resolver->channel, h->name, families[i], &entry) != ARES_SUCCESS)
+            continue;
+        for (char **a = entry->h_addr_list; *a != NULL && answer.n < DNS_MAX_ADDRESSES; a++) {
+            struct dns_address *address = &answer.list[answer.n++];
+            address->family = families[i];
+            memcpy(address->bytes, *a, families[i] == AF_INET ? 4 : 16);
+        }
+        ares_free_hostent(entry);
+        use_addresses(h, &answer);
+        h->answers[i].status = ARES_SUCCESS;
+        found = true;
+    }
+    return found;
 }
 
 static void ask_addresses(struct lookup *l)
 {
+    static const int types[] = {DNS_TYPE_A, DNS_TYPE_AAAA};
     unsigned n = l->n_hosts;
     l->waiting = n;
     /* The last callback may come from inside the last call and end the lookup. */
-    for (unsigned i = 0; i < n; i++)
-        ask_address(&l->hosts[i]);
+    for (unsigned i = 0; i < n; i++) {
+        struct host *h = &l->hosts[i];
+        if (use_hosts_file(h)) {
+            host_known(h);
+            continue;
+        }
+        for (unsigned k = 0; k < 2; k++) {
+            h->answers[k].host = h;
+            dns_query(l->resolver->channel, h->name, types[k], on_addresses, &h->answers[k]);
+        }
+    }
 }
 
 static void add_host(struct lookup *l, const char *name, uint16_t preference)
@@ -355,12 +486,12 @@ static void use_mx(struct lookup *l, struct dns_mx_answer *mx)
         ask_addresses(l);
 }
 
-static void on_mx(void *arg, int status, int timeouts, unsigned char *answer, int len)
+static void on_mx(void *arg, int status, bool ad, const uint8_t *answer, size_t len)
 {
     struct lookup *l = arg;
     struct dns_mx_answer mx;
 
-    (void)timeouts;
+    l->mx_secure = ad;
     if (status == ARES_ENOTFOUND || status == ARES_EBADNAME) {
         fail(l, RESOLVE_PERMANENT, "5.1.2", "the domain %s does not exist", l->hop.host);
     } else if (status == ARES_ENODATA) {
@@ -368,7 +499,7 @@ static void on_mx(void *arg, int status, int timeouts, unsigned char *answer, in
         ask_addresses(l);
     } else if (status != ARES_SUCCESS) {
         fail(l, RESOLVE_TEMPORARY, "4.4.3", "no answer for MX of %s: %s", l->hop.host, ares_strerror(status));
-    } else if (dns_read_mx(answer, (size_t)len, &mx) != 0) {
+    } else if (dns_read_mx(answer, len, &mx) != 0) {
         fail(l, RESOLVE_TEMPORARY, "4.4.3", "malformed answer for MX of %s", l->hop.host);
     } else if (mx.n == 0) {
         add_host(l, l->hop.host, 0);
@@ -384,9 +515,9 @@ static bool use_literal(struct lookup *l)
     struct sockaddr_in v4 = {.sin_family = AF_INET};
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
     if (inet_pton(AF_INET, l->hop.host, &v4.sin_addr) == 1)
-        add_address(l, l->hop.host, 0, (const struct sockaddr *)&v4);
+        add_address(l, NULL, (const struct sockaddr *)&v4);
     else if (inet_pton(AF_INET6, l->hop.host, &v6.sin6_addr) == 1)
-        add_address(l, l->hop.host, 0, (const struct sockaddr *)&v6);
+        add_address(l, NULL, (const struct sockaddr *)&v6);
     else
         return false;
     l->from_cache = true; /* nothing to keep */
@@ -415,8 +546,9 @@ struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, r
         l->from_cache = true;
         fail(l, RESOLVE_TEMPORARY, "4.3.2", "too many DNS lookups are under way");
     } else if (hop->kind == NEXT_HOP_MX) {
-        ares_query(r->channel, hop->host, ns_c_in, ns_t_mx, on_mx, l);
+        dns_query(r->channel, hop->host, DNS_TYPE_MX, on_mx, l);
     } else {
+        l->mx_secure = true;
         add_host(l, hop->host, 0);
         ask_addresses(l);
     }
@@ -426,6 +558,43 @@ struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, r
 void resolver_cancel(struct lookup *l)
 {
     l->cb = NULL;
+}
+
+/* ---- one question ---- */
+
+static void on_answer(void *arg, int status, bool ad, const uint8_t *answer, size_t len)
+{
+    struct question *q = arg;
+    struct resolver *r = q->resolver;
+    q->outcome = status == ARES_SUCCESS ? DNS_ANSWERED : does_not_exist(status) ? DNS_NONE : DNS_FAILED;
+    q->secure = ad && r->config.trust_ad;
+    if (len > 0 && len <= RESOLVER_MAX_ANSWER) {
+        q->answer = mr_memdup(answer, len);
+        q->len = len;
+    }
+    *r->answered_tail = q;
+    r->answered_tail = &q->next;
+    if (!r->closing)
+        uv_idle_start(&r->idle, on_idle);
+}
+
+struct question *resolver_ask(struct resolver *r, const char *name, int type, answered_cb cb, void *arg)
+{
+    struct question *q = mr_calloc(1, sizeof(*q));
+    q->resolver = r;
+    q->cb = cb;
+    q->arg = arg;
+    r->lookups++;
+    if (r->lookups > RESOLVER_MAX_LOOKUPS || r->closing)
+        on_answer(q, ARES_ECANCELLED, false, NULL, 0);
+    else
+        dns_query(r->channel, name, type, on_answer, q);
+    return q;
+}
+
+void resolver_ask_cancel(struct question *q)
+{
+    q->cb = NULL;
 }
 
 /* ---- c-ares on the loop ---- */
@@ -506,6 +675,7 @@ int resolver_open(struct resolver **out, const struct resolver_config *config)
     *r = none;
     r->config = *config;
     r->done_tail = &r->done;
+    r->answered_tail = &r->answered;
     memcpy(&r->random, seed.bytes, sizeof(r->random));
     r->random |= 1;
     /* Each thread's first channel initialises the library; it counts. */
@@ -513,7 +683,7 @@ int resolver_open(struct resolver **out, const struct resolver_config *config)
         free(r);
         return MR_NOMEM;
     }
-    struct ares_options options = {.flags = ARES_FLAG_NOSEARCH,
+    struct ares_options options = {.flags = ARES_FLAG_NOSEARCH | ARES_FLAG_EDNS,
                                    .timeout = (int)config->timeout_ms,
                                    .tries = (int)config->tries,
                                    .sock_state_cb = on_socket,

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -182,6 +183,97 @@ static void pointers_that_turn_in_circles(void **state)
     assert_int_equal(read_len(at, &mx), MR_MALFORMED);
 }
 
+/* ---- other types ---- */
+
+static void head_and_ad(void **state)
+{
+    struct dns_head head;
+    (void)state;
+    begin(0);
+    assert_int_equal(dns_read_head(answer, at, &head), MR_MALFORMED); /* a question */
+    answer[2] = 0x81;
+    answer[3] = 0xa3;
+    assert_int_equal(dns_read_head(answer, at, &head), 0);
+    assert_true(head.ad);
+    assert_int_equal(head.rcode, 3);
+    answer[3] = 0x80;
+    assert_int_equal(dns_read_head(answer, at, &head), 0);
+    assert_false(head.ad);
+    assert_int_equal(dns_read_head(answer, 11, &head), MR_MALFORMED);
+}
+
+static void addresses_and_where_aliases_lead(void **state)
+{
+    struct dns_address_answer found;
+    (void)state;
+    begin(3);
+    put_record(5, 60, "\x01z\x00", 3);
+    put_record(1, 300, "\xc0\x00\x02\x01", 4);
+    put_record(28, 300, "\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\1", 16);
+    assert_int_equal(dns_read_addresses(answer, at, &found), 0);
+    assert_int_equal(found.n, 2);
+    assert_int_equal(found.ttl, 60);
+    assert_string_equal(found.name, "z");
+    assert_int_equal(found.list[0].family, AF_INET);
+    assert_int_equal(found.list[1].family, AF_INET6);
+    assert_int_equal(found.list[1].bytes[15], 1);
+    begin(1);
+    put_record(1, 300, "\xc0\x00\x02\x01", 4);
+    assert_int_equal(dns_read_addresses(answer, at, &found), 0);
+    assert_string_equal(found.name, "");
+    begin(1);
+    put_record(1, 300, "\xc0\x00\x02\x01\x01", 5);
+    assert_int_equal(dns_read_addresses(answer, at, &found), MR_MALFORMED);
+}
+
+static void tlsa_records(void **state)
+{
+    struct dns_tlsa_answer tlsa;
+    (void)state;
+    begin(2);
+    put_record(52, 300, "\3\1\1abcd", 7);
+    put_record(52, 100, "\2\0\2", 3); /* without data: a record, though nobody can use it */
+    assert_int_equal(dns_read_tlsa(answer, at, &tlsa), 0);
+    assert_int_equal(tlsa.n, 2);
+    assert_int_equal(tlsa.ttl, 100);
+    assert_int_equal(tlsa.list[0].usage, 3);
+    assert_int_equal(tlsa.list[0].selector, 1);
+    assert_int_equal(tlsa.list[0].matching, 1);
+    assert_int_equal(tlsa.list[0].len, 4);
+    assert_memory_equal(tlsa.list[0].data, "abcd", 4);
+    assert_int_equal(tlsa.list[1].len, 0);
+    begin(1);
+    put_record(52, 300, "\3\1", 2);
+    assert_int_equal(dns_read_tlsa(answer, at, &tlsa), MR_MALFORMED);
+}
+
+static void txt_strings_are_joined(void **state)
+{
+    static char much[4 * 256];
+    struct dns_txt_answer txt;
+    (void)state;
+    begin(2);
+    put_record(16, 300, "\x08v=STSv1;\x05 id=1", 15);
+    put_record(16, 300,
+               "\x03"
+               "a\0b",
+               4);
+    assert_int_equal(dns_read_txt(answer, at, &txt), 0);
+    assert_int_equal(txt.n, 2);
+    assert_string_equal(txt.list[0], "v=STSv1; id=1");
+    assert_string_equal(txt.list[1], "a?b");
+    begin(1);
+    put_record(16, 300, "\x09v=STSv1;", 9); /* the string leaves its record */
+    assert_int_equal(dns_read_txt(answer, at, &txt), MR_MALFORMED);
+    memset(much, 'x', sizeof(much));
+    for (size_t i = 0; i < sizeof(much); i += 256)
+        much[i] = (char)255;
+    begin(1);
+    put_record(16, 300, much, sizeof(much));
+    assert_int_equal(dns_read_txt(answer, at, &txt), 0);
+    assert_int_equal(strlen(txt.list[0]), DNS_MAX_TXT_LEN);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -193,6 +285,10 @@ int main(void)
         cmocka_unit_test(cut_anywhere),
         cmocka_unit_test(lengths_that_lie),
         cmocka_unit_test(pointers_that_turn_in_circles),
+        cmocka_unit_test(head_and_ad),
+        cmocka_unit_test(addresses_and_where_aliases_lead),
+        cmocka_unit_test(tlsa_records),
+        cmocka_unit_test(txt_strings_are_joined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

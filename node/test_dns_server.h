@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { DNS_A = 1, DNS_MX = 15, DNS_AAAA = 28 };
+enum { DNS_A = 1, DNS_CNAME = 5, DNS_MX = 15, DNS_TXT = 16, DNS_AAAA = 28, DNS_TLSA = 52 };
 enum { DNS_NOERROR, DNS_FORMERR, DNS_SERVFAIL, DNS_NXDOMAIN, DNS_REFUSED = 5, DNS_SILENT = 100, DNS_GARBAGE, DNS_HELD };
 enum { DNS_MOST = 64, DNS_LOG = 512 };
 
@@ -24,7 +24,7 @@ struct dns_record {
     uint16_t type;
     uint32_t ttl;
     uint16_t preference; /* of an MX */
-    const char *value;   /* address, or host of an MX: "" is the root */
+    const char *value;   /* address, or host of an MX or CNAME: "" is the root; text; "3 1 1 HEX" of a TLSA */
 };
 /* What a question gets instead of the zone's answer. */
 struct dns_fault {
@@ -40,6 +40,8 @@ static struct {
     unsigned n_zone;
     struct dns_fault faults[DNS_MOST];
     unsigned n_faults;
+    bool validates; /* sets AD where it was asked to (RFC 6840 5.7), but not for names below this one: */
+    const char *unsigned_zone;
     struct {
         char name[256];
         uint16_t type;
@@ -135,24 +137,54 @@ static inline void dns_put16(uint8_t *out, unsigned v)
     out[1] = (uint8_t)v;
 }
 
-/* One record, its owner a pointer to the question; returns its octets. */
+static inline size_t dns_put_tlsa(uint8_t *out, const char *text)
+{
+    unsigned usage, selector, matching, octet;
+    int at;
+    size_t n = 3;
+    mr_assert(sscanf(text, "%u %u %u %n", &usage, &selector, &matching, &at) == 3);
+    out[0] = (uint8_t)usage;
+    out[1] = (uint8_t)selector;
+    out[2] = (uint8_t)matching;
+    for (text += at; sscanf(text, "%2x", &octet) == 1; text += 2)
+        out[n++] = (uint8_t)octet;
+    return n;
+}
+
+/* One record; returns its octets. */
 static inline size_t dns_put_record(uint8_t *out, const struct dns_record *r)
 {
     size_t size = 0;
-    dns_put16(out, 0xc00c);
-    dns_put16(out + 2, r->type);
-    dns_put16(out + 4, 1);
-    dns_put16(out + 6, r->ttl >> 16);
-    dns_put16(out + 8, r->ttl & 0xffff);
+    out += size = dns_put_name(out, r->name);
+    dns_put16(out, r->type);
+    dns_put16(out + 2, 1);
+    dns_put16(out + 4, r->ttl >> 16);
+    dns_put16(out + 6, r->ttl & 0xffff);
+    size_t head = size + 10;
     if (r->type == DNS_MX) {
-        dns_put16(out + 12, r->preference);
-        size = 2 + dns_put_name(out + 14, r->value);
+        dns_put16(out + 10, r->preference);
+        size = 2 + dns_put_name(out + 12, r->value);
+    } else if (r->type == DNS_CNAME) {
+        size = dns_put_name(out + 10, r->value);
+    } else if (r->type == DNS_TXT) {
+        size = strlen(r->value) + 1;
+        mr_assert(size <= 256);
+        out[10] = (uint8_t)(size - 1);
+        memcpy(out + 11, r->value, size - 1);
+    } else if (r->type == DNS_TLSA) {
+        size = dns_put_tlsa(out + 10, r->value);
     } else {
         size = r->type == DNS_A ? 4 : 16;
-        mr_assert(inet_pton(r->type == DNS_A ? AF_INET : AF_INET6, r->value, out + 12) == 1);
+        mr_assert(inet_pton(r->type == DNS_A ? AF_INET : AF_INET6, r->value, out + 10) == 1);
     }
-    dns_put16(out + 10, (unsigned)size);
-    return 12 + size;
+    dns_put16(out + 8, (unsigned)size);
+    return head + size;
+}
+
+static inline bool dns_is_unsigned(const char *name)
+{
+    size_t zone = dns.unsigned_zone == NULL ? 0 : strlen(dns.unsigned_zone), len = strlen(name);
+    return !dns.validates || (zone > 0 && len >= zone && strcasecmp(name + len - zone, dns.unsigned_zone) == 0);
 }
 
 static inline void dns_answer(const uint8_t *in, size_t len, const struct sockaddr_in *from, int fault)
@@ -161,21 +193,27 @@ static inline void dns_answer(const uint8_t *in, size_t len, const struct sockad
     char name[256];
     size_t at = dns_question(in, len, name);
     unsigned type = (unsigned)in[at] << 8 | in[at + 1], answers = 0;
-    bool exists = false;
+    bool exists = false, ad = (in[3] & 0x20) != 0;
     memcpy(out, in, at + 4);
     at += 4;
+    ad = ad && !dns_is_unsigned(name);
     for (unsigned i = 0; i < dns.n_zone; i++) {
-        bool same = strcasecmp(dns.zone[i].name, name) == 0;
+        const struct dns_record *r = &dns.zone[i];
+        bool same = strcasecmp(r->name, name) == 0;
         exists = exists || same;
-        if (fault < 0 && same && dns.zone[i].type == type) {
+        if (fault < 0 && same && (r->type == type || r->type == DNS_CNAME)) {
             mr_assert(at < sizeof(out) - 600);
-            at += dns_put_record(out + at, &dns.zone[i]);
+            at += dns_put_record(out + at, r);
             answers++;
+            if (r->type != type) { /* an alias: the rest of the zone is looked through for where it leads */
+                (void)snprintf(name, sizeof(name), "%s", r->value);
+                ad = ad && !dns_is_unsigned(name);
+            }
         }
     }
     int rcode = fault >= 0 && fault < DNS_SILENT ? fault : exists || fault == DNS_GARBAGE ? DNS_NOERROR : DNS_NXDOMAIN;
     out[2] = 0x85;
-    out[3] = (uint8_t)(0x80 | rcode);
+    out[3] = (uint8_t)(0x80 | (ad ? 0x20 : 0) | rcode);
     dns_put16(out + 4, 1);
     dns_put16(out + 6, fault == DNS_GARBAGE ? 3 : answers); /* three that are not there */
     dns_put16(out + 8, 0);

@@ -12,6 +12,8 @@
 
 enum { LIMIT_MS = 30000, MOST_ANSWERS = 8 };
 
+static bool trust_ad = true;
+
 static struct {
     uv_loop_t loop;
     uv_timer_t tick;
@@ -60,7 +62,8 @@ static void host_open_with(unsigned timeout_ms, unsigned tries)
                                      .timeout_ms = timeout_ms,
                                      .tries = tries,
                                      .mx_port = 2525,
-                                     .own_name = "MX1.example.net"};
+                                     .own_name = "MX1.example.net",
+                                     .trust_ad = trust_ad};
     assert_int_equal(resolver_open(&host.resolver, &config), 0);
 }
 
@@ -257,7 +260,7 @@ static void what_is_temporary(void **state)
     host_close();
 }
 
-/* c-ares tells only how the later of A and AAAA ended: its "no data" must not hide the other's failure. */
+/* One family's "no data" must not hide the other's failure, whichever comes later. */
 static void half_an_answer(uint16_t failing, uint16_t empty)
 {
     struct asked a;
@@ -422,6 +425,122 @@ static void a_server_that_is_not_there(void **state)
     host_close();
 }
 
+/* ---- what was validated ---- */
+
+static void open_signed(void)
+{
+    host_open();
+    dns.validates = true;
+    dns.unsigned_zone = "unsigned.example";
+    dns_mx("example.org", 10, "a.example.org", 300);
+    dns_mx("example.org", 20, "b.unsigned.example", 300);
+    dns_mx("example.org", 30, "c.example.org", 300);
+    dns_mx("example.org", 40, "d.example.org", 300);
+    dns_add((struct dns_record){"c.example.org", DNS_CNAME, 300, 0, "real.example.org"});
+    dns_add((struct dns_record){"d.example.org", DNS_CNAME, 300, 0, "real.unsigned.example"});
+    dns_a("a.example.org", "192.0.2.1", 300);
+    dns_a("b.unsigned.example", "192.0.2.2", 300);
+    dns_a("real.example.org", "192.0.2.3", 300);
+    dns_a("real.unsigned.example", "192.0.2.4", 300);
+    dns_mx("unsigned.example", 10, "a.example.org", 300);
+}
+
+static void each_host_is_told_whether_it_is_secure(void **state)
+{
+    (void)state;
+    open_signed();
+    struct resolution r = ask("mx:example.org");
+    assert_int_equal(r.n, 4);
+    assert_true(r.list[0].secure);
+    assert_string_equal(r.list[0].alias, "");
+    assert_false(r.list[1].secure); /* its address could be anybody's */
+    assert_true(r.list[2].secure);
+    assert_string_equal(r.list[2].host, "c.example.org");
+    assert_string_equal(r.list[2].alias, "real.example.org");
+    assert_true(r.list[3].secure); /* the alias itself is signed: its own name counts, not where it leads */
+    assert_string_equal(r.list[3].alias, "");
+    assert_int_equal(dns_asked("d.example.org", DNS_CNAME), 1);
+    r = ask("mx:unsigned.example"); /* anybody could have named this host */
+    assert_int_equal(r.n, 1);
+    assert_false(r.list[0].secure);
+    r = ask("smtp://a.example.org:25");
+    assert_true(r.list[0].secure);
+    r = ask("mx:a.example.org"); /* that there is no MX was validated */
+    assert_true(r.list[0].secure);
+    host_close();
+}
+
+static void ad_from_a_server_that_is_not_trusted(void **state)
+{
+    (void)state;
+    trust_ad = false;
+    open_signed();
+    trust_ad = true;
+    struct resolution r = ask("mx:example.org");
+    assert_int_equal(r.n, 4);
+    for (unsigned i = 0; i < r.n; i++)
+        assert_false(r.list[i].secure);
+    assert_int_equal(dns_asked("d.example.org", DNS_CNAME), 0);
+    host_close();
+}
+
+struct answered {
+    unsigned calls;
+    enum dns_outcome outcome;
+    bool secure;
+    size_t len;
+};
+
+static void on_answered(void *arg, enum dns_outcome outcome, bool secure, const uint8_t *bytes, size_t len)
+{
+    struct answered *a = arg;
+    a->calls++;
+    a->outcome = outcome;
+    a->secure = secure;
+    a->len = len;
+    assert_true((bytes != NULL) == (len > 0));
+}
+
+static struct answered ask_one(const char *name, int type)
+{
+    struct answered a = {0};
+    (void)resolver_ask(host.resolver, name, type, on_answered, &a);
+    assert_int_equal(a.calls, 0);
+    WAIT_FOR(a.calls > 0);
+    assert_int_equal(a.calls, 1);
+    return a;
+}
+
+static void single_questions(void **state)
+{
+    struct answered a, waiting = {0}, cancelled = {0};
+    (void)state;
+    host_open_with(20, 2);
+    dns.validates = true;
+    dns.unsigned_zone = "unsigned.example";
+    dns_add((struct dns_record){"_25._tcp.a.example.org", DNS_TLSA, 300, 0, "3 1 1 00ff"});
+    dns_add((struct dns_record){"_25._tcp.b.unsigned.example", DNS_TLSA, 300, 0, "3 1 1 00ff"});
+    dns_fault("_25._tcp.bogus.example", 0, DNS_SERVFAIL);
+    dns_fault("_25._tcp.silent.example", 0, DNS_SILENT);
+    a = ask_one("_25._tcp.a.example.org", DNS_TLSA);
+    assert_true(a.outcome == DNS_ANSWERED && a.secure && a.len > 0);
+    a = ask_one("_25._tcp.b.unsigned.example", DNS_TLSA);
+    assert_true(a.outcome == DNS_ANSWERED && !a.secure);
+    a = ask_one("_25._tcp.a.example.org", DNS_TXT);
+    assert_true(a.outcome == DNS_NONE && a.secure);
+    a = ask_one("_25._tcp.nobody.example.org", DNS_TLSA);
+    assert_true(a.outcome == DNS_NONE && a.secure);
+    a = ask_one("_25._tcp.bogus.example", DNS_TLSA);
+    assert_true(a.outcome == DNS_FAILED && !a.secure);
+    a = ask_one("_25._tcp.silent.example", DNS_TLSA);
+    assert_true(a.outcome == DNS_FAILED && !a.secure);
+    (void)resolver_ask(host.resolver, "_25._tcp.silent.example", DNS_TLSA, on_answered, &waiting);
+    resolver_ask_cancel(resolver_ask(host.resolver, "_25._tcp.silent.example", DNS_TLSA, on_answered, &cancelled));
+    host_close();
+    assert_true(waiting.calls == 1 && waiting.outcome == DNS_FAILED);
+    assert_int_equal(cancelled.calls, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -440,6 +559,9 @@ int main(void)
         cmocka_unit_test(static_routes),
         cmocka_unit_test(cancelled_and_closed),
         cmocka_unit_test(a_server_that_is_not_there),
+        cmocka_unit_test(each_host_is_told_whether_it_is_secure),
+        cmocka_unit_test(ad_from_a_server_that_is_not_trusted),
+        cmocka_unit_test(single_questions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
