@@ -21,7 +21,6 @@
 struct tls {
     SSL *ssl;
     enum tls_state state;
-    bool foreign;     /* its first byte began no TLS record */
     bool shut;        /* close_notify was said */
     bool over_output; /* TLS_MAX_OUTPUT was reached */
     size_t handshake; /* bytes fed while shaking hands */
@@ -176,10 +175,18 @@ struct tls *tls_connect(SSL_CTX *ctx, const char *server_name)
     return t;
 }
 
+/* Without this OpenSSL spoils the session of a connection that ends without close_notify, as TLS 1.0 wanted. */
+static void keep_session(struct tls *t)
+{
+    SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+}
+
 void tls_free(struct tls *t)
 {
     if (t == NULL)
         return;
+    if (t->state != TLS_BROKEN)
+        keep_session(t);
     SSL_SESSION_free(t->session);
     SSL_free(t->ssl);
     free(t->in);
@@ -205,7 +212,7 @@ static void broken(struct tls *t, char *text)
     t->state = TLS_BROKEN;
     t->error = text;
     drop_input(t);
-    if (t->foreign || t->over_output)
+    if (t->over_output)
         t->out_len = 0;
 }
 
@@ -223,9 +230,7 @@ static void look_at(struct tls *t, int rc)
         return;
     }
     tls_files_error(t->ssl, text, sizeof(text));
-    if (t->foreign)
-        broken(t, mr_strdup("the other side does not speak TLS"));
-    else if (t->over_output)
+    if (t->over_output)
         broken(t, mr_strdup("TLS: too much output waits"));
     else
         broken(t, mr_strdup(text));
@@ -286,8 +291,11 @@ void tls_feed(struct tls *t, const void *bytes, size_t len)
     if (t->state != TLS_HANDSHAKING)
         return;
     /* A ClientHello, a ServerHello, an alert. */
-    if (t->handshake == 0)
-        t->foreign = t->in[0] != SSL3_RT_HANDSHAKE && t->in[0] != SSL3_RT_ALERT;
+    if (t->handshake == 0 && t->in[0] != SSL3_RT_HANDSHAKE && t->in[0] != SSL3_RT_ALERT) {
+        t->out_len = 0; /* nothing more is said to it */
+        broken(t, mr_strdup("the other side does not speak TLS"));
+        return;
+    }
     t->handshake += len;
     handshake(t);
     if (t->state == TLS_HANDSHAKING && t->handshake > TLS_MAX_HANDSHAKE)
@@ -298,8 +306,10 @@ void tls_eof(struct tls *t)
 {
     if (t->state == TLS_HANDSHAKING)
         broken(t, mr_strdup("the connection ended in the TLS handshake"));
-    else if (t->state == TLS_OPEN)
-        broken(t, mr_strdup("the connection ended without TLS close_notify"));
+    if (t->state != TLS_OPEN)
+        return;
+    keep_session(t);
+    broken(t, mr_strdup("the connection ended without TLS close_notify"));
 }
 
 size_t tls_read(struct tls *t, void *out, size_t len)
