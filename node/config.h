@@ -40,6 +40,11 @@ struct network_list {
     struct network *at;
     unsigned n;
 };
+/* "300/m": count events in a unit of time; what that means exactly: client_table.h, C2. */
+struct client_rate {
+    uint32_t count; /* 0: unlimited */
+    uint32_t per_ms;
+};
 /* Bits of smtp.auth.mechanisms. */
 enum auth_mechanism { AUTH_PLAIN = 1, AUTH_LOGIN = 2, AUTH_SCRAM_SHA_256 = 4, AUTH_SCRAM_SHA_256_PLUS = 8 };
 /* Bits of smtp.disable, and of what a session offers. */
@@ -111,9 +116,9 @@ struct config {
         struct network_list xclient_from;
         struct network_list proxy_from;
         struct {
-            unsigned connections, network_connections;            /* at once; 0: unlimited */
-            double connection_rate, message_rate, recipient_rate; /* a second, by address; 0: unlimited */
-            struct network_list exempt;                           /* default: relay_from */
+            unsigned connections, network_connections;                        /* at once; 0: unlimited */
+            struct client_rate connection_rate, message_rate, recipient_rate; /* by address */
+            struct network_list exempt;                                       /* default: relay_from */
             bool exempt_given;
         } client_limits;
         unsigned greeting_delay_ms;  /* 0: none */

@@ -271,15 +271,38 @@ static void read_exempt(struct yaml_reader *r, yaml_node_t *node, void *target)
     c->smtp.client_limits.exempt_given = true;
 }
 
+/* struct client_rate *. The unit is kept: it says how much may come at once. */
+static void read_client_rate(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    struct client_rate *rate = target;
+    unsigned before = r->errors;
+    double a_second = 0;
+    config_read_rate(r, node, &a_second);
+    if (r->errors != before)
+        return;
+    if (a_second == 0) {
+        *rate = (struct client_rate){0, 0};
+        return;
+    }
+    const char *text = yaml_text(r, node);
+    char unit = text[strlen(text) - 1];
+    unsigned seconds = unit == 'h' ? 3600 : unit == 'm' ? 60 : 1;
+    double count = a_second * seconds;
+    if (count < 0.99 || count > 1e9)
+        yaml_problem(r, node, "has to be at least 1 and at most 1000000000 in its unit of time");
+    else
+        *rate = (struct client_rate){(uint32_t)(count + 0.5), seconds * 1000};
+}
+
 static void read_client_limits(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     struct config *c = target;
     const struct yaml_key keys[] = {
         {"connections", config_read_count, &c->smtp.client_limits.connections},
         {"network_connections", config_read_count, &c->smtp.client_limits.network_connections},
-        {"connection_rate", config_read_rate, &c->smtp.client_limits.connection_rate},
-        {"message_rate", config_read_rate, &c->smtp.client_limits.message_rate},
-        {"recipient_rate", config_read_rate, &c->smtp.client_limits.recipient_rate},
+        {"connection_rate", read_client_rate, &c->smtp.client_limits.connection_rate},
+        {"message_rate", read_client_rate, &c->smtp.client_limits.message_rate},
+        {"recipient_rate", read_client_rate, &c->smtp.client_limits.recipient_rate},
         {"exempt", read_exempt, c},
         {NULL, NULL, NULL}};
     yaml_read_mapping(r, node, keys);
@@ -351,7 +374,7 @@ void config_smtp_init(struct config *c)
     c->smtp.min_deliver_by_ms = 60 * 1000;
     c->smtp.client_limits.connections = 50;
     c->smtp.client_limits.network_connections = 250;
-    c->smtp.client_limits.connection_rate = 5; /* 300/m */
+    c->smtp.client_limits.connection_rate = (struct client_rate){300, 60 * 1000};
     c->smtp.auth.mechanisms = AUTH_PLAIN | AUTH_LOGIN | AUTH_SCRAM_SHA_256 | AUTH_SCRAM_SHA_256_PLUS;
     c->smtp.auth.senders_own = true;
 }
@@ -403,6 +426,9 @@ static void finish_listener(struct yaml_reader *r, yaml_node_t *root, struct con
     if (l->profile == PROFILE_SUBMISSION && l->tls == TLS_OFF &&
         !(l->tls_given && config_address_is_loopback(l->listen)))
         yaml_problem(r, root, "listener %s: submission needs TLS (tls: off is for loopback only)", l->listen);
+    /* RFC 2033 section 5: what speaks SMTP there must not find LMTP. */
+    if (l->profile == PROFILE_LMTP && strcmp(strrchr(l->listen, ':'), ":25") == 0)
+        yaml_problem(r, root, "listener %s: LMTP must not be on port 25 (RFC 2033)", l->listen);
     if (l->proxy && c->smtp.proxy_from.n == 0)
         yaml_problem(r, root, "listener %s: proxy needs smtp.proxy_from", l->listen);
 }

@@ -224,8 +224,11 @@ static void every_key_of_the_internet(void **state)
     assert_int_equal(c->smtp.proxy_from.n, 2);
     assert_int_equal(c->smtp.client_limits.connections, 1);
     assert_int_equal(c->smtp.client_limits.network_connections, 0);
-    assert_true(c->smtp.client_limits.connection_rate == 1 && c->smtp.client_limits.message_rate == 2 &&
-                c->smtp.client_limits.recipient_rate == 3);
+    assert_int_equal(c->smtp.client_limits.connection_rate.count, 60);
+    assert_int_equal(c->smtp.client_limits.connection_rate.per_ms, 60000);
+    assert_int_equal(c->smtp.client_limits.message_rate.count, 2);
+    assert_int_equal(c->smtp.client_limits.message_rate.per_ms, 1000);
+    assert_int_equal(c->smtp.client_limits.recipient_rate.count, 3);
     assert_int_equal(c->smtp.client_limits.exempt.n, 1);
     assert_int_equal(c->smtp.greeting_delay_ms, 2000);
     assert_int_equal(c->smtp.line_timeout_ms, 3000);
@@ -425,6 +428,8 @@ static void wrong_sections(void **state)
          "listener 127.0.0.1:25: submission needs TLS (tls: off is for loopback only)"},
         {NODE "smtp: {listeners: [{listen: '0.0.0.0:25', profile: submission, tls: off}]}\n", 1,
          "listener 0.0.0.0:25: submission needs TLS (tls: off is for loopback only)"},
+        {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', profile: lmtp}]}\n", 1,
+         "listener 127.0.0.1:25: LMTP must not be on port 25"},
         {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', tls: implicit}]}\n", 1,
          "listener 127.0.0.1:25: tls needs smtp.tls with cert and key"},
         {NODE "smtp: {listeners: [{listen: '127.0.0.1:25', tls: maybe}]}\n", 2, "smtp.listeners.0.tls: has to be off"},
@@ -440,6 +445,8 @@ static void wrong_sections(void **state)
          "smtp.auth.users.default: \"default\" is no user"},
         {NODE "smtp: {client_limits: {connections: 0}}\n", 2, "smtp.client_limits.connections: has to be unlimited"},
         {NODE "smtp: {client_limits: {message_rate: 5}}\n", 2, "smtp.client_limits.message_rate: has to be unlimited"},
+        {NODE "smtp: {client_limits: {message_rate: 0.5/s}}\n", 2,
+         "smtp.client_limits.message_rate: has to be at least"},
         {NODE "smtp: {min_data_rate: -1}\n", 2, "smtp.min_data_rate: has to be octets a second"},
         {NODE "smtp: {greeting_delay: 30d}\n", 2, "smtp.greeting_delay: is at most 24d"},
         {NODE "smtp: {disable: [ENHANCEDSTATUSCODES]}\n", 2,
