@@ -336,10 +336,29 @@ static void print_recipients(const json_t *message, FILE *out)
     ctl_table_close(t);
 }
 
+/* What few messages have: only where it is there. */
+static size_t rare_pairs(const json_t *message, struct pair *pairs, char (*buffers)[CTL_TEXT_SIZE])
+{
+    static const char *const names[] = {"user", "envid", "hold", "deliver_by", "deliver_by_mode", "priority"};
+    size_t n = 0;
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        const json_t *value = json_object_get(message, names[i]);
+        bool none = value == NULL || json_is_null(value) || (json_is_integer(value) && json_integer_value(value) == 0);
+        if (!none) {
+            pairs[n] = (struct pair){names[i], ctl_text(message, names[i], buffers[n]), NULL};
+            n++;
+        }
+    }
+    return n;
+}
+
 void ctl_format_message(const json_t *message, FILE *out)
 {
-    char b[8][CTL_TEXT_SIZE];
+    enum { RARE = 6 };
+    char b[8][CTL_TEXT_SIZE], more[RARE][CTL_TEXT_SIZE];
     char *holders = joined(json_object_get(message, "holders"));
+    char *flags = joined(json_object_get(message, "flags"));
     const struct pair pairs[] = {
         {"id", ctl_text(message, "id", b[0]), NULL},
         {"sender", sender_text(message), NULL},
@@ -351,8 +370,14 @@ void ctl_format_message(const json_t *message, FILE *out)
         {"holders", holders, NULL},
         {"sequence", ctl_text(message, "sequence", b[6]), NULL},
     };
-    print_pairs(pairs, COUNT(pairs), out);
+    struct pair all[COUNT(pairs) + RARE + 1];
+    memcpy(all, pairs, sizeof(pairs));
+    size_t n = COUNT(pairs) + rare_pairs(message, all + COUNT(pairs), more);
+    if (json_array_size(json_object_get(message, "flags")) > 0)
+        all[n++] = (struct pair){"flags", flags, NULL};
+    print_pairs(all, n, out);
     gap(out);
     print_recipients(message, out);
+    free(flags);
     free(holders);
 }

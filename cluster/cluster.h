@@ -101,6 +101,11 @@ enum cluster_readiness {
 enum cluster_readiness cluster_readiness(const struct cluster *c);
 /* Committed wall-like time for new ids and headers is not needed: workers use their own clock. */
 
+/* Committed version of the cluster (PROTOCOL.md 4.6). Below 2 some member does not know yet what of a message came with
+ * it: priority, hold, deliver-by, user, MESSAGE_BINARYMIME, MESSAGE_REQUIRETLS. Extensions that need them are not
+ * offered then; a message that has one all the same is refused with APPLY_VERSION (priority and user are left out). */
+unsigned cluster_version(const struct cluster *c);
+
 /* ---- a worker's own thread ---- */
 
 /* Proof of life; call at least each second from a timer of the loop (5.10). */
@@ -136,6 +141,16 @@ struct attempt_recipient {
     const char *orcpt;
     uint32_t notify;
 };
+/* What the cluster remembers of the next hop's site (cluster_remember), as of now_ms of the attempt. */
+struct attempt_site {
+    bool tls_failed; /* STARTTLS does not work there */
+    const char *tls_reason;
+    const char *sts_id; /* NULL: no MTA-STS policy is known */
+    unsigned sts_mode;  /* StsPolicy.mode */
+    const char *const *sts_mx;
+    unsigned n_sts_mx;
+    uint64_t sts_expires_ms; /* committed time */
+};
 struct attempt {
     struct mail mail; /* the cluster's, until the worker has it */
     struct cluster_port *port;
@@ -152,6 +167,12 @@ struct attempt {
     uint64_t body_length;
     uint64_t arrived_ms, expire_ms; /* committed time */
     uint64_t now_ms;                /* committed time when it was handed out */
+    int32_t priority;               /* MT-PRIORITY, RFC 6710 */
+    Mailraft__DeliverBy deliver_by; /* RFC 2852 */
+    uint64_t deliver_by_ms;         /* committed time; may have passed; 0: DELIVER_BY_NONE */
+    bool deliver_by_trace;
+    const char *user; /* who submitted it; "" nobody */
+    struct attempt_site site;
     uint32_t n_recipients;
     const struct attempt_recipient *recipients; /* those still queued */
 };
@@ -178,6 +199,11 @@ struct notice {
     uint32_t ret, flags;
     uint64_t body_length;
     uint64_t arrived_ms, expire_ms, now_ms;
+    int32_t priority;
+    /* An EXPIRE of DELIVER_BY_RETURN at deliver_by_ms <= now_ms is for that (5.4.7), not for the queue's own limit. A
+     * WARN of DELIVER_BY_NOTIFY is that of RFC 2852; it takes the place of the queue's own. */
+    Mailraft__DeliverBy deliver_by;
+    uint64_t deliver_by_ms;
     uint32_t n_recipients;
     const struct notice_recipient *recipients;
 };
@@ -202,6 +228,12 @@ void cluster_notice_failed(struct cluster_port *p, const struct notice *n);
  * last said so (one that is on its way to the worker thus keeps the slot). Every slot that was given an attempt ends
  * with this, also when no connection was made. */
 void cluster_slot_closed(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts);
+
+/* What this node learned of a site, for all nodes: a hint, proposed once or twice and then forgotten; more than
+ * CLUSTER_MAX_REMEMBER under way are dropped. memory: protobuf-c's default allocator, ownership passes. The site is
+ * that of route_site; what is remembered comes back in struct attempt. */
+enum { CLUSTER_MAX_REMEMBER = 256 };
+void cluster_remember(struct cluster_port *p, Mailraft__SiteMemory *memory);
 
 /* Reads one piece of a body (verified; repaired from a peer if need be). done on the worker's loop, once. data: malloc,
  * ownership passes. */

@@ -393,6 +393,11 @@ int cluster_start(struct cluster *c)
     return 0;
 }
 
+unsigned cluster_version(const struct cluster *c)
+{
+    return atomic_load(&c->version);
+}
+
 enum cluster_readiness cluster_readiness(const struct cluster *c)
 {
     enum cluster_readiness r = (enum cluster_readiness)atomic_load(&c->readiness);

@@ -11,6 +11,7 @@
  *   core_port.c       ports of workers: the way there and back, news, proof of life
  *   core_bodies.c     bodies in and out
  *   core_submit.c     submissions and their time limit
+ *   core_remember.c   hints about sites
  *   core_endings.c    outcomes, releases, notices
  *   core_query.c      answers for HTTP
  *   proposals.c       operations of this node and their fate
@@ -103,6 +104,7 @@ struct core_leader {
     struct core_batch *batches, **batches_tail; /* in flight, in order */
     unsigned n_batches;
     uint64_t again_ns;        /* when the scheduler wants its next step */
+    uint64_t since_ns;        /* boot time of the term's begin */
     uint64_t housekeeping_ns; /* last proposal of form, version, rules, ticks */
     bool rules_wanted;        /* the operator reloaded this node's configuration */
     struct {
@@ -219,6 +221,8 @@ struct cluster {
 
     atomic_ullong lease_end_ns; /* published to workers; 0: none */
     atomic_int readiness;
+    atomic_uint version; /* state_version, for workers */
+    unsigned n_remember; /* site memories that are being proposed */
     struct cluster_counters counters;
 
     uv_sem_t drained;

@@ -146,11 +146,42 @@ void attempt_free(struct attempt *a)
     free(a);
 }
 
+/* ---- what is remembered of the site ---- */
+
+static size_t site_size(const struct site_view *v)
+{
+    size_t size = text_size(v->tls_reason) + (v->sts_id != NULL ? text_size(v->sts_id) : 0);
+
+    for (unsigned i = 0; i < v->n_sts_mx; i++)
+        size += text_size(v->sts_mx[i]);
+    return size;
+}
+
+/* mx: room for v->n_sts_mx pointers. */
+static void pack_site(struct packer *p, const struct site_view *v, const char **mx, struct attempt_site *out)
+{
+    for (unsigned i = 0; i < v->n_sts_mx; i++)
+        mx[i] = pack_text(p, v->sts_mx[i]);
+    *out = (struct attempt_site){
+        .tls_failed = v->tls_failed_until_ms != 0,
+        .tls_reason = pack_text(p, v->tls_reason),
+        .sts_id = v->sts_id != NULL ? pack_text(p, v->sts_id) : NULL,
+        .sts_mode = v->sts_mode,
+        .sts_mx = mx,
+        .n_sts_mx = v->n_sts_mx,
+        .sts_expires_ms = v->sts_expires_ms,
+    };
+}
+
 static struct attempt *make_attempt(struct cluster *c, const struct state_message *m, const struct message_view *mv,
                                     uint32_t delivery, const struct delivery_view *dv)
 {
     struct recipient_view rv;
-    size_t strings = text_size(dv->next_hop) + text_size(mv->reverse_path) + text_size(mv->envid);
+    struct site_view site;
+    char name[ROUTE_MAX];
+    (void)state_site(c->state, route_site(dv->next_hop, name), &site);
+    size_t strings = text_size(dv->next_hop) + text_size(mv->reverse_path) + text_size(mv->envid) +
+                     text_size(mv->user) + site_size(&site);
     uint32_t n = 0;
     for (uint32_t i = 0; i < mv->n_recipients; i++) {
         state_recipient_view(m, i, &rv);
@@ -159,10 +190,12 @@ static struct attempt *make_attempt(struct cluster *c, const struct state_messag
         n++;
         strings += rv.address_len + 1 + text_size(rv.orcpt);
     }
-    size_t array = n * sizeof(struct attempt_recipient);
+    size_t array = n * sizeof(struct attempt_recipient) + site.n_sts_mx * sizeof(char *);
     struct attempt *a = mr_calloc(1, sizeof(*a) + array + strings);
     struct attempt_recipient *recipients = (struct attempt_recipient *)(a + 1);
     struct packer p = {(char *)(a + 1) + array, strings};
+
+    pack_site(&p, &site, (const char **)(void *)(recipients + n), &a->site);
 
     a->id = mv->id;
     a->delivery = delivery;
@@ -180,6 +213,11 @@ static struct attempt *make_attempt(struct cluster *c, const struct state_messag
     a->arrived_ms = mv->arrived_ms;
     a->expire_ms = mv->expire_ms;
     a->now_ms = state_now_ms(c->state);
+    a->priority = mv->priority;
+    a->deliver_by = mv->deliver_by;
+    a->deliver_by_ms = mv->deliver_by_ms;
+    a->deliver_by_trace = mv->deliver_by_trace;
+    a->user = pack_text(&p, mv->user);
     a->n_recipients = n;
     a->recipients = recipients;
     uint32_t k = 0;
@@ -263,6 +301,9 @@ static struct notice *make_notice(struct cluster *c, const struct state_message 
     out->arrived_ms = mv->arrived_ms;
     out->expire_ms = mv->expire_ms;
     out->now_ms = state_now_ms(c->state);
+    out->priority = mv->priority;
+    out->deliver_by = mv->deliver_by;
+    out->deliver_by_ms = mv->deliver_by_ms;
     out->n_recipients = n;
     out->recipients = recipients;
     uint32_t k = 0;

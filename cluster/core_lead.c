@@ -17,7 +17,11 @@
 enum {
     PART_BYTES = 48 * 1024,
     HOUSEKEEPING_MS = 200,
-    MAX_FILL_IN = 64, /* deliveries of a message that are assigned with it */
+    MAX_FILL_IN = 64,      /* deliveries of a message that are assigned with it */
+    FIRST_RULES_MS = 2000, /* how long a new cluster's rules wait until all members said which version they know */
+    OVERDUE_MS = 15 * 60 * 1000, /* after its deadline: a dot written at the last moment may wait 10 minutes for its
+                                    reply (RFC 5321 4.5.3.2.6) */
+    OVERDUE_WALK = 256,          /* assignments looked at in one turn */
 };
 
 /* ---- answers ---- */
@@ -83,19 +87,34 @@ static Mailraft__Op *new_op(Mailraft__Op__KindCase kind, ProtobufCMessage *messa
     return op;
 }
 
+/* The queue's own times count from the release of held mail (RFC 4865); DELIVERBY's (RFC 2852) from its arrival. Who
+ * asks to be told of a delay at a time is told then, and not at the queue's own; an entry of RETURN ends the message no
+ * later. NOTIFY with a time of nought: the one before us has told of it. */
+static void fill_times(Mailraft__Enqueue *e, const Mailraft__Rules *rules)
+{
+    uint64_t released = e->arrived_ms + e->hold_for_ms;
+    uint64_t by = e->arrived_ms + e->deliver_by_for_ms;
+
+    e->warn_ms = rules->warn_after_for_ms == 0 ? 0 : released + rules->warn_after_for_ms;
+    e->expire_ms = released + rules->expire_after_for_ms;
+    if (e->deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_NOTIFY)
+        e->warn_ms = e->deliver_by_for_ms != 0 ? by : 0;
+    else if (e->deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN && by < e->expire_ms)
+        e->expire_ms = by;
+}
+
 /* Times and first assignments of a new message: what only the leader knows (PROTOCOL.md 1.2, ARCHITECTURE step 3). */
 static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp, bool assign)
 {
     const Mailraft__Rules *rules = state_rules(c->state);
     e->arrived_ms = stamp;
-    e->warn_ms = rules->warn_after_for_ms == 0 ? 0 : stamp + rules->warn_after_for_ms;
-    e->expire_ms = stamp + rules->expire_after_for_ms;
+    fill_times(e, rules);
     for (size_t i = 0; i < e->n_assign; i++)
         mailraft__assignment__free_unpacked(e->assign[i], NULL);
     free(e->assign);
     e->assign = NULL;
     e->n_assign = 0;
-    if (!assign || e->n_next_hops > MAX_FILL_IN)
+    if (!assign || e->n_next_hops > MAX_FILL_IN || e->hold_for_ms != 0)
         return; /* the scheduler's step spreads the many */
     uint64_t now = core_now(c);
     struct mr_id id;
@@ -140,6 +159,35 @@ static void stage_parts(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint
     mailraft__op__free_unpacked(op, NULL);
 }
 
+/* ---- what members of version 1 do not know (PROTOCOL.md 4.6) ---- */
+
+static bool enqueue_known(Mailraft__Enqueue *e)
+{
+    if (e == NULL)
+        return true;
+    e->priority = 0; /* it goes all the same, in no hurry; and is charged to nobody */
+    if (e->user[0] != '\0')
+        e->user[0] = '\0';
+    return e->hold_for_ms == 0 && e->deliver_by_for_ms == 0 && e->deliver_by == 0 && !e->deliver_by_trace &&
+           (e->flags & (MESSAGE_BINARYMIME | MESSAGE_REQUIRETLS)) == 0;
+}
+
+static bool known_to_all(const struct cluster *c, const Mailraft__Op *op)
+{
+    if (state_version(c->state) >= 2)
+        return true;
+    switch (op->kind_case) {
+    case MAILRAFT__OP__KIND_ENQUEUE:
+        return enqueue_known(op->enqueue);
+    case MAILRAFT__OP__KIND_OUTCOME:
+        return enqueue_known(op->outcome->dsn);
+    case MAILRAFT__OP__KIND_NOTICE:
+        return enqueue_known(op->notice->dsn);
+    default:
+        return op->kind_case != MAILRAFT__OP__KIND_SITE_MEMORY;
+    }
+}
+
 int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request)
 {
     if (!c->lead.leading || c->lead.first_index == 0)
@@ -151,6 +199,11 @@ int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t
                 op->kind_case == MAILRAFT__OP__KIND_NOTICE;
     if (mail && state_rules(c->state) == NULL)
         return MR_BUSY;
+    if (!known_to_all(c, op)) {
+        answer(c, peer, request, FATE_APPLIED, APPLY_VERSION, 0);
+        mailraft__op__free_unpacked(op, NULL);
+        return 0;
+    }
     size_t size = mailraft__op__get_packed_size(op);
     if (size > CORE_MAX_BATCH && op->kind_case == MAILRAFT__OP__KIND_ENQUEUE) {
         stage_parts(c, op, peer, request);
@@ -403,6 +456,16 @@ static void stage_rules(struct cluster *c)
     Mailraft__Rules *copy = mailraft__rules__unpack(NULL, size, packed);
     free(packed);
     mr_assert(copy != NULL);
+    if (state_version(c->state) < 2 && (copy->n_tls > 0 || copy->n_user_limits > 0)) {
+        /* Only a cluster that has none yet takes them without what not all members know; under another hash, so that
+         * the whole of them is seen to be missing. */
+        for (size_t i = 0; i < copy->n_tls; i++)
+            mailraft__tls_rule__free_unpacked(copy->tls[i], NULL);
+        for (size_t i = 0; i < copy->n_user_limits; i++)
+            mailraft__user_limit__free_unpacked(copy->user_limits[i], NULL);
+        copy->n_tls = copy->n_user_limits = 0;
+        copy->hash.data[0] ^= 1;
+    }
     stage_own(c, MAILRAFT__OP__KIND_RULES, &copy->base);
 }
 
@@ -424,14 +487,29 @@ static bool all_want_new_rules(const struct cluster *c)
     return true;
 }
 
-static void keep_rules(struct cluster *c)
+static bool rules_too_new(const struct cluster *c)
+{
+    return state_version(c->state) < 2 && (c->own_rules->n_tls > 0 || c->own_rules->n_user_limits > 0);
+}
+
+/* A new cluster takes mail from its first rules on: they wait a moment for the version, so that no session is greeted
+ * before it is known what may be offered. */
+static void stage_first_rules(struct cluster *c, uint64_t now)
+{
+    if (state_version(c->state) >= STATE_VERSION || now - c->lead.since_ns >= FIRST_RULES_MS * MR_NS_PER_MS)
+        stage_rules(c);
+}
+
+static void keep_rules(struct cluster *c, uint64_t now)
 {
     const Mailraft__Rules *in_force = state_rules(c->state);
     bool same = in_force != NULL && in_force->hash.len == c->own_rules->hash.len &&
                 memcmp(in_force->hash.data, c->own_rules->hash.data, in_force->hash.len) == 0;
     if (same)
         c->lead.rules_wanted = false;
-    else if (in_force == NULL || c->lead.rules_wanted || all_want_new_rules(c))
+    else if (in_force == NULL)
+        stage_first_rules(c, now);
+    else if ((c->lead.rules_wanted || all_want_new_rules(c)) && !rules_too_new(c))
         stage_rules(c);
 }
 
@@ -464,6 +542,36 @@ static void declare_silent(struct cluster *c, uint64_t now)
     }
 }
 
+/* PROTOCOL.md 5.10: a worker that lives but never ends an attempt must not hold mail for ever. In the order of
+ * assignment all have the same time to go, so only the first few need a look. */
+static void take_back_overdue(struct cluster *c, uint64_t now)
+{
+    const void *cursor = NULL;
+    struct ready_delivery d;
+    uint64_t stamp = committed_time_stamp(&c->ctime, now);
+
+    for (unsigned n = 0; n < OVERDUE_WALK && state_assigned_next(c->state, 0, &cursor, &d); n++) {
+        struct delivery_view v;
+        struct message_view m;
+        state_delivery_view(d.message, d.delivery, &v);
+        if (v.assigned_ms == 0) /* since before version 2 */
+            continue;
+        if (v.assigned_ms + v.deadline_for_ms + OVERDUE_MS > stamp)
+            break;
+        state_message_view(d.message, &m);
+        Mailraft__Release *release = mr_malloc(sizeof(*release));
+        mailraft__release__init(release);
+        release->id.data = mr_memdup(m.id.bytes, MR_ID_SIZE);
+        release->id.len = MR_ID_SIZE;
+        release->delivery = d.delivery;
+        release->attempt = v.attempt;
+        release->node = v.node;
+        release->reason = mr_strdup("long past its deadline");
+        release->overdue = true;
+        stage_own(c, MAILRAFT__OP__KIND_RELEASE, &release->base);
+    }
+}
+
 /* Something falls due; or nothing has come for so long that the applied states' time, which new bodies are stamped
  * with, falls behind: after the grace period every enqueue would be refused (3.4), and no orphan be collected. */
 static bool time_wants_entry(struct cluster *c, uint64_t now)
@@ -486,7 +594,8 @@ void core_lead_tick(struct cluster *c, uint64_t now)
             stage_form(c);
         } else {
             keep_version(c);
-            keep_rules(c);
+            keep_rules(c, now);
+            take_back_overdue(c, now);
         }
     }
     if (leader_lease_may_grant(&c->leader_lease, now))
@@ -516,6 +625,7 @@ void core_lead_begin(struct cluster *c)
     c->lead.first_index = 0;
     c->lead.again_ns = 0;
     c->lead.housekeeping_ns = 0;
+    c->lead.since_ns = now;
     c->lead.rules_wanted = false;
     memset(c->lead.nodes, 0, sizeof(c->lead.nodes));
     committed_time_lead(&c->ctime, now, state_now_ms(c->state), mr_wall_ms(c->clock), core_voters(c));

@@ -239,6 +239,17 @@ static json_t *answer_queue(struct cluster *c)
 
 /* ---- messages ---- */
 
+static json_t *flags_json(uint32_t flags)
+{
+    static const char *const names[] = {"8bitmime", "smtputf8", "dsn", "warned", "binarymime", "requiretls"};
+    json_t *all = json_array();
+
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if ((flags & 1U << i) != 0)
+            json_array_append_new(all, text(names[i]));
+    return all;
+}
+
 static json_t *message_json(const struct cluster *c, const struct state_message *m, bool whole)
 {
     struct message_view mv;
@@ -254,6 +265,16 @@ static json_t *message_json(const struct cluster *c, const struct state_message 
     set(o, "expires", when(mv.expire_ms));
     set(o, "accepted_by", name_or_null(c, mv.acceptor));
     set(o, "client", text(mv.client));
+    set(o, "user", mv.user[0] == '\0' ? json_null() : text(mv.user));
+    set(o, "envid", mv.envid[0] == '\0' ? json_null() : text(mv.envid));
+    set(o, "priority", json_integer(mv.priority));
+    set(o, "hold", when(mv.release_ms));
+    set(o, "deliver_by", when(mv.deliver_by_ms));
+    set(o, "deliver_by_mode",
+        mv.deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_NONE     ? json_null()
+        : mv.deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN ? text("return")
+                                                                   : text("notify"));
+    set(o, "flags", flags_json(mv.flags));
     json_t *holders = json_array();
     for (uint32_t i = 0; i < 64; i++)
         if (mv.holders & (1ULL << i))
@@ -371,6 +392,9 @@ static json_t *answer_metrics(struct cluster *c)
         {"queue_deliveries{state=\"held\"}", n.held},
         {"state_memory_bytes", n.memory_bytes},
         {"state_finished_ids", n.finished},
+        {"state_sites", n.sites},
+        {"state_users", n.users},
+        {"cluster_version", state_version(c->state)},
         {"cluster_accepted_total", n.accepted},
         {"cluster_delivered_total", n.delivered},
         {"cluster_failed_total", n.failed},

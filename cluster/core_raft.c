@@ -23,6 +23,7 @@ static void on_apply(void *arg, uint64_t index, const uint8_t *data, size_t len,
                  (unsigned long long)index, mr_strerror(rc));
     if (n > sizeof(results))
         n = sizeof(results);
+    atomic_store_explicit(&c->version, state_version(c->state), memory_order_relaxed);
     if (c->lead.leading)
         core_lead_applied(c, index, results, n);
 }
@@ -54,6 +55,7 @@ static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len
     if (rc != 0)
         return rc;
     log_event(LOG_INFO, "restored", LOG_N("index", index), LOG_N("bytes", len));
+    atomic_store(&c->version, state_version(c->state));
     bodies_restored(c->bodies);
     core_port_rules(c); /* before any attempt */
     core_attempts_restored(c);

@@ -20,6 +20,8 @@ const char *apply_result_text(enum apply_result r)
         [APPLY_TERMINAL] = "terminal already",
         [APPLY_INVALID] = "invalid",
         [APPLY_OLD_INCARNATION] = "not the incarnation in force",
+        [APPLY_QUOTA] = "over the user's recipients in an hour",
+        [APPLY_VERSION] = "not known to all members yet",
     };
     return (size_t)r < sizeof(texts) / sizeof(texts[0]) ? texts[r] : "unknown result";
 }
@@ -31,10 +33,13 @@ void state_init_contents(struct state *s)
     memcpy(&s->seed, random.bytes, sizeof(s->seed));
     s->version = 1;
     s->next_sequence = 1;
+    s->sites.next_number = 1;
     state_index_init(&s->message_index);
     state_index_init(&s->hop_index);
     state_index_init(&s->finished.index);
     state_index_init(&s->parts.index);
+    state_index_init(&s->sites.index);
+    state_index_init(&s->users.index);
 }
 
 void state_close_contents(struct state *s)
@@ -48,6 +53,8 @@ void state_close_contents(struct state *s)
     for (uint32_t i = 1; i <= STATE_MAX_NODES; i++)
         if (s->nodes[i] != NULL)
             node_free(s->nodes[i]);
+    sites_close(s);
+    users_close(s);
     if (s->rules != NULL)
         mailraft__rules__free_unpacked(s->rules, NULL);
     state_index_close(&s->message_index);
@@ -129,8 +136,11 @@ void state_counts(const struct state *s, struct state_counts *out)
 {
     *out = s->counts;
     out->finished = s->finished.count;
+    out->sites = s->sites.index.count;
+    out->users = s->users.index.count;
     out->memory_bytes = s->memory + sizeof(*s) + state_index_memory(&s->message_index) +
-                        state_index_memory(&s->hop_index) + state_index_memory(&s->finished.index);
+                        state_index_memory(&s->hop_index) + state_index_memory(&s->finished.index) +
+                        state_index_memory(&s->sites.index) + state_index_memory(&s->users.index);
 }
 
 /* ---- reading: messages ---- */
@@ -179,6 +189,8 @@ void state_message_view(const struct state_message *m, struct message_view *out)
         .arrived_ms = m->arrived_ms,
         .warn_ms = m->warn_ms,
         .expire_ms = m->expire_ms,
+        .priority = m->priority,
+        .user = "",
         .n_recipients = m->n_recipients,
         .n_deliveries = m->n_deliveries,
         .notice_kind = m->notice_kind,
@@ -187,6 +199,14 @@ void state_message_view(const struct state_message *m, struct message_view *out)
         .notice_incarnation = m->notice_incarnation,
     };
     memcpy(out->body_checksum, m->body_checksum, sizeof(out->body_checksum));
+    if (!m->has_extras)
+        return;
+    const struct state_extras *x = message_extras(m);
+    out->release_ms = x->hold_for_ms != 0 ? m->arrived_ms + x->hold_for_ms : 0;
+    out->deliver_by = x->deliver_by;
+    out->deliver_by_ms = x->deliver_by != 0 ? m->arrived_ms + x->deliver_by_for_ms : 0;
+    out->deliver_by_trace = x->deliver_by_trace;
+    out->user = x->user;
 }
 
 void state_recipient_view(const struct state_message *m, uint32_t recipient, struct recipient_view *out)
@@ -214,7 +234,8 @@ void state_delivery_view(const struct state_message *m, uint32_t delivery, struc
         .state = d->state,
         .attempt = d->attempt,
         .failures = d->failures,
-        .due_ms = d->due_ms == STATE_DUE_NEVER ? 0 : d->due_ms,
+        .due_ms = d->state != DELIVERY_DEFERRED || d->due_ms == STATE_DUE_NEVER ? 0 : d->due_ms,
+        .assigned_ms = d->state == DELIVERY_ASSIGNED ? d->due_ms : 0,
         .node = d->node,
         .incarnation = d->incarnation,
         .slot = d->slot,

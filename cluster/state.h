@@ -24,7 +24,12 @@ enum {
     STATE_MAX_NODES = 63,         /* raft ids of holders fit a 64-bit set: ids 1..63 */
     STATE_MAX_REPLY = 500,        /* bytes of a stored reply */
     STATE_RELEASE_BATCH = 1000,   /* deferred deliveries that one entry makes ready at most */
-    STATE_VERSION = 1,            /* highest cluster version that this program knows */
+    STATE_VERSION = 2,            /* highest cluster version that this program knows */
+    STATE_MAX_SITES = 50000,      /* remembered; the one that expires first goes */
+    STATE_MAX_STS_MX = 100,       /* patterns of one MTA-STS policy */
+    STATE_MAX_USERS = 50000,      /* whose recipients are counted; the one that was quiet the longest goes */
+    STATE_MIN_PRIORITY = -9,      /* MT-PRIORITY, RFC 6710 */
+    STATE_MAX_PRIORITY = 9,
 };
 /* Release.delivery that means the message's notice instead of a delivery: it could not be given, again in 60 s. */
 #define STATE_RELEASE_NOTICE UINT32_MAX
@@ -49,19 +54,23 @@ enum message_flag {
     MESSAGE_SMTPUTF8 = 2,
     MESSAGE_DSN = 4,    /* is itself a delivery status notification */
     MESSAGE_WARNED = 8, /* a delay warning was sent */
+    MESSAGE_BINARYMIME = 16,
+    MESSAGE_REQUIRETLS = 32,
 };
 
 /* What applying one operation came to. */
 enum apply_result {
     APPLIED = 0,
-    APPLY_DUPLICATE,      /* enqueue: present already, or finished by delivery: the sender may be told 250 */
-    APPLY_CANCELLED,      /* enqueue: a cancel came first */
-    APPLY_STALE,          /* enqueue: its stamp is older than grace; outcome or notice of an old attempt: no effect */
-    APPLY_NOT_MAJORITY,   /* enqueue: its holders are no majority of the voters */
-    APPLY_NOT_FOUND,      /* no such message, delivery, node */
-    APPLY_TERMINAL,       /* outcome or cancel: terminal already */
-    APPLY_INVALID,        /* indices out of range, limits exceeded */
-    APPLY_OLD_INCARNATION /* node_up, node_down: not the one in force */
+    APPLY_DUPLICATE,       /* enqueue: present already, or finished by delivery: the sender may be told 250 */
+    APPLY_CANCELLED,       /* enqueue: a cancel came first */
+    APPLY_STALE,           /* enqueue: its stamp is older than grace; outcome or notice of an old attempt: no effect */
+    APPLY_NOT_MAJORITY,    /* enqueue: its holders are no majority of the voters */
+    APPLY_NOT_FOUND,       /* no such message, delivery, node */
+    APPLY_TERMINAL,        /* outcome or cancel: terminal already */
+    APPLY_INVALID,         /* indices out of range, limits exceeded */
+    APPLY_OLD_INCARNATION, /* node_up, node_down: not the one in force */
+    APPLY_QUOTA,           /* enqueue: more recipients in an hour than its user may send to */
+    APPLY_VERSION,         /* never by apply: the leader proposes it not before all members know it (4.6) */
 };
 const char *apply_result_text(enum apply_result r);
 
@@ -85,8 +94,9 @@ struct delivery_view {
     enum delivery_state state;
     uint32_t attempt; /* number of the running or last one; 0: none yet */
     uint32_t failures;
-    uint64_t due_ms; /* while deferred; 0: not again, its message has expired and waits for the notice */
-    uint32_t node;   /* while assigned */
+    uint64_t due_ms;      /* while deferred; 0: not again, its message has expired and waits for the notice */
+    uint64_t assigned_ms; /* while assigned: since when; 0: since before cluster version 2 */
+    uint32_t node;        /* while assigned */
     uint64_t incarnation;
     uint32_t slot;
     uint32_t deadline_for_ms;
@@ -106,10 +116,26 @@ struct message_view {
     uint32_t flags;
     uint32_t acceptor;
     uint64_t arrived_ms, warn_ms, expire_ms;
+    int32_t priority;    /* STATE_MIN_PRIORITY..STATE_MAX_PRIORITY */
+    uint64_t release_ms; /* no attempt before (FUTURERELEASE); 0: was never held */
+    Mailraft__DeliverBy deliver_by;
+    uint64_t deliver_by_ms; /* 0 when deliver_by is DELIVER_BY_NONE */
+    bool deliver_by_trace;
+    const char *user; /* "" none */
     uint32_t n_recipients, n_deliveries;
     Mailraft__NoticeKind notice_kind; /* a notice that is assigned now, else NOTICE_NONE */
     uint32_t notice_attempt, notice_node;
     uint64_t notice_incarnation;
+};
+/* What is remembered of a site (SiteMemory); only what has not expired by committed time. */
+struct site_view {
+    uint64_t tls_failed_until_ms; /* 0: STARTTLS is not known to fail there */
+    const char *tls_reason;       /* "" none */
+    const char *sts_id;           /* NULL: no MTA-STS policy is known */
+    unsigned sts_mode;            /* StsPolicy.mode */
+    const char *const *sts_mx;
+    unsigned n_sts_mx;
+    uint64_t sts_expires_ms;
 };
 struct node_view {
     uint32_t node;
@@ -191,6 +217,11 @@ bool state_node_by_id(const struct state *s, uint32_t node, struct node_view *ou
 uint64_t state_voters(const struct state *s);
 unsigned state_majority(const struct state *s);
 
+/* By the site's name in lower case. False: nothing is remembered. */
+bool state_site(const struct state *s, const char *site, struct site_view *out);
+/* Recipients that count against a user's limit now; 0 too for one without limit. */
+uint64_t state_user_recipients(const struct state *s, const char *user);
+
 /* Next hops that have at least one delivery, in the order of their creation. position: opaque cursor, NULL to begin. */
 struct next_hop_view {
     const char *name;
@@ -223,6 +254,7 @@ uint64_t state_next_due_ms(const struct state *s);
 struct state_counts {
     uint64_t messages, ready, assigned, deferred, held, recipients, finished, body_bytes; /* recipients: queued ones */
     uint64_t accepted, delivered, failed, expired, in_doubt, possibly_in_doubt;           /* since the cluster began */
+    uint64_t sites, users;
     uint64_t memory_bytes; /* allocated for the state, about */
 };
 void state_counts(const struct state *s, struct state_counts *out);

@@ -81,6 +81,7 @@ OPERATION(do_assign_notice, assign_notice, state_assign_notice)
 OPERATION(do_form, form, state_form)
 OPERATION(do_set_version, set_version, state_set_version)
 OPERATION(do_release, release, state_release)
+OPERATION(do_site_memory, site_memory, state_site_memory)
 #undef OPERATION
 
 static enum apply_result do_enqueue_part(struct state *s, const Mailraft__Op *op, int *fatal)
@@ -102,6 +103,7 @@ static enum apply_result (*const operations[])(struct state *s, const Mailraft__
     [MAILRAFT__OP__KIND_FORM] = do_form,
     [MAILRAFT__OP__KIND_SET_VERSION] = do_set_version,
     [MAILRAFT__OP__KIND_RELEASE] = do_release,
+    [MAILRAFT__OP__KIND_SITE_MEMORY] = do_site_memory,
 };
 
 int state_apply(struct state *s, uint64_t index, const uint8_t *data, size_t len, uint8_t *results, size_t *n_results)
@@ -118,6 +120,8 @@ int state_apply(struct state *s, uint64_t index, const uint8_t *data, size_t len
     delivery_release_due(s, STATE_RELEASE_BATCH);
     finished_expire(s, STATE_RELEASE_BATCH);
     state_parts_expire(s);
+    sites_expire(s, STATE_RELEASE_BATCH);
+    users_expire(s, STATE_RELEASE_BATCH);
     for (size_t i = 0; i < batch->n_ops && fatal == 0; i++) {
         const Mailraft__Op *op = batch->ops[i];
         mr_assert((size_t)op->kind_case < sizeof(operations) / sizeof(operations[0]));

@@ -41,7 +41,8 @@ static void check_delivery(const struct state *s, const struct state_delivery *d
     hop->tally.references++;
     mr_assert((d->state == DELIVERY_DONE) == (d->queued == 0));
     mr_assert((d->state == DELIVERY_ASSIGNED) == (d->node != 0));
-    mr_assert(d->state == DELIVERY_DEFERRED || d->due_ms == 0);
+    mr_assert(d->state == DELIVERY_DEFERRED || d->due_ms == 0 ||
+              (d->state == DELIVERY_ASSIGNED && d->due_ms <= s->now_ms));
     mr_assert((d->state == DELIVERY_READY || d->state == DELIVERY_ASSIGNED) == (d->order != 0));
     switch ((enum delivery_state)d->state) {
     case DELIVERY_READY:
@@ -171,6 +172,40 @@ static void check_memories(const struct state *s)
     mr_assert(bytes == s->parts.bytes && bytes <= STATE_MAX_PARTS_BYTES);
 }
 
+static void check_sites(const struct state *s)
+{
+    uint64_t n = 0, bytes = 0;
+
+    state_tree_check(&s->sites.by_expiry);
+    for (const struct state_tree_node *l = state_tree_first(&s->sites.by_expiry); l != NULL;
+         l = state_tree_after(&s->sites.by_expiry, l->major, l->minor), n++) {
+        const struct state_site *site = MR_CONTAINER(l, struct state_site, by_expiry);
+        mr_assert(site_find(s, site->name) == site && l->minor == site->number);
+        mr_assert(site->number < s->sites.next_number);
+        mr_assert(l->major == (site->tls_failed_until_ms > site->sts_expires_ms ? site->tls_failed_until_ms
+                                                                                : site->sts_expires_ms));
+        mr_assert((site->sts_expires_ms == 0) == (site->sts_mode == 0));
+        bytes += site->memory;
+    }
+    mr_assert(n == s->sites.index.count && n == s->sites.by_expiry.count && n <= STATE_MAX_SITES);
+    mr_assert(bytes == s->sites.bytes && bytes <= STATE_MAX_SITES_BYTES);
+}
+
+static void check_users(const struct state *s)
+{
+    uint64_t last = 0;
+
+    mr_assert(walk(&s->users.all) == s->users.index.count && s->users.all.count <= STATE_MAX_USERS);
+    for (const struct state_link *l = s->users.all.head; l != NULL; l = l->next) {
+        const struct state_user *u = MR_CONTAINER(l, struct state_user, in_all);
+        uint64_t sum = 0;
+        for (unsigned i = 0; i < STATE_USER_MINUTES; i++)
+            sum += u->recipients[i];
+        mr_assert(user_find(s, u->name) == u && sum == u->sum && u->minute >= last);
+        last = u->minute;
+    }
+}
+
 void state_check(const struct state *s)
 {
     struct sums sums = {0};
@@ -193,4 +228,6 @@ void state_check(const struct state *s)
     check_hops(s);
     check_nodes(s, &sums);
     check_memories(s);
+    check_sites(s);
+    check_users(s);
 }

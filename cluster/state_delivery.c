@@ -217,7 +217,7 @@ void delivery_move(struct state *s, struct state_delivery *d, enum delivery_stat
         d->incarnation = 0;
     }
     if (to != DELIVERY_DEFERRED)
-        d->due_ms = 0;
+        d->due_ms = to == DELIVERY_ASSIGNED && s->version >= 2 ? s->now_ms : 0;
     if (to == DELIVERY_READY && front && d->hop->ready.head != NULL) {
         d->order = DELIVERY_OF(d->hop->ready.head, in_list)->order - 1;
         mr_assert(d->order > 0);
@@ -368,6 +368,11 @@ enum apply_result state_release(struct state *s, const Mailraft__Release *releas
     struct state_delivery *d = &m->deliveries[release->delivery];
     if (d->state != DELIVERY_ASSIGNED || d->attempt != release->attempt || d->node != release->node)
         return APPLY_STALE;
+    uint32_t node = d->node;
     delivery_requeue(s, d, AT_FRONT);
+    if (release->overdue) { /* its node may have written the dot, and has not said */
+        s->counts.possibly_in_doubt++;
+        TELL(s, in_doubt, id, d->index, d->attempt, node, true);
+    }
     return APPLIED;
 }

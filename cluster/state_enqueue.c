@@ -55,10 +55,17 @@ static bool recipients_valid(const Mailraft__Enqueue *e)
     return valid && n_used == e->n_next_hops;
 }
 
+static bool extras_valid(const Mailraft__Enqueue *e)
+{
+    return e->priority >= STATE_MIN_PRIORITY && e->priority <= STATE_MAX_PRIORITY && e->hold_for_ms <= STATE_MAX_MS &&
+           e->deliver_by_for_ms <= STATE_MAX_MS && (unsigned)e->deliver_by <= MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN &&
+           strnlen(e->user, STATE_MAX_SITE + 1) <= STATE_MAX_SITE;
+}
+
 bool state_enqueue_valid(const Mailraft__Enqueue *e, struct mr_id *id)
 {
-    return mr_id_from_bytes(e->id.data, e->id.len, id) == 0 && body_valid(e->body) && recipients_valid(e) &&
-           text_valid(e->reverse_path.data, e->reverse_path.len, true) &&
+    return extras_valid(e) && mr_id_from_bytes(e->id.data, e->id.len, id) == 0 && body_valid(e->body) &&
+           recipients_valid(e) && text_valid(e->reverse_path.data, e->reverse_path.len, true) &&
            strnlen(e->envid, STATE_MAX_TEXT + 1) <= STATE_MAX_TEXT &&
            strnlen(e->client, STATE_MAX_TEXT + 1) <= STATE_MAX_TEXT;
 }
@@ -94,15 +101,23 @@ enum apply_result state_enqueue_check(const struct state *s, const Mailraft__Enq
     uint64_t holders = holders_of(e->body) & state_voters(s);
     if (majority == 0 || (unsigned)__builtin_popcountll(holders) < majority)
         return APPLY_NOT_MAJORITY;
-    return APPLIED;
+    return user_check(s, e->user, e->n_recipients);
 }
 
 /* ---- a message's memory ---- */
+
+static bool has_extras(const Mailraft__Enqueue *e)
+{
+    return e->hold_for_ms != 0 || e->deliver_by_for_ms != 0 || e->deliver_by != 0 || e->deliver_by_trace != 0 ||
+           e->user[0] != '\0';
+}
 
 static size_t texts_size(const Mailraft__Enqueue *e)
 {
     size_t size = e->reverse_path.len + strlen(e->envid) + strlen(e->client) + 3;
 
+    if (has_extras(e))
+        size += strlen(e->user) + 1;
     for (size_t i = 0; i < e->n_recipients; i++)
         size += e->recipients[i]->address.len + e->recipients[i]->orcpt.len + 2;
     return size;
@@ -121,6 +136,17 @@ static const char *put_text(char **at, const void *data, size_t len)
 
 static void fill_texts(struct state_message *m, const Mailraft__Enqueue *e, char *at)
 {
+    if (m->has_extras) {
+        struct state_extras *x = (struct state_extras *)(uintptr_t)message_extras(m);
+        at += sizeof(*x);
+        *x = (struct state_extras){
+            .hold_for_ms = e->hold_for_ms,
+            .deliver_by_for_ms = e->deliver_by_for_ms,
+            .user = put_text(&at, e->user, strlen(e->user)),
+            .deliver_by = (uint8_t)e->deliver_by,
+            .deliver_by_trace = e->deliver_by_trace != 0,
+        };
+    }
     m->reverse_path = put_text(&at, e->reverse_path.data, e->reverse_path.len);
     m->envid = put_text(&at, e->envid, strlen(e->envid));
     m->client = put_text(&at, e->client, strlen(e->client));
@@ -140,7 +166,8 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
 {
     size_t deliveries = e->n_next_hops * sizeof(struct state_delivery);
     size_t recipients = e->n_recipients * sizeof(struct state_recipient);
-    size_t memory = sizeof(struct state_message) + deliveries + recipients + texts_size(e);
+    size_t extras = has_extras(e) ? sizeof(struct state_extras) : 0;
+    size_t memory = sizeof(struct state_message) + deliveries + recipients + extras + texts_size(e);
     struct state_message *m = mr_calloc(1, memory);
 
     m->memory = memory;
@@ -156,6 +183,8 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
     m->ret = e->ret;
     m->flags = e->flags;
     m->acceptor = e->acceptor;
+    m->priority = (int8_t)e->priority;
+    m->has_extras = extras != 0;
     m->n_recipients = m->queued = (uint32_t)e->n_recipients;
     m->n_deliveries = (uint32_t)e->n_next_hops;
     m->recipients = (struct state_recipient *)(void *)((char *)m->deliveries + deliveries);
@@ -211,6 +240,20 @@ void state_message_finish(struct state *s, struct state_message *m, uint32_t del
 
 /* ---- operations ---- */
 
+/* FUTURERELEASE (RFC 4865): held mail begins as deferred. */
+static void begin_delivery(struct state *s, const struct state_message *m, struct state_delivery *d)
+{
+    uint64_t hold_for_ms = m->has_extras ? message_extras(m)->hold_for_ms : 0;
+
+    if (hold_for_ms != 0) {
+        d->due_ms = (m->arrived_ms < s->now_ms ? m->arrived_ms : s->now_ms) + hold_for_ms;
+        delivery_begin(s, d, DELIVERY_DEFERRED);
+        return;
+    }
+    d->order = delivery_order_back(d->hop);
+    delivery_begin(s, d, DELIVERY_READY);
+}
+
 void state_enqueue_do(struct state *s, const Mailraft__Enqueue *e, struct mr_id id)
 {
     struct state_parts *parts = state_parts_find(s, id);
@@ -219,10 +262,9 @@ void state_enqueue_do(struct state *s, const Mailraft__Enqueue *e, struct mr_id 
     struct state_message *m = state_message_add(s, e, id, s->next_sequence++);
 
     s->counts.accepted++;
-    for (uint32_t i = 0; i < m->n_deliveries; i++) {
-        m->deliveries[i].order = delivery_order_back(m->deliveries[i].hop);
-        delivery_begin(s, &m->deliveries[i], DELIVERY_READY);
-    }
+    user_charge(s, e->user, e->n_recipients);
+    for (uint32_t i = 0; i < m->n_deliveries; i++)
+        begin_delivery(s, m, &m->deliveries[i]);
     notice_schedule(s, m, notice_time(m));
     TELL(s, enqueued, m);
     /* An assignment that no longer can be leaves its delivery ready: the message is accepted all the same. */

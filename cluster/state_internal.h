@@ -8,6 +8,8 @@
  *   state_notice.c    expiry and delay warnings
  *   state_nodes.c     members, incarnations, rules, version
  *   state_finished.c  ids that are remembered
+ *   state_sites.c     what is remembered of sites
+ *   state_users.c     recipients of each user in an hour
  *   state_snapshot.c  writing (and hashing), state_restore.c reading
  *   state_check.c     every invariant
  *   state_list, state_tree, state_index, state_arena: generic pieces
@@ -33,9 +35,13 @@ enum {
     STATE_MAX_STATUS = 15,             /* bytes of an enhanced status code; more is cut */
     STATE_MAX_PART_SETS = 1024,        /* enqueues in parts that are under way at once; the oldest goes */
     STATE_MAX_PARTS = 4096,            /* of one enqueue */
+    STATE_MAX_SITE = 255,              /* bytes of a site, a user, an STS policy's id or pattern */
+    STATE_USER_MINUTES = 61,           /* an hour, and the minute that is not over */
 };
 #define STATE_MAX_PARTS_BYTES    (UINT64_C(64) * 1024 * 1024) /* of all; the oldest goes */
 #define STATE_MAX_PART_SET_BYTES (UINT64_C(32) * 1024 * 1024)
+#define STATE_MAX_SITES_BYTES    (UINT64_C(64) * 1024 * 1024) /* of all; the one that expires first goes */
+#define STATE_MAX_SITE_FOR_MS    (UINT64_C(31557600) * 1000)  /* the longest max_age of RFC 8461, for all of a site */
 #define STATE_DUE_NEVER          UINT64_MAX /* a deferred delivery of an expired message: its notice handles it */
 #define STATE_MAX_MS             ((uint64_t)1 << 61) /* committed times and durations above are malformed or cut */
 #define STATE_MAX_SEQUENCE       ((uint64_t)1 << 47) /* a delivery's key is sequence * 2^16 + index */
@@ -68,7 +74,7 @@ struct state_delivery {
         };
         struct state_tree_node due; /* DEFERRED */
     };
-    uint64_t due_ms;      /* DEFERRED */
+    uint64_t due_ms;      /* DEFERRED: when again; ASSIGNED: when that was, 0 below version 2 */
     uint64_t order;       /* READY, ASSIGNED: place in the list */
     uint64_t incarnation; /* ASSIGNED, as the next three */
     uint32_t slot;
@@ -92,7 +98,15 @@ struct state_recipient {
     uint8_t mark;  /* scratch of one operation; 0 between */
 };
 
-/* One allocation: deliveries, recipients and texts lie behind. */
+/* What few messages have; behind the recipients. */
+struct state_extras {
+    uint64_t hold_for_ms, deliver_by_for_ms; /* from arrived_ms */
+    const char *user;
+    uint8_t deliver_by; /* enum Mailraft__DeliverBy */
+    bool deliver_by_trace;
+};
+
+/* One allocation: deliveries, recipients, extras and texts lie behind. */
 struct state_message {
     struct mr_id id;
     struct state_index_node by_id;
@@ -119,6 +133,8 @@ struct state_message {
     uint32_t notice_attempt;
     uint8_t notice_kind; /* assigned now */
     uint8_t notice_node;
+    int8_t priority;
+    bool has_extras;
     struct state_delivery deliveries[];
 };
 
@@ -142,6 +158,30 @@ struct state_finished {
     bool cancelled;
 };
 struct state_finished_chunk;
+
+/* What is remembered of a site; one allocation with its texts, made anew by each change. */
+struct state_site {
+    struct state_index_node by_name;
+    struct state_tree_node by_expiry; /* major: when the last of it expires, minor: number */
+    uint64_t number;
+    uint64_t tls_failed_until_ms; /* 0: never */
+    uint64_t sts_expires_ms;      /* 0: no policy */
+    const char *name, *tls_reason, *sts_id;
+    const char *const *sts_mx;
+    uint32_t sts_mode, n_sts_mx;
+    size_t memory;
+};
+
+/* Recipients of a user's messages by minute of committed time. */
+struct state_user {
+    struct state_index_node by_name;
+    struct state_link in_all; /* by minute, then in the order in which they were charged */
+    uint64_t minute;          /* that of the last charge */
+    uint64_t sum;
+    uint32_t recipients[STATE_USER_MINUTES]; /* by minute % STATE_USER_MINUTES; those up to `minute` */
+    size_t name_len;
+    char name[];
+};
 
 struct state_parts {
     struct state_index_node by_id;
@@ -189,6 +229,19 @@ struct state {
         uint64_t bytes;
     } parts;
 
+    struct {
+        struct state_tree by_expiry;
+        struct state_index index;
+        uint64_t next_number;
+        uint64_t bytes;
+    } sites;
+
+    struct {
+        struct state_list all;
+        struct state_index index;
+        Mailraft__UserLimit **limits; /* those of the rules, sorted by user */
+    } users;
+
     struct state_counts counts; /* finished, memory_bytes: worked out when asked */
     uint64_t memory;
 };
@@ -214,6 +267,11 @@ static inline uint64_t id_hash(const struct state *s, struct mr_id id)
 static inline bool message_expired(const struct state *s, const struct state_message *m)
 {
     return m->expire_ms != 0 && m->expire_ms <= s->now_ms;
+}
+
+static inline const struct state_extras *message_extras(const struct state_message *m)
+{
+    return (const struct state_extras *)(const void *)(m->recipients + m->n_recipients);
 }
 
 /* state.c */
@@ -281,6 +339,32 @@ void notice_assign_to(struct state *s, struct state_message *m, Mailraft__Notice
 enum apply_result state_assign_notice(struct state *s, const Mailraft__AssignNotice *a);
 enum apply_result state_notice(struct state *s, const Mailraft__Notice *n);
 enum apply_result notice_release(struct state *s, struct state_message *m, const Mailraft__Release *r);
+
+/* state_sites.c */
+enum apply_result state_site_memory(struct state *s, const Mailraft__SiteMemory *memory);
+/* A site with all its links. Texts are copied; sts_expires_ms 0: no policy. */
+struct site_texts {
+    const char *name, *tls_reason, *sts_id;
+    char *const *sts_mx;
+    size_t n_sts_mx;
+};
+bool site_valid(const struct site_texts *t);
+void site_add(struct state *s, const struct site_texts *t, uint64_t number, uint64_t tls_failed_until_ms,
+              uint32_t sts_mode, uint64_t sts_expires_ms);
+struct state_site *site_find(const struct state *s, const char *name);
+void sites_expire(struct state *s, unsigned max);
+void sites_close(struct state *s);
+
+/* state_users.c */
+/* APPLIED or APPLY_QUOTA. Changes nothing. */
+enum apply_result user_check(const struct state *s, const char *user, size_t recipients);
+void user_charge(struct state *s, const char *user, size_t recipients);
+struct state_user *user_find(const struct state *s, const char *user);
+struct state_user *user_add(struct state *s, const char *user, uint64_t minute);
+void users_expire(struct state *s, unsigned max);
+/* The rules have changed. */
+void users_limits(struct state *s);
+void users_close(struct state *s);
 
 /* state_nodes.c */
 struct state_node *node_find(const struct state *s, uint32_t node);

@@ -267,6 +267,7 @@ void rules_replace(struct state *s, const Mailraft__Rules *rules)
     free(packed);
     if (s->rules == NULL)
         mr_panic("cannot copy the rules: out of memory");
+    users_limits(s);
 }
 
 enum apply_result state_set_rules(struct state *s, const Mailraft__Rules *rules)

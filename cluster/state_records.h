@@ -18,6 +18,9 @@ enum snapshot_record {
     RECORD_FINISHED,
     RECORD_PARTS,
     RECORD_END,
+    RECORD_SITE, /* the last two since cluster version 2 */
+    RECORD_USER,
+    RECORD_KINDS
 };
 
 #endif

@@ -19,7 +19,7 @@ struct reader {
     /* READY and ASSIGNED deliveries, in order of sequence; sorted by order at the end */
     struct state_delivery **placed;
     size_t n_placed, placed_size;
-    uint64_t messages, finished, nodes, parts; /* still to come, by the header */
+    uint64_t messages, finished, nodes, parts, sites, users; /* still to come, by the header */
     bool header;
     unsigned last_kind;
 };
@@ -51,6 +51,12 @@ static int read_header(struct reader *r, const Mailraft__SnapshotHeader *h)
     r->finished = h->finished;
     r->nodes = h->nodes;
     r->parts = h->parts;
+    r->sites = h->sites;
+    r->users = h->users;
+    if (h->next_site > STATE_MAX_SEQUENCE || h->next_site == 1)
+        return MR_MALFORMED;
+    if (h->next_site != 0)
+        s->sites.next_number = h->next_site;
     s->now_ms = h->committed_ms;
     s->version = h->version;
     s->next_sequence = h->next_sequence;
@@ -110,6 +116,12 @@ static void as_enqueue(struct state *s, const Mailraft__SnapshotMessage *from, M
     e->envid = from->envid;
     e->ret = from->ret;
     e->client = from->client;
+    e->priority = from->priority;
+    e->hold_for_ms = from->hold_for_ms;
+    e->deliver_by_for_ms = from->deliver_by_for_ms;
+    e->deliver_by = from->deliver_by;
+    e->deliver_by_trace = from->deliver_by_trace;
+    e->user = from->user;
     e->n_recipients = from->n_recipients;
     e->recipients = state_arena_take(&s->arena, from->n_recipients * sizeof(Mailraft__Recipient *));
     for (size_t i = 0; i < from->n_recipients; i++)
@@ -129,8 +141,9 @@ static bool delivery_valid(const struct state *s, const Mailraft__SnapshotDelive
         return false;
     if (placed != (d->order != 0) || d->order > STATE_MAX_ORDER)
         return false;
-    if ((d->due_ms != 0 && d->state != DELIVERY_DEFERRED) ||
-        (d->due_ms > STATE_MAX_MS * 2 && d->due_ms != STATE_DUE_NEVER))
+    if (d->state == DELIVERY_ASSIGNED ? d->due_ms > s->now_ms : d->due_ms != 0 && d->state != DELIVERY_DEFERRED)
+        return false;
+    if ((d->due_ms > STATE_MAX_MS * 2 && d->due_ms != STATE_DUE_NEVER))
         return false;
     if (d->state != DELIVERY_ASSIGNED)
         return a == NULL;
@@ -273,6 +286,53 @@ static int read_parts(struct reader *r, const Mailraft__SnapshotParts *p)
     return 0;
 }
 
+/* ---- sites, users ---- */
+
+static int read_site(struct reader *r, const Mailraft__SnapshotSite *from)
+{
+    struct state *s = r->s;
+    struct site_texts t = {.name = from->site,
+                           .tls_reason = from->tls_reason,
+                           .sts_id = from->sts_id,
+                           .sts_mx = from->sts_mx,
+                           .n_sts_mx = from->n_sts_mx};
+    uint64_t expires =
+        from->tls_failed_until_ms > from->sts_expires_ms ? from->tls_failed_until_ms : from->sts_expires_ms;
+    const struct state_tree_node *same = state_tree_after(&s->sites.by_expiry, expires, from->number - 1);
+
+    if (r->sites == 0 || s->sites.index.count >= STATE_MAX_SITES || !site_valid(&t) || site_find(s, t.name) != NULL ||
+        from->number == 0 || from->number >= s->sites.next_number || expires == 0 || expires > STATE_MAX_MS * 2 ||
+        from->sts_mode > 3 || same != NULL)
+        return MR_MALFORMED;
+    if ((from->sts_expires_ms == 0) != (from->sts_mode == 0) || (from->sts_mode == 0) != (t.sts_id[0] == '\0') ||
+        (from->sts_mode == 0 && t.n_sts_mx > 0) || (from->tls_failed_until_ms == 0 && t.tls_reason[0] != '\0'))
+        return MR_MALFORMED;
+    r->sites--;
+    site_add(s, &t, from->number, from->tls_failed_until_ms, from->sts_mode, from->sts_expires_ms);
+    return s->sites.bytes > STATE_MAX_SITES_BYTES ? MR_MALFORMED : 0;
+}
+
+static int read_user(struct reader *r, const Mailraft__SnapshotUser *from)
+{
+    struct state *s = r->s;
+    size_t len = strnlen(from->user, STATE_MAX_SITE + 1), n = from->n_recipients;
+    const struct state_link *last = s->users.all.tail;
+
+    if (r->users == 0 || s->users.all.count >= STATE_MAX_USERS || len == 0 || len > STATE_MAX_SITE ||
+        user_find(s, from->user) != NULL || from->minute > s->now_ms / 60000 || n == 0 || n > STATE_USER_MINUTES ||
+        from->recipients[n - 1] == 0)
+        return MR_MALFORMED;
+    if (last != NULL && MR_CONTAINER(last, struct state_user, in_all)->minute > from->minute)
+        return MR_MALFORMED;
+    r->users--;
+    struct state_user *u = user_add(s, from->user, from->minute);
+    for (size_t i = 0; i < n; i++) {
+        u->recipients[(from->minute + STATE_USER_MINUTES - i) % STATE_USER_MINUTES] = from->recipients[i];
+        u->sum += from->recipients[i];
+    }
+    return 0;
+}
+
 /* ---- the whole ---- */
 
 static const struct {
@@ -283,13 +343,15 @@ static const struct {
     [RECORD_MESSAGE] = {&mailraft__snapshot_message__descriptor},
     [RECORD_FINISHED] = {&mailraft__snapshot_finished__descriptor},
     [RECORD_PARTS] = {&mailraft__snapshot_parts__descriptor},
+    [RECORD_SITE] = {&mailraft__snapshot_site__descriptor},
+    [RECORD_USER] = {&mailraft__snapshot_user__descriptor},
 };
 
 static int read_record(struct reader *r, unsigned kind, const uint8_t *data, size_t len)
 {
     ProtobufCAllocator allocator = state_arena_allocator(&r->s->arena);
 
-    if (kind == 0 || kind >= RECORD_END)
+    if (kind >= RECORD_KINDS || kinds[kind].descriptor == NULL)
         return MR_VERSION;
     /* The header first and once; then the kinds in their order. */
     if (kind < r->last_kind || (kind == RECORD_HEADER) == r->header)
@@ -311,8 +373,12 @@ static int read_record(struct reader *r, unsigned kind, const uint8_t *data, siz
         return read_message(r, (const Mailraft__SnapshotMessage *)m);
     case RECORD_FINISHED:
         return read_finished(r, (const Mailraft__SnapshotFinished *)m);
-    default:
+    case RECORD_PARTS:
         return read_parts(r, (const Mailraft__SnapshotParts *)m);
+    case RECORD_SITE:
+        return read_site(r, (const Mailraft__SnapshotSite *)m);
+    default:
+        return read_user(r, (const Mailraft__SnapshotUser *)m);
     }
 }
 
@@ -381,7 +447,7 @@ static int read_all(struct reader *r, const uint8_t *data, size_t len)
         result = read_record(r, kind, r->at, size);
         r->at += size;
     }
-    if (result == 0 && (!r->header || r->messages + r->finished + r->nodes + r->parts != 0))
+    if (result == 0 && (!r->header || r->messages + r->finished + r->nodes + r->parts + r->sites + r->users != 0))
         result = MR_MALFORMED;
     return result != 0 ? result : link_lists(r);
 }

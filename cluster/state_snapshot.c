@@ -72,6 +72,12 @@ static void put_number(struct writer *w, uint32_t field, uint64_t value)
     put_varint(w, value);
 }
 
+/* sint32: zigzag */
+static void put_signed(struct writer *w, uint32_t field, int32_t value)
+{
+    put_number(w, field, value < 0 ? (uint32_t)(-(value + 1)) * 2U + 1 : (uint32_t)value * 2U);
+}
+
 static void put_bytes(struct writer *w, uint32_t field, const void *data, size_t len)
 {
     if (len == 0)
@@ -160,6 +166,10 @@ static void write_header(struct writer *w, const struct state *s)
     put_number(w, 13, s->counts.delivered);
     put_number(w, 14, s->counts.failed);
     put_number(w, 15, s->counts.expired);
+    put_number(w, 16, s->sites.index.count);
+    put_number(w, 17, s->users.index.count);
+    if (s->sites.next_number != 1) /* so that what never remembered a site reads as before version 2 */
+        put_number(w, 18, s->sites.next_number);
     record_end(w);
 }
 
@@ -260,6 +270,15 @@ static void write_message(struct writer *w, const struct state_message *m)
     put_number(w, 17, m->notice_attempt);
     put_number(w, 18, m->notice_node);
     put_number(w, 19, m->notice_incarnation);
+    put_signed(w, 20, m->priority);
+    if (m->has_extras) {
+        const struct state_extras *x = message_extras(m);
+        put_number(w, 21, x->hold_for_ms);
+        put_number(w, 22, x->deliver_by_for_ms);
+        put_number(w, 23, x->deliver_by);
+        put_number(w, 24, x->deliver_by_trace);
+        put_string(w, 25, x->user);
+    }
     record_end(w);
 }
 
@@ -286,6 +305,39 @@ static void write_parts(struct writer *w, const struct state_parts *p)
     record_end(w);
 }
 
+static void write_site(struct writer *w, const struct state_site *site)
+{
+    record_begin(w, RECORD_SITE);
+    put_string(w, 1, site->name);
+    put_number(w, 2, site->number);
+    put_number(w, 3, site->tls_failed_until_ms);
+    put_string(w, 4, site->tls_reason);
+    put_string(w, 5, site->sts_id);
+    put_number(w, 6, site->sts_mode);
+    for (uint32_t i = 0; i < site->n_sts_mx; i++)
+        put_string(w, 7, site->sts_mx[i]);
+    put_number(w, 8, site->sts_expires_ms);
+    record_end(w);
+}
+
+static void write_user(struct writer *w, const struct state_user *u)
+{
+    uint32_t n = STATE_USER_MINUTES;
+
+    while (n > 0 && u->recipients[(u->minute + STATE_USER_MINUTES - (n - 1)) % STATE_USER_MINUTES] == 0)
+        n--;
+    record_begin(w, RECORD_USER);
+    put_string(w, 1, u->name);
+    put_number(w, 2, u->minute);
+    if (n > 0) {
+        size_t packed = begin(w, 3);
+        for (uint32_t i = 0; i < n; i++)
+            put_varint(w, u->recipients[(u->minute + STATE_USER_MINUTES - i) % STATE_USER_MINUTES]);
+        end(w, packed);
+    }
+    record_end(w);
+}
+
 /* Everything that is replicated, in an order that is: sequence, raft id, time. */
 static void write_all(struct writer *w, const struct state *s)
 {
@@ -307,6 +359,11 @@ static void write_all(struct writer *w, const struct state *s)
         write_finished(w, f);
     for (const struct state_link *l = s->parts.all.head; l != NULL; l = l->next)
         write_parts(w, MR_CONTAINER(l, struct state_parts, in_all));
+    for (const struct state_tree_node *n = state_tree_first(&s->sites.by_expiry); n != NULL;
+         n = state_tree_after(&s->sites.by_expiry, n->major, n->minor))
+        write_site(w, MR_CONTAINER(n, struct state_site, by_expiry));
+    for (const struct state_link *l = s->users.all.head; l != NULL; l = l->next)
+        write_user(w, MR_CONTAINER(l, struct state_user, in_all));
 }
 
 void state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count)

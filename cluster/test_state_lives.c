@@ -448,8 +448,11 @@ static void unknown_stops_the_process(void **arg)
     version->version = STATE_VERSION;
     state_hash(rig.s, after);
     assert_memory_equal(before, after, 16);
+    assert_int_equal(apply(&rig, op), APPLIED);
     assert_int_equal(apply(&rig, op), APPLY_DUPLICATE);
     assert_int_equal(state_version(rig.s), STATE_VERSION);
+    version->version = STATE_VERSION - 1;
+    assert_int_equal(apply(&rig, op), APPLY_INVALID);
     rig_close(&rig);
 }
 
