@@ -1,0 +1,134 @@
+/* auth_senders.c - lines sorted by user; a user's own are found by halving. */
+#include "node/auth_senders.h"
+
+#include "node/auth_file.h"
+#include "node/sasl.h"
+#include "proto/base/error.h"
+#include "proto/base/memory.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+struct sender {
+    char *user, *pattern; /* "a@b", "@b" */
+};
+
+struct auth_senders {
+    struct sender *at;
+    size_t n, cap;
+};
+
+static int by_user(const void *a, const void *b)
+{
+    return strcmp(((const struct sender *)a)->user, ((const struct sender *)b)->user);
+}
+
+/* What is wrong with a line; NULL: nothing. */
+static const char *read_line(struct auth_senders *s, char *line)
+{
+    static const char blanks[] = " \t\r";
+    char *save = NULL;
+    char *user, *pattern;
+
+    if (strlen(line) > AUTH_SENDER_LINE_MAX)
+        return "the line is too long";
+    user = strtok_r(line, blanks, &save);
+    if (user == NULL || user[0] == '#')
+        return NULL;
+    pattern = strtok_r(NULL, blanks, &save);
+    if (pattern == NULL || strchr(pattern, '@') == NULL || pattern[strlen(pattern) - 1] == '@' ||
+        strtok_r(NULL, blanks, &save) != NULL)
+        return "has to be: user address, or: user @domain";
+    if (s->n >= AUTH_SENDERS_MAX)
+        return "too many lines";
+    user = auth_prepare(user, SASL_USER_MAX);
+    if (user == NULL)
+        return "the name of the user is not usable";
+    if (s->n == s->cap) {
+        s->cap = s->cap == 0 ? 16 : s->cap * 2;
+        s->at = mr_realloc(s->at, s->cap * sizeof(s->at[0]));
+    }
+    s->at[s->n++] = (struct sender){user, mr_strdup(pattern)};
+    return NULL;
+}
+
+int auth_senders_parse(struct auth_senders **out, const char *name, char *text, size_t len, char *error,
+                       size_t error_len)
+{
+    struct auth_senders *s = mr_calloc(1, sizeof(*s));
+    const char *end = text + len;
+    unsigned number = 0;
+
+    for (char *line = text; line < end;) {
+        char *next = memchr(line, '\n', (size_t)(end - line));
+        const char *why;
+
+        if (next != NULL)
+            *next = '\0';
+        number++;
+        why = read_line(s, line);
+        if (why != NULL) {
+            (void)snprintf(error, error_len, "%s:%u: %s", name, number, why);
+            auth_senders_free(s);
+            return MR_CONFIG;
+        }
+        if (next == NULL)
+            break;
+        line = next + 1;
+    }
+    if (s->n > 0)
+        qsort(s->at, s->n, sizeof(s->at[0]), by_user);
+    *out = s;
+    return 0;
+}
+
+int auth_senders_load(struct auth_senders **out, const char *path, char *error, size_t error_len)
+{
+    char *text;
+    size_t len;
+    int rc = auth_read(path, false, &text, &len, error, error_len);
+
+    if (rc != 0)
+        return rc;
+    rc = auth_senders_parse(out, path, text, len, error, error_len);
+    free(text);
+    return rc;
+}
+
+void auth_senders_free(struct auth_senders *s)
+{
+    if (s == NULL)
+        return;
+    for (size_t i = 0; i < s->n; i++) {
+        free(s->at[i].user);
+        free(s->at[i].pattern);
+    }
+    free(s->at);
+    free(s);
+}
+
+bool auth_senders_allow(const struct auth_senders *s, const char *user, const char *address)
+{
+    const char *domain = strrchr(address, '@');
+    size_t low = 0, high = s->n;
+
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+
+        if (strcmp(s->at[middle].user, user) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < s->n && strcmp(s->at[low].user, user) == 0; low++) {
+        const char *pattern = s->at[low].pattern;
+
+        if (strcasecmp(pattern, address) == 0 ||
+            (pattern[0] == '@' && domain != NULL && strcasecmp(pattern, domain) == 0))
+            return true;
+    }
+    return false;
+}
