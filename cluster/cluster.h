@@ -244,6 +244,10 @@ void cluster_body_read(struct cluster_port *p, struct mr_id id, uint32_t piece,
 struct cluster_counters {
     atomic_ullong sessions_open, sessions_total, messages_received, bytes_received, rejected, deliveries_delivered,
         deliveries_deferred, deliveries_failed, connections_out_open, dsns;
+    /* Clients that were over a limit, by the limit; who spoke before the greeting, or too slowly, or brought no mail.
+     */
+    atomic_ullong limited_connections, limited_network_connections, limited_connection_rate, limited_messages,
+        limited_recipients, limited_logins, limited_clients, early_talkers, slow_clients, junk_clients;
 };
 struct cluster_counters *cluster_counters(struct cluster *c);
 

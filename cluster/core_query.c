@@ -443,6 +443,16 @@ static json_t *answer_metrics(struct cluster *c)
         {"delivery_failed_total", atomic_load(&c->counters.deliveries_failed)},
         {"delivery_connections", atomic_load(&c->counters.connections_out_open)},
         {"dsns_total", atomic_load(&c->counters.dsns)},
+        {"smtp_limited_connections_total", atomic_load(&c->counters.limited_connections)},
+        {"smtp_limited_network_connections_total", atomic_load(&c->counters.limited_network_connections)},
+        {"smtp_limited_connection_rate_total", atomic_load(&c->counters.limited_connection_rate)},
+        {"smtp_limited_message_rate_total", atomic_load(&c->counters.limited_messages)},
+        {"smtp_limited_recipient_rate_total", atomic_load(&c->counters.limited_recipients)},
+        {"smtp_limited_auth_failures_total", atomic_load(&c->counters.limited_logins)},
+        {"smtp_limited_client_table_total", atomic_load(&c->counters.limited_clients)},
+        {"smtp_early_talkers_total", atomic_load(&c->counters.early_talkers)},
+        {"smtp_slow_clients_total", atomic_load(&c->counters.slow_clients)},
+        {"smtp_junk_clients_total", atomic_load(&c->counters.junk_clients)},
     };
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
         set(o, values[i].name, number(values[i].value));

@@ -41,6 +41,8 @@ enum { CLIENT_LIMITS = CLIENT_TABLE_FULL + 1 };
 /* As in the configuration, for the log: "connections". */
 const char *client_limit_name(enum client_limit limit);
 
+/* Failed logins of an address: enough for a person with several programs and an old password, few for a dictionary. */
+#define CLIENT_AUTH_FAILURE_RATE ((struct client_rate){30, 600 * 1000})
 struct client_limits {
     unsigned connections, network_connections; /* 0: unlimited */
     struct client_rate connection_rate, message_rate, recipient_rate, auth_failures;

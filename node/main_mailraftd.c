@@ -3,6 +3,7 @@
  * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end,
  * SIGHUP reads the configuration again (its replicated part takes effect; a wrong file is told in the log and changes
  * nothing). Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
+#include "node/client_table.h"
 #include "node/config.h"
 #include "node/http.h"
 #include "node/smtp_server.h"
@@ -24,6 +25,7 @@ enum { ERROR_MAX = 4096, MAX_WORKERS = 64 };
 struct daemon {
     struct config *config;
     struct cluster *cluster;
+    struct client_table *clients;
     struct worker *workers[MAX_WORKERS];
     unsigned n_workers;
     struct http *http;
@@ -140,6 +142,23 @@ static int listen_all(struct daemon *d, unsigned n_workers, int *fds, char *erro
     return 0;
 }
 
+static void open_clients(struct daemon *d)
+{
+    const struct config *c = d->config;
+    struct client_limits limits = {
+        .connections = c->smtp.client_limits.connections,
+        .network_connections = c->smtp.client_limits.network_connections,
+        .connection_rate = c->smtp.client_limits.connection_rate,
+        .message_rate = c->smtp.client_limits.message_rate,
+        .recipient_rate = c->smtp.client_limits.recipient_rate,
+        .auth_failures = CLIENT_AUTH_FAILURE_RATE,
+        .exempt = c->smtp.client_limits.exempt,
+        /* Each session needs two at most, so that with room for others a shard fills up only by bad luck. */
+        .entries = c->smtp.max_sessions * 8 > CLIENT_TABLE_ENTRIES ? c->smtp.max_sessions * 8 : CLIENT_TABLE_ENTRIES,
+    };
+    client_table_open(&d->clients, &limits);
+}
+
 static int open_workers(struct daemon *d, char *error, size_t error_len)
 {
     unsigned listeners = d->config->smtp.n_listeners;
@@ -148,10 +167,11 @@ static int open_workers(struct daemon *d, char *error, size_t error_len)
         long cores = sysconf(_SC_NPROCESSORS_ONLN);
         n = cores < 1 ? 1 : cores > MAX_WORKERS ? MAX_WORKERS : (unsigned)cores;
     }
+    open_clients(d);
     int *fds = mr_calloc((size_t)n * listeners, sizeof(*fds));
     int rc = listen_all(d, n, fds, error, error_len);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = worker_open(&d->workers[i], i, d->cluster, d->config, fds + (size_t)i * listeners, listeners);
+        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, fds + (size_t)i * listeners, listeners);
         if (rc != 0)
             (void)snprintf(error, error_len, "worker %u cannot be opened", i);
         d->n_workers++;
@@ -203,6 +223,7 @@ static void stop(struct daemon *d)
         worker_stop(d->workers[i]);
     for (unsigned i = 0; i < d->n_workers; i++)
         worker_join(d->workers[i]);
+    client_table_close(d->clients);
     if (d->http != NULL)
         http_close(d->http);
     cluster_close(d->cluster);

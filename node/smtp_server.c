@@ -112,6 +112,8 @@ static int open_listener(struct smtp_server *s, struct smtp_listener *l, int fd,
 
     l->server = s;
     l->profile = config->profile;
+    l->tls = config->tls;
+    l->proxy = config->proxy;
     l->tcp.data = l;
     rc = uv_tcp_init(&s->worker->loop, &l->tcp);
     mr_assert(rc == 0);
@@ -146,6 +148,12 @@ static void read_limits(struct smtp_server *s, const struct config *c)
         .idle_ms = or_else(c->smtp.idle_timeout_ms, 300000),
         .data_ms = or_else(c->smtp.data_timeout_ms, 180000),
         .session_ms = or_else(c->smtp.session_timeout_ms, 3600000),
+        .junk = SMTP_MAX_JUNK,
+        .opening_ms = SMTP_OPENING_MS,
+        .greeting_delay_ms = c->smtp.greeting_delay_ms,
+        .line_ms = or_else(c->smtp.line_timeout_ms, 60000),
+        .data_rate = c->smtp.min_data_rate,
+        .pace_ms = SMTP_PACE_MS,
     };
     if (s->limits.recipients > STATE_MAX_RECIPIENTS)
         s->limits.recipients = STATE_MAX_RECIPIENTS;

@@ -14,6 +14,9 @@ enum {
     SMTP_READ_BUFFER = 64 << 10,
     SMTP_OUT_HIGH = 16 << 10, /* bytes of replies; then they are written before more commands are looked at */
     SMTP_LINGER_MS = 2000,    /* for the client to read a last reply */
+    SMTP_OPENING_MS = 30000,  /* a proxy sends its header at once; a handshake is two round trips */
+    SMTP_PACE_MS = 60000,
+    SMTP_MAX_JUNK = 100,
 };
 
 struct smtp_session;
@@ -21,13 +24,21 @@ struct smtp_session;
 struct smtp_limits {
     uint64_t message_size;
     unsigned recipients, sessions, errors, hops, transactions;
+    unsigned junk; /* commands that bring no mail, in a row; then 421 */
     uint64_t idle_ms, data_ms, session_ms;
+    uint64_t opening_ms;        /* for the PROXY header and the TLS handshake, together */
+    uint64_t greeting_delay_ms; /* 0: none */
+    uint64_t line_ms;           /* one command line, from its first octet */
+    uint64_t data_rate;         /* octets a second over each pace_ms of a data phase; 0: any */
+    uint64_t pace_ms;
 };
 
 struct smtp_listener {
     uv_tcp_t tcp;
     struct smtp_server *server;
     enum listener_profile profile;
+    enum listener_tls tls;
+    bool proxy; /* a PROXY header comes first */
 };
 
 struct smtp_server {

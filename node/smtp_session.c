@@ -21,6 +21,7 @@ void smtp_session_move(struct smtp_session *s, enum smtp_state to)
 {
 #define TO(state) (1U << SMTP_##state)
     static const unsigned allowed[] = {
+        [SMTP_OPENING] = TO(GREETED) | TO(CLOSING),
         [SMTP_GREETED] = TO(READY) | TO(CLOSING),
         [SMTP_READY] = TO(MAIL) | TO(CLOSING),
         [SMTP_MAIL] = TO(RCPT) | TO(READY) | TO(CLOSING),
@@ -41,7 +42,7 @@ static uint64_t now_ms(const struct smtp_session *s)
 
 static const char *stage(const struct smtp_session *s)
 {
-    static const char *const names[] = {"greeted", "ready", "mail", "rcpt", "data", "dot", "closing"};
+    static const char *const names[] = {"opening", "greeted", "ready", "mail", "rcpt", "data", "dot", "closing"};
 
     return names[s->state];
 }
@@ -64,6 +65,7 @@ static void on_closed(uv_handle_t *handle)
 
     if (--s->handles > 0)
         return;
+    free(s->proxy);
     free(s->in.bytes);
     free(s->unsent.bytes);
     free(s->queued.bytes);
@@ -88,11 +90,17 @@ static void close_now(struct smtp_session *s)
     s->state = SMTP_CLOSING;
     s->reading = false;
     s->server->out_len = 0;
+    client_leave(s->server->worker->clients, &s->pass);
     atomic_fetch_sub_explicit(&s->server->worker->counters->sessions_open, 1, memory_order_relaxed);
     smtp_server_leave(s->server, s->id);
     s->id = 0;
     uv_close((uv_handle_t *)&s->tcp, on_closed);
     uv_close((uv_handle_t *)&s->timer, on_closed);
+}
+
+void smtp_session_drop(struct smtp_session *s)
+{
+    close_now(s);
 }
 
 void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply)
@@ -269,6 +277,10 @@ static size_t consume(struct smtp_session *s, const uint8_t *p, size_t len)
     size_t used = 0;
 
     while (used < len && can_consume(s)) {
+        if (s->state == SMTP_OPENING) {
+            smtp_opening_early(s);
+            break;
+        }
         size_t n =
             s->state == SMTP_DATA ? consume_data(s, p + used, len - used) : consume_command(s, p + used, len - used);
 
@@ -328,6 +340,16 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
     }
     if (s->lingering)
         return;
+    if (s->state == SMTP_OPENING && s->opening == OPENING_PROXY) {
+        size_t used = smtp_opening_feed(s, p, (size_t)n);
+
+        p += used;
+        n -= (ssize_t)used;
+        if (s->id == 0 || n == 0) {
+            settle(s);
+            return;
+        }
+    }
     if (s->in.len > 0) {
         keep(s, p, (size_t)n);
         consume_kept(s);
@@ -356,6 +378,8 @@ static uint64_t deadline(const struct smtp_session *s)
 
     if (s->state == SMTP_CLOSING)
         return s->active_ms + SMTP_LINGER_MS;
+    if (s->state == SMTP_OPENING)
+        return smtp_opening_deadline(s);
     if (waits_for_cluster(s))
         return now_ms(s) + limits->idle_ms;
     return idle < total ? idle : total;
@@ -373,7 +397,9 @@ static void on_timer(uv_timer_t *timer)
             close_now(s);
             return;
         }
-        if (now_ms(s) >= s->started_ms + s->server->limits.session_ms)
+        if (s->state == SMTP_OPENING)
+            smtp_opening_timeout(s);
+        else if (now_ms(s) >= s->started_ms + s->server->limits.session_ms)
             smtp_session_bye(s, SMTP_REPLY(421, "4.4.2", "The session has lasted too long"));
         else
             smtp_session_bye(s, SMTP_REPLY(421, "4.4.2", "Timed out waiting for input"));
@@ -431,14 +457,23 @@ static void finish(struct smtp_session *s)
     read_on(s, true);
 }
 
+/* The server drains: nothing more is wanted of a client that is in no transaction. */
+static void end_idle(struct smtp_session *s)
+{
+    if (s->state == SMTP_OPENING && s->opening != OPENING_DELAY)
+        close_now(s);
+    else if (s->state == SMTP_OPENING || s->state == SMTP_GREETED || s->state == SMTP_READY)
+        smtp_session_bye(s, SMTP_REPLY(421, "4.3.2", "Shutting down"));
+}
+
 static void settle(struct smtp_session *s)
 {
     if (s->id == 0)
         return;
-    /* No transaction, and nothing more is wanted of the client. */
-    if (s->server->draining && (s->state == SMTP_GREETED || s->state == SMTP_READY) && !s->writing)
-        smtp_session_bye(s, SMTP_REPLY(421, "4.3.2", "Shutting down"));
-    flush(s);
+    if (s->server->draining && !s->writing)
+        end_idle(s);
+    if (s->id != 0)
+        flush(s);
     if (s->id != 0 && s->state == SMTP_CLOSING && !s->writing)
         finish(s);
     else if (s->id != 0)
@@ -483,7 +518,9 @@ void smtp_session_stop(struct smtp_session *s)
 {
     if (s->state == SMTP_WAIT)
         return; /* settle after the answer sees that the server drains */
-    if (s->state != SMTP_CLOSING)
+    if (s->state == SMTP_OPENING)
+        end_idle(s);
+    else if (s->state != SMTP_CLOSING)
         smtp_session_bye(s, SMTP_REPLY(421, "4.3.2", "Shutting down"));
     if (s->id == 0)
         return;
@@ -493,58 +530,18 @@ void smtp_session_stop(struct smtp_session *s)
 
 /* ---- the beginning ---- */
 
-static void read_client(struct smtp_session *s, const struct sockaddr_storage *peer)
-{
-    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)peer;
-    const struct sockaddr_in *v4 = (const struct sockaddr_in *)peer;
-    unsigned port;
-
-    if (peer->ss_family == AF_INET6) {
-        port = ntohs(v6->sin6_port);
-        if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr))
-            uv_inet_ntop(AF_INET, &v6->sin6_addr.s6_addr[12], s->client.address, sizeof(s->client.address));
-        else
-            uv_inet_ntop(AF_INET6, &v6->sin6_addr, s->client.address, sizeof(s->client.address));
-    } else {
-        port = ntohs(v4->sin_port);
-        uv_inet_ntop(AF_INET, &v4->sin_addr, s->client.address, sizeof(s->client.address));
-    }
-    snprintf(s->client.peer, sizeof(s->client.peer), strchr(s->client.address, ':') != NULL ? "[%s]:%u" : "%s:%u",
-             s->client.address, port & 0xffff);
-}
-
-/* The greeting, or why there is none. */
-static void greet(struct smtp_session *s)
-{
-    struct worker *w = s->server->worker;
-    static const struct smtp_reply too_many = {421, "4.7.0", "Too many sessions, try later"};
-    char text[SMTP_MAX_DOMAIN + 32];
-    const struct smtp_reply *why;
-
-    if (atomic_load_explicit(&w->counters->sessions_open, memory_order_relaxed) > s->server->limits.sessions)
-        why = &too_many;
-    else
-        why = smtp_readiness(s->server, SMTP_AT_GREETING);
-    if (why != NULL) {
-        smtp_session_bye(s, why);
-        s->linger = false; /* nothing was read that a reset could follow; a flood of clients is not waited for */
-        return;
-    }
-    snprintf(text, sizeof(text), "%s ESMTP mailraft", w->config->smtp.hostname);
-    smtp_session_reply(s, SMTP_REPLY(220, NULL, text));
-}
-
 void smtp_session_open(struct smtp_listener *listener)
 {
     struct smtp_server *server = listener->server;
     struct worker *w = server->worker;
     struct smtp_session *s = mr_calloc(1, sizeof(*s));
-    struct sockaddr_storage peer = {.ss_family = AF_UNSPEC};
-    int peer_len = sizeof(peer);
+    int address_len = sizeof(s->address);
     int rc;
 
     s->server = server;
     s->profile = listener->profile;
+    s->lmtp = listener->profile == PROFILE_LMTP;
+    s->tls_implicit = listener->tls == TLS_IMPLICIT;
     s->handles = 2;
     s->timer_ms = UINT64_MAX;
     s->tcp.data = s->timer.data = s;
@@ -557,13 +554,11 @@ void smtp_session_open(struct smtp_listener *listener)
     atomic_fetch_add_explicit(&w->counters->sessions_open, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&w->counters->sessions_total, 1, memory_order_relaxed);
     if (uv_accept((uv_stream_t *)&listener->tcp, (uv_stream_t *)&s->tcp) != 0 ||
-        uv_tcp_getpeername(&s->tcp, (struct sockaddr *)&peer, &peer_len) != 0) {
+        uv_tcp_getpeername(&s->tcp, &s->address.any, &address_len) != 0) {
         close_now(s); /* it went away before we looked */
         return;
     }
     uv_tcp_nodelay(&s->tcp, 1);
-    read_client(s, &peer);
-    s->relay = network_contains(&w->config->smtp.relay_from, (struct sockaddr *)&peer);
-    greet(s);
+    smtp_opening_begin(s, listener);
     settle(s);
 }

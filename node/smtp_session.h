@@ -4,16 +4,19 @@
  *     awaited; what was read meanwhile is kept, and nothing more is read.
  * I2: replies are gathered and written once, when the input is used up or a wait begins (RFC 2920).
  * I3: state changes go through smtp_session_move.
- * Life: open (accept) -> commands -> bye (reply, shutdown, linger) or close. The memory goes with the last uv handle.
- * Thread: the worker's. */
+ * Life: open (accept) -> opening (smtp_session_opening.c) -> greeting -> commands -> bye (reply, shutdown, linger) or
+ * close. The memory goes with the last uv handle. Thread: the worker's. */
 #ifndef MR_NODE_SMTP_SESSION_H
 #define MR_NODE_SMTP_SESSION_H
 
+#include "node/client_table.h"
+#include "node/proxy_header.h"
 #include "node/smtp_command.h"
 #include "node/smtp_server_internal.h"
 #include "node/smtp_transaction.h"
 
 enum smtp_state {
+    SMTP_OPENING, /* no greeting yet */
     SMTP_GREETED, /* no EHLO or HELO yet */
     SMTP_READY,
     SMTP_MAIL, /* a sender, no recipient yet */
@@ -22,6 +25,9 @@ enum smtp_state {
     SMTP_WAIT,    /* for the answer to the final dot */
     SMTP_CLOSING, /* the last reply was given */
 };
+
+/* What an OPENING session waits for. */
+enum smtp_opening { OPENING_PROXY, OPENING_TLS, OPENING_DELAY };
 
 struct smtp_session {
     uv_tcp_t tcp;
@@ -32,8 +38,15 @@ struct smtp_session {
     uint64_t id; /* 0: closed */
     enum smtp_state state;
     enum listener_profile profile;
+    bool lmtp;         /* RFC 2033: the profile's */
+    bool tls_implicit; /* the listener's */
+    enum smtp_opening opening;
+    struct proxy_header *proxy;  /* while it is awaited */
+    union proxy_address address; /* the client's: the connection's own, or what a trusted proxy or XCLIENT told */
+    struct client_pass pass;     /* its place in the node's table */
     struct smtp_client client;
-    bool relay; /* its address may relay anywhere */
+    bool relay;   /* its address may relay anywhere */
+    bool xclient; /* the connection is of one that may use XCLIENT */
     bool reading;
     bool writing; /* the rest of the last replies */
     bool linger;  /* shutdown before close, so that the last reply is not lost in a reset */
@@ -42,7 +55,11 @@ struct smtp_session {
     unsigned handles;
     unsigned errors;
     unsigned transactions;
+    unsigned junk;                            /* commands that brought no mail, since the last message */
     uint64_t started_ms, active_ms, timer_ms; /* of the loop's clock */
+    uint64_t greet_ms;                        /* in OPENING_DELAY */
+    uint64_t line_ms;                         /* first octet of a command line that is not whole; 0: there is none */
+    uint64_t pace_ms, pace_octets;            /* data phase: this window's begin (0: none), what came in it */
     struct smtp_transaction *transaction;     /* NULL in GREETED, READY */
     struct smtp_slice verb, argument;         /* of the command being looked at, for the log */
     struct {
@@ -65,6 +82,29 @@ void smtp_session_answer(struct smtp_session *s, const struct smtp_reply *refusa
 void smtp_session_drain(struct smtp_session *s);
 /* Ends it; one that waits for the answer to a final dot gets it first. */
 void smtp_session_stop(struct smtp_session *s);
+
+/* Ends it now, without a word. */
+void smtp_session_drop(struct smtp_session *s);
+
+/* ---- before the greeting (smtp_session_opening.c) ---- */
+
+void smtp_opening_begin(struct smtp_session *s, const struct smtp_listener *listener);
+/* In OPENING_PROXY: octets of the socket. Returns how many it took; the rest is the client's. */
+size_t smtp_opening_feed(struct smtp_session *s, const uint8_t *bytes, size_t len);
+/* In OPENING_TLS: the handshake is done, or there is none. */
+void smtp_opening_secured(struct smtp_session *s);
+/* In OPENING_DELAY: the client speaks already. */
+void smtp_opening_early(struct smtp_session *s);
+uint64_t smtp_opening_deadline(const struct smtp_session *s);
+void smtp_opening_timeout(struct smtp_session *s);
+
+/* ---- limits of the client's address ---- */
+
+/* CLIENT_MESSAGE_RATE, CLIENT_RECIPIENT_RATE: counts one. True: it was one too many, and the refusal was given. */
+bool smtp_session_limited(struct smtp_session *s, enum client_limit rate);
+/* Before a login is tried. False: too many failed, and the session ends with a reply. */
+bool smtp_session_login_allowed(struct smtp_session *s);
+void smtp_session_login_failed(struct smtp_session *s);
 
 /* ---- for the commands ---- */
 

@@ -73,13 +73,14 @@ static void on_beat(uv_timer_t *timer)
 /* ---- life ---- */
 
 int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
-                const int *fds, unsigned n_fds)
+                struct client_table *clients, const int *fds, unsigned n_fds)
 {
     struct worker *w = mr_calloc(1, sizeof(*w));
     w->number = number;
     w->cluster = cluster;
     w->config = config;
     w->counters = cluster_counters(cluster);
+    w->clients = clients;
     mr_assert(uv_loop_init(&w->loop) == 0);
     mr_assert(mailbox_open(&w->mailbox, &w->loop, MAILBOX_CAPACITY) == 0);
     uv_timer_init(&w->loop, &w->beat);

@@ -11,8 +11,9 @@
 
 #include <uv.h>
 
-struct smtp_server; /* smtp_server.h */
-struct delivery;    /* delivery.h */
+struct smtp_server;  /* smtp_server.h */
+struct delivery;     /* delivery.h */
+struct client_table; /* client_table.h */
 
 struct worker {
     unsigned number;
@@ -23,6 +24,7 @@ struct worker {
     struct cluster_rules *rules; /* in force; NULL before the first */
     const struct config *config;
     struct cluster_counters *counters;
+    struct client_table *clients; /* the node's; NULL: no limits */
     struct smtp_server *server;
     struct delivery *delivery;
     bool draining;
@@ -30,9 +32,10 @@ struct worker {
     uv_thread_t thread;
 };
 
-/* Main thread. fds: the worker's own listening sockets, one a configured listener; owned from here. */
+/* Main thread. fds: the worker's own listening sockets, one a configured listener; owned from here. clients: the
+ * node's, which outlives its workers. */
 int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
-                const int *fds, unsigned n_fds);
+                struct client_table *clients, const int *fds, unsigned n_fds);
 int worker_start(struct worker *w);
 /* Any thread; the worker ends when its sessions, deliveries and requests have. */
 void worker_stop(struct worker *w);

@@ -1,0 +1,246 @@
+/* smtp_session_opening.c - from a connection to the greeting: who is it, may it come in, does it wait its turn.
+ *
+ * begin -> [PROXY header] -> admit (address known: limits, rights) -> [TLS handshake] -> [greeting delay] -> greeting
+ * Each wait has one deadline, whatever comes in: smtp_opening_deadline. A connection that fails before it is known to
+ * speak plain SMTP is closed without a word. */
+#include "node/smtp_session.h"
+
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/log.h"
+#include "proto/base/memory.h"
+#include "proto/base/panic.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t now_ms(const struct smtp_session *s)
+{
+    return uv_now(&s->server->worker->loop);
+}
+
+/* ---- who ---- */
+
+/* The address as text, for replies, Received and the log. */
+static void name_client(struct smtp_session *s)
+{
+    const union proxy_address *a = &s->address;
+    unsigned port;
+
+    if (a->any.sa_family == AF_INET6) {
+        port = ntohs(a->v6.sin6_port);
+        if (IN6_IS_ADDR_V4MAPPED(&a->v6.sin6_addr))
+            uv_inet_ntop(AF_INET, &a->v6.sin6_addr.s6_addr[12], s->client.address, sizeof(s->client.address));
+        else
+            uv_inet_ntop(AF_INET6, &a->v6.sin6_addr, s->client.address, sizeof(s->client.address));
+    } else {
+        port = ntohs(a->v4.sin_port);
+        uv_inet_ntop(AF_INET, &a->v4.sin_addr, s->client.address, sizeof(s->client.address));
+    }
+    snprintf(s->client.peer, sizeof(s->client.peer), strchr(s->client.address, ':') != NULL ? "[%s]:%u" : "%s:%u",
+             s->client.address, port & 0xffff);
+}
+
+/* ---- limits ---- */
+
+/* The reply, or NULL: the client may go on. Counted and logged. */
+static const struct smtp_reply *limit_reply(struct smtp_session *s, enum client_limit limit)
+{
+    static const struct smtp_reply replies[CLIENT_LIMITS] = {
+        [CLIENT_CONNECTIONS] = {421, "4.7.0", "Too many connections from your address, try later"},
+        [CLIENT_NETWORK_CONNECTIONS] = {421, "4.7.0", "Too many connections from your network, try later"},
+        [CLIENT_CONNECTION_RATE] = {421, "4.7.0", "Too many connections in a short time, try later"},
+        [CLIENT_MESSAGE_RATE] = {450, "4.7.1", "Too many messages in a short time, try later"},
+        [CLIENT_RECIPIENT_RATE] = {450, "4.7.1", "Too many recipients in a short time, try later"},
+        [CLIENT_AUTH_FAILURES] = {421, "4.7.0", "Too many failed logins, try later"},
+        [CLIENT_TABLE_FULL] = {421, "4.7.0", "Too many clients, try later"},
+    };
+    struct cluster_counters *c = s->server->worker->counters;
+    atomic_ullong *const counters[CLIENT_LIMITS] = {
+        [CLIENT_CONNECTIONS] = &c->limited_connections,
+        [CLIENT_NETWORK_CONNECTIONS] = &c->limited_network_connections,
+        [CLIENT_CONNECTION_RATE] = &c->limited_connection_rate,
+        [CLIENT_MESSAGE_RATE] = &c->limited_messages,
+        [CLIENT_RECIPIENT_RATE] = &c->limited_recipients,
+        [CLIENT_AUTH_FAILURES] = &c->limited_logins,
+        [CLIENT_TABLE_FULL] = &c->limited_clients,
+    };
+
+    if (limit == CLIENT_OK)
+        return NULL;
+    atomic_fetch_add_explicit(counters[limit], 1, memory_order_relaxed);
+    log_event(LOG_INFO, "limited", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
+              LOG_S("helo", s->client.helo), LOG_S("limit", client_limit_name(limit)));
+    return &replies[limit];
+}
+
+bool smtp_session_limited(struct smtp_session *s, enum client_limit rate)
+{
+    struct client_table *table = s->server->worker->clients;
+
+    if (client_take(table, &s->pass, rate, mr_boot_ns(&mr_clock_real)))
+        return false;
+    smtp_session_refuse(s, limit_reply(s, rate));
+    return true;
+}
+
+bool smtp_session_login_allowed(struct smtp_session *s)
+{
+    struct client_table *table = s->server->worker->clients;
+
+    if (client_may(table, &s->pass, CLIENT_AUTH_FAILURES, mr_boot_ns(&mr_clock_real)))
+        return true;
+    smtp_session_bye(s, limit_reply(s, CLIENT_AUTH_FAILURES));
+    return false;
+}
+
+void smtp_session_login_failed(struct smtp_session *s)
+{
+    (void)client_take(s->server->worker->clients, &s->pass, CLIENT_AUTH_FAILURES, mr_boot_ns(&mr_clock_real));
+}
+
+/* ---- greeting ---- */
+
+/* Before the greeting: the last word, if the client can read one. */
+static void refuse(struct smtp_session *s, const struct smtp_reply *why)
+{
+    if (s->tls_implicit && s->opening != OPENING_DELAY) {
+        log_event(LOG_INFO, "rejected", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
+                  LOG_S("stage", "opening"), LOG_N("code", why->code), LOG_S("status", why->status),
+                  LOG_S("reply", why->text));
+        atomic_fetch_add_explicit(&s->server->worker->counters->rejected, 1, memory_order_relaxed);
+        smtp_session_drop(s);
+        return;
+    }
+    smtp_session_bye(s, why);
+    s->linger = false; /* nothing was read that a reset could follow; a flood of clients is not waited for */
+}
+
+static void greet(struct smtp_session *s)
+{
+    const struct smtp_reply *why = smtp_readiness(s->server, SMTP_AT_GREETING);
+    char text[SMTP_MAX_DOMAIN + 32];
+
+    if (why != NULL) {
+        refuse(s, why);
+        return;
+    }
+    snprintf(text, sizeof(text), "%s %s mailraft", s->server->worker->config->smtp.hostname,
+             s->lmtp ? "LMTP" : "ESMTP");
+    smtp_session_move(s, SMTP_GREETED);
+    s->active_ms = now_ms(s);
+    smtp_session_reply(s, SMTP_REPLY(220, NULL, text));
+}
+
+void smtp_opening_secured(struct smtp_session *s)
+{
+    const struct smtp_limits *limits = &s->server->limits;
+
+    s->opening = OPENING_DELAY;
+    /* Programs that people wait for are not kept waiting; a queue that delivers locally does not guess either. */
+    if (limits->greeting_delay_ms == 0 || s->profile != PROFILE_MX || s->xclient ||
+        client_is_exempt(s->server->worker->clients, &s->address.any)) {
+        greet(s);
+        return;
+    }
+    s->greet_ms = now_ms(s) + limits->greeting_delay_ms;
+}
+
+/* RFC 5321 section 4.3.1: a client waits for the greeting. Who does not is a program that has no queue. */
+void smtp_opening_early(struct smtp_session *s)
+{
+    atomic_fetch_add_explicit(&s->server->worker->counters->early_talkers, 1, memory_order_relaxed);
+    smtp_session_bye(s, SMTP_REPLY(554, "5.5.1", "You have to wait for the greeting"));
+}
+
+/* ---- admission ---- */
+
+/* Its address is known. */
+static void admit(struct smtp_session *s)
+{
+    const struct config *c = s->server->worker->config;
+    const struct smtp_reply *why;
+
+    s->relay = network_contains(&c->smtp.relay_from, &s->address.any);
+    s->xclient = network_contains(&c->smtp.xclient_from, &s->address.any);
+    /* Who speaks for others is counted as them. */
+    if (!s->xclient) {
+        why = limit_reply(
+            s, client_enter(s->server->worker->clients, &s->address.any, mr_boot_ns(&mr_clock_real), &s->pass));
+        if (why != NULL) {
+            refuse(s, why);
+            return;
+        }
+    }
+    s->opening = OPENING_TLS;
+    smtp_opening_secured(s);
+}
+
+void smtp_opening_begin(struct smtp_session *s, const struct smtp_listener *listener)
+{
+    static const struct smtp_reply too_many = {421, "4.7.0", "Too many sessions, try later"};
+    const struct worker *w = s->server->worker;
+
+    name_client(s);
+    if (atomic_load_explicit(&w->counters->sessions_open, memory_order_relaxed) > s->server->limits.sessions) {
+        refuse(s, &too_many);
+        return;
+    }
+    if (!listener->proxy) {
+        admit(s);
+        return;
+    }
+    if (!network_contains(&w->config->smtp.proxy_from, &s->address.any)) {
+        atomic_fetch_add_explicit(&w->counters->rejected, 1, memory_order_relaxed);
+        log_event(LOG_WARN, "proxy_refused", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
+                  LOG_S("reason", "not one of smtp.proxy_from"));
+        smtp_session_drop(s);
+        return;
+    }
+    s->opening = OPENING_PROXY;
+    s->proxy = mr_malloc(sizeof(*s->proxy));
+    proxy_header_init(s->proxy);
+}
+
+size_t smtp_opening_feed(struct smtp_session *s, const uint8_t *bytes, size_t len)
+{
+    size_t used;
+    int rc = proxy_header_feed(s->proxy, bytes, len, &used);
+
+    if (rc == MR_MORE)
+        return len;
+    if (rc != 0) {
+        atomic_fetch_add_explicit(&s->server->worker->counters->rejected, 1, memory_order_relaxed);
+        log_event(LOG_WARN, "proxy_refused", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
+                  LOG_S("reason", mr_strerror(rc)));
+        smtp_session_drop(s);
+        return len;
+    }
+    if (s->proxy->known) {
+        s->address = s->proxy->source;
+        name_client(s);
+    }
+    free(s->proxy);
+    s->proxy = NULL;
+    admit(s);
+    return used;
+}
+
+/* ---- time ---- */
+
+uint64_t smtp_opening_deadline(const struct smtp_session *s)
+{
+    return s->opening == OPENING_DELAY ? s->greet_ms : s->started_ms + s->server->limits.opening_ms;
+}
+
+void smtp_opening_timeout(struct smtp_session *s)
+{
+    if (s->opening == OPENING_DELAY) {
+        greet(s);
+        return;
+    }
+    log_event(LOG_INFO, "opening_timeout", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
+              LOG_S("awaited", s->opening == OPENING_PROXY ? "PROXY header" : "TLS handshake"));
+    smtp_session_drop(s);
+}
