@@ -264,15 +264,16 @@ void state_next_hop_view(const struct state_next_hop *h, struct next_hop_view *o
 
     *out = (struct next_hop_view){
         .name = h->name,
-        .ready = h->ready.count,
+        .ready = h->n_ready,
         .assigned = h->assigned,
         .deferred = h->deferred.count,
         .held = h->held,
         .next_due_ms = due == NULL || due->major == STATE_DUE_NEVER ? 0 : due->major,
         .last_reply = h->last_reply != NULL ? h->last_reply : "",
     };
-    if (h->ready.head != NULL)
-        out->oldest_ms = delivery_message(DELIVERY_OF(h->ready.head, in_list))->arrived_ms;
+    const struct state_delivery *first = ready_first(h);
+    if (first != NULL)
+        out->oldest_ms = delivery_message(first)->arrived_ms;
 }
 
 static bool give_delivery(const struct state_delivery *d, const void **cursor, struct ready_delivery *out)
@@ -285,8 +286,8 @@ static bool give_delivery(const struct state_delivery *d, const void **cursor, s
 bool state_ready_next(const struct state_next_hop *h, const void **cursor, struct ready_delivery *out)
 {
     const struct state_delivery *last = *cursor;
-    const struct state_link *link = last == NULL ? h->ready.head : last->in_list.next;
-    return link != NULL && give_delivery(DELIVERY_OF(link, in_list), cursor, out);
+    const struct state_delivery *next = last == NULL ? ready_first(h) : ready_after(last);
+    return next != NULL && give_delivery(next, cursor, out);
 }
 
 bool state_assigned_next(const struct state *s, uint32_t node, const void **cursor, struct ready_delivery *out)

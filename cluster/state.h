@@ -236,7 +236,12 @@ void state_next_hop_view(const struct state_next_hop *h, struct next_hop_view *o
 
 /* For the scheduler: next hops with ready deliveries, each O(1). */
 const struct state_next_hop *state_ready_next_hop(const struct state *s, const struct state_next_hop *after);
-/* The ready deliveries of a next hop in order; *cursor NULL to begin. Skips nothing. */
+/* The ready deliveries of a next hop: strictly by priority (MT-PRIORITY, RFC 6710), those of one priority in the order
+ * in which they became ready. So as long as a next hop is given more urgent mail than it takes, the rest waits, until
+ * it expires: who may submit with a high priority is for the SMTP server to say. Next hops do not compete: the
+ * scheduler goes round them, and what was assigned ahead into a connection is not overtaken. *cursor NULL to begin.
+ * Skips nothing.
+ */
 struct ready_delivery {
     const struct state_message *message;
     uint32_t delivery;

@@ -34,6 +34,21 @@ static void check_assigned(const struct state *s, const struct state_delivery *d
                            : DELIVERY_OF(next, in_node)->order > d->order);
 }
 
+/* In the list of its priority, behind those that come before it. */
+static void check_ready(const struct state_delivery *d)
+{
+    int priority = delivery_message(d)->priority;
+    const struct state_list *list = priority == 0 ? &d->hop->ready : &d->hop->urgencies[priority - STATE_MIN_PRIORITY];
+    const struct state_link *next = d->in_list.next;
+
+    if (next == NULL) {
+        mr_assert(list->tail == &d->in_list);
+        return;
+    }
+    mr_assert(DELIVERY_OF(next, in_list)->order > d->order);
+    mr_assert(delivery_message(DELIVERY_OF(next, in_list))->priority == priority);
+}
+
 static void check_delivery(const struct state *s, const struct state_delivery *d, struct sums *sums)
 {
     struct state_next_hop *hop = d->hop;
@@ -46,8 +61,7 @@ static void check_delivery(const struct state *s, const struct state_delivery *d
     mr_assert((d->state == DELIVERY_READY || d->state == DELIVERY_ASSIGNED) == (d->order != 0));
     switch ((enum delivery_state)d->state) {
     case DELIVERY_READY:
-        mr_assert(d->in_list.next == NULL ? hop->ready.tail == &d->in_list
-                                          : DELIVERY_OF(d->in_list.next, in_list)->order > d->order);
+        check_ready(d);
         hop->tally.ready++;
         sums->ready++;
         break;
@@ -116,10 +130,13 @@ static void check_hops(const struct state *s)
         const struct state_next_hop *hop = MR_CONTAINER(l, struct state_next_hop, in_all);
         mr_assert(state_next_hop_find(s, hop->name) == hop);
         mr_assert(hop->references > 0 && hop->tally.references == hop->references);
-        mr_assert(walk(&hop->ready) == hop->tally.ready && hop->assigned == hop->tally.assigned);
+        uint64_t ready = walk(&hop->ready);
+        for (int i = 0; hop->urgencies != NULL && i < STATE_PRIORITIES; i++)
+            ready += walk(&hop->urgencies[i]);
+        mr_assert(ready == hop->tally.ready && ready == hop->n_ready && hop->assigned == hop->tally.assigned);
         mr_assert(hop->deferred.count == hop->tally.deferred && hop->held == hop->tally.held);
         state_tree_check(&hop->deferred);
-        with_ready += hop->ready.count > 0;
+        with_ready += ready > 0;
         if (hop->deferred.count > 0) {
             const struct state_tree_node *first = state_tree_first(&hop->deferred);
             mr_assert(hop->due.major == first->major && hop->due.minor == first->minor);

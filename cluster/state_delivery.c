@@ -34,6 +34,8 @@ const struct state_next_hop *state_next_hop_find(const struct state *s, const ch
     return hop_find(s, name, len, name_hash(s, name, len));
 }
 
+enum { URGENCIES = STATE_PRIORITIES * sizeof(struct state_list) };
+
 /* Interned; the reference is the delivery's. */
 struct state_next_hop *next_hop_get(struct state *s, const char *name)
 {
@@ -58,11 +60,12 @@ void next_hop_put(struct state *s, struct state_next_hop *hop)
     mr_assert(hop->references > 0);
     if (--hop->references > 0)
         return;
-    mr_assert(hop->ready.count == 0 && hop->deferred.count == 0 && hop->assigned == 0 && hop->held == 0);
+    mr_assert(hop->n_ready == 0 && hop->deferred.count == 0 && hop->assigned == 0 && hop->held == 0);
     state_index_remove(&s->hop_index, &hop->by_name);
     state_list_remove(&s->hops, &hop->in_all);
     next_hop_reply(s, hop, "");
-    s->memory -= sizeof(*hop) + hop->name_len + 1U;
+    s->memory -= sizeof(*hop) + hop->name_len + 1U + (hop->urgencies != NULL ? URGENCIES : 0);
+    free(hop->urgencies);
     free(hop);
 }
 
@@ -95,23 +98,62 @@ static void hop_due_in(struct state *s, struct state_next_hop *hop)
         state_tree_insert(&s->due_hops, &hop->due, first->major, first->minor);
 }
 
-uint64_t delivery_order_back(const struct state_next_hop *hop)
+struct state_list *delivery_ready_list(struct state *s, const struct state_delivery *d)
 {
-    if (hop->ready.tail == NULL)
-        return STATE_FIRST_ORDER;
-    return DELIVERY_OF(hop->ready.tail, in_list)->order + 1;
+    int priority = delivery_message(d)->priority;
+
+    if (priority == 0)
+        return &d->hop->ready;
+    if (d->hop->urgencies == NULL) {
+        d->hop->urgencies = mr_calloc(1, URGENCIES);
+        s->memory += URGENCIES;
+    }
+    return &d->hop->urgencies[priority - STATE_MIN_PRIORITY];
+}
+
+/* The first of the lists of a priority and those below; the next hop has them all. */
+static const struct state_delivery *ready_from(const struct state_next_hop *hop, int priority)
+{
+    for (; priority >= STATE_MIN_PRIORITY; priority--) {
+        const struct state_list *list = priority == 0 ? &hop->ready : &hop->urgencies[priority - STATE_MIN_PRIORITY];
+        if (list->head != NULL)
+            return DELIVERY_OF(list->head, in_list);
+    }
+    return NULL;
+}
+
+const struct state_delivery *ready_first(const struct state_next_hop *hop)
+{
+    if (hop->urgencies != NULL)
+        return ready_from(hop, STATE_MAX_PRIORITY);
+    return hop->ready.head == NULL ? NULL : DELIVERY_OF(hop->ready.head, in_list);
+}
+
+const struct state_delivery *ready_after(const struct state_delivery *d)
+{
+    if (d->in_list.next != NULL)
+        return DELIVERY_OF(d->in_list.next, in_list);
+    return d->hop->urgencies != NULL ? ready_from(d->hop, delivery_message(d)->priority - 1) : NULL;
+}
+
+uint64_t delivery_order_back(struct state *s, const struct state_delivery *d)
+{
+    const struct state_list *list = delivery_ready_list(s, d);
+
+    return list->tail == NULL ? STATE_FIRST_ORDER : DELIVERY_OF(list->tail, in_list)->order + 1;
 }
 
 static void enter_ready(struct state *s, struct state_delivery *d, bool front)
 {
     struct state_next_hop *hop = d->hop;
+    struct state_list *list = delivery_ready_list(s, d);
 
-    if (hop->ready.count == 0)
+    if (hop->n_ready++ == 0)
         state_list_append(&s->ready_hops, &hop->in_ready_hops);
     if (front)
-        state_list_prepend(&hop->ready, &d->in_list);
+        state_list_prepend(list, &d->in_list);
     else
-        state_list_append(&hop->ready, &d->in_list);
+        state_list_append(list, &d->in_list);
     s->counts.ready++;
 }
 
@@ -152,8 +194,8 @@ static void leave(struct state *s, struct state_delivery *d)
 
     switch ((enum delivery_state)d->state) {
     case DELIVERY_READY:
-        state_list_remove(&hop->ready, &d->in_list);
-        if (hop->ready.count == 0)
+        state_list_remove(delivery_ready_list(s, d), &d->in_list);
+        if (--hop->n_ready == 0)
             state_list_remove(&s->ready_hops, &hop->in_ready_hops);
         s->counts.ready--;
         break;
@@ -218,11 +260,10 @@ void delivery_move(struct state *s, struct state_delivery *d, enum delivery_stat
     }
     if (to != DELIVERY_DEFERRED)
         d->due_ms = to == DELIVERY_ASSIGNED && s->version >= 2 ? s->now_ms : 0;
-    if (to == DELIVERY_READY && front && d->hop->ready.head != NULL) {
-        d->order = DELIVERY_OF(d->hop->ready.head, in_list)->order - 1;
+    if (to == DELIVERY_READY) {
+        const struct state_link *head = delivery_ready_list(s, d)->head;
+        d->order = front && head != NULL ? DELIVERY_OF(head, in_list)->order - 1 : delivery_order_back(s, d);
         mr_assert(d->order > 0);
-    } else if (to == DELIVERY_READY) {
-        d->order = delivery_order_back(d->hop);
     }
     enter(s, d, to, front);
     TELL(s, moved, m, d->index, from, to);

@@ -250,7 +250,7 @@ static void begin_delivery(struct state *s, const struct state_message *m, struc
         delivery_begin(s, d, DELIVERY_DEFERRED);
         return;
     }
-    d->order = delivery_order_back(d->hop);
+    d->order = delivery_order_back(s, d);
     delivery_begin(s, d, DELIVERY_READY);
 }
 

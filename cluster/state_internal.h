@@ -36,7 +36,8 @@ enum {
     STATE_MAX_PART_SETS = 1024,        /* enqueues in parts that are under way at once; the oldest goes */
     STATE_MAX_PARTS = 4096,            /* of one enqueue */
     STATE_MAX_SITE = 255,              /* bytes of a site, a user, an STS policy's id or pattern */
-    STATE_USER_MINUTES = 61,           /* an hour, and the minute that is not over */
+    STATE_PRIORITIES = STATE_MAX_PRIORITY - STATE_MIN_PRIORITY + 1,
+    STATE_USER_MINUTES = 61, /* an hour, and the minute that is not over */
 };
 #define STATE_MAX_PARTS_BYTES    (UINT64_C(64) * 1024 * 1024) /* of all; the oldest goes */
 #define STATE_MAX_PART_SET_BYTES (UINT64_C(32) * 1024 * 1024)
@@ -52,7 +53,9 @@ struct state_next_hop {
     struct state_index_node by_name;
     struct state_link in_all;
     struct state_link in_ready_hops; /* while ready is not empty */
-    struct state_list ready;         /* deliveries, by order */
+    uint64_t n_ready;                /* in all lists */
+    struct state_list ready;         /* deliveries of priority 0, by order */
+    struct state_list *urgencies;    /* of the other priorities; NULL: there was none yet */
     struct state_tree deferred;      /* deliveries, by (due, key) */
     struct state_tree_node due;      /* while deferred is not empty: key of its first */
     uint64_t assigned, held;
@@ -307,7 +310,12 @@ enum delivery_place { AT_BACK, AT_FRONT };
 void delivery_move(struct state *s, struct state_delivery *d, enum delivery_state to, enum delivery_place place);
 /* A new delivery's first state, or a restored one's: READY and ASSIGNED with d->order set. Tells nobody. */
 void delivery_begin(struct state *s, struct state_delivery *d, enum delivery_state state);
-uint64_t delivery_order_back(const struct state_next_hop *hop);
+/* The list that d stands in while it is ready. */
+struct state_list *delivery_ready_list(struct state *s, const struct state_delivery *d);
+uint64_t delivery_order_back(struct state *s, const struct state_delivery *d);
+/* The ready ones of a next hop: by priority, then order. NULL: none, no more. */
+const struct state_delivery *ready_first(const struct state_next_hop *hop);
+const struct state_delivery *ready_after(const struct state_delivery *d);
 /* Ready again, unless its message has expired: then it waits for the notice. */
 void delivery_requeue(struct state *s, struct state_delivery *d, enum delivery_place place);
 /* Up to max deferred ones whose time has come. */

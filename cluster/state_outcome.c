@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+enum { NOTIFY_SUCCESS = 2 }; /* of Recipient.notify */
+
 /* Every result names another recipient of this delivery, and is one that is known. */
 static bool results_valid(struct state_message *m, const Mailraft__Outcome *o)
 {
@@ -27,19 +29,37 @@ static bool results_valid(struct state_message *m, const Mailraft__Outcome *o)
     return valid;
 }
 
-/* The DSN tells of the failed ones or, if none failed, of the delivered ones; each must make its transition now. */
+/* Does the DSN tell of this result? Of failures, and of the deliveries that NOTIFY=SUCCESS asks to hear of (RFC 3461
+ * 4.1); if that is nobody, of all that were delivered. Below version 2, as programs of that version decide it: of the
+ * failures or, if there are none, of the deliveries. */
+static bool told_of(const struct state *s, const struct state_message *m, const Mailraft__RecipientResult *r,
+                    bool failed, bool asked)
+{
+    if (r->result == MAILRAFT__RESULT__FAILED)
+        return true;
+    if (r->result != MAILRAFT__RESULT__DELIVERED)
+        return false;
+    if (s->version >= 2 && asked)
+        return (m->recipients[r->recipient].notify & NOTIFY_SUCCESS) != 0;
+    return !failed;
+}
+
+/* Each recipient that the DSN tells of must make its transition now (7.1). */
 static enum apply_result dsn_check(const struct state *s, const struct state_message *m, const Mailraft__Outcome *o,
                                    bool current, struct mr_id *dsn)
 {
-    size_t failed = 0, told = 0;
+    size_t failed = 0, asked = 0, told = 0;
 
-    for (size_t i = 0; i < o->n_results; i++)
-        failed += o->results[i]->result == MAILRAFT__RESULT__FAILED;
+    for (size_t i = 0; i < o->n_results; i++) {
+        const Mailraft__RecipientResult *r = o->results[i];
+        failed += r->result == MAILRAFT__RESULT__FAILED;
+        asked += r->result == MAILRAFT__RESULT__DELIVERED && (m->recipients[r->recipient].notify & NOTIFY_SUCCESS) != 0;
+    }
     if (failed > 0 && !current)
         return APPLY_STALE;
     for (size_t i = 0; i < o->n_results; i++) {
         const Mailraft__RecipientResult *r = o->results[i];
-        if (r->result != (failed > 0 ? MAILRAFT__RESULT__FAILED : MAILRAFT__RESULT__DELIVERED))
+        if (!told_of(s, m, r, failed > 0, asked > 0))
             continue;
         if (m->recipients[r->recipient].state != RECIPIENT_QUEUED)
             return APPLY_TERMINAL;

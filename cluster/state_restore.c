@@ -402,7 +402,7 @@ static int link_lists(struct reader *r)
     for (size_t i = 0; i < r->n_placed; i++) {
         struct state_delivery *d = r->placed[i];
         bool assigned = d->node != 0;
-        const struct state_link *last = assigned ? s->assigned.tail : d->hop->ready.tail;
+        const struct state_link *last = assigned ? s->assigned.tail : delivery_ready_list(s, d)->tail;
         if (last != NULL && DELIVERY_OF(last, in_list)->order == d->order)
             return MR_MALFORMED;
         delivery_begin(s, d, assigned ? DELIVERY_ASSIGNED : DELIVERY_READY);
