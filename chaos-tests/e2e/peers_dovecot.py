@@ -57,7 +57,7 @@ plugin {{
 }}
 """
 TLS23 = "ssl_cert = <{cert}\nssl_key = <{key}\n"
-FULL23 = "userdb_quota_rule=*:storage=1K"
+FULL23 = "userdb_quota_rule=*:bytes=10"
 
 V24 = """\
 dovecot_config_version = 2.4.0
@@ -83,7 +83,7 @@ quota user {{
 }}
 """
 TLS24 = "ssl_server_cert_file = {cert}\nssl_server_key_file = {key}\n"
-FULL24 = "userdb_quota/user/quota_storage_size=1K"
+FULL24 = "userdb_quota/user/quota_storage_size=10B"
 
 
 class Dovecot(Peer):
@@ -109,10 +109,13 @@ class Dovecot(Peer):
         (self.dir / "users").write_text("".join(
             f"{user}:{{PLAIN}}{PASSWORD}::::{self.dir}/mail/{user}::{extra}\n"
             for user, extra in (("bob", ""), (USER, ""), ("full", FULL23 if old else FULL24))))
-        config = self.dir / "dovecot.conf"
-        config.write_text(text.format(dir=self.dir, name=name, port=self.port, cert=cert, key=key,
+        self.config = self.dir / "dovecot.conf"
+        self.config.write_text(text.format(dir=self.dir, name=name, port=self.port, cert=cert, key=key,
                                       ssl="yes" if tls else "no", address="address" if old else "listen"))
-        self.process = Process(["/usr/sbin/dovecot", "-F", "-c", config], self.dir / "output")
+        self.start()
+
+    def start(self):
+        self.process = Process(["/usr/sbin/dovecot", "-F", "-c", self.config], self.dir / "output")
         wait_for(lambda: not self.process.alive() or (can_connect(self.port) and self.auth.exists()),
                  f"Dovecot listens; see {self.dir}")
         assert self.process.alive(), self.process.text() + self.log()
