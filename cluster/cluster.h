@@ -248,6 +248,10 @@ struct cluster_counters {
      */
     atomic_ullong limited_connections, limited_network_connections, limited_connection_rate, limited_messages,
         limited_recipients, limited_logins, limited_clients, early_talkers, slow_clients, junk_clients;
+    /* Connections to next hops: secured by TLS, of these with the host proven, TLS that failed, plain text instead. */
+    atomic_ullong tls_out, tls_out_verified, tls_out_failed, tls_fallbacks;
+    /* Policies of MTA-STS: fetched, and not to be had though the domain says that it has one. */
+    atomic_ullong sts_fetched, sts_failed;
 };
 struct cluster_counters *cluster_counters(struct cluster *c);
 

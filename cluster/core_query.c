@@ -453,6 +453,12 @@ static json_t *answer_metrics(struct cluster *c)
         {"smtp_early_talkers_total", atomic_load(&c->counters.early_talkers)},
         {"smtp_slow_clients_total", atomic_load(&c->counters.slow_clients)},
         {"smtp_junk_clients_total", atomic_load(&c->counters.junk_clients)},
+        {"tls_out_total", atomic_load(&c->counters.tls_out)},
+        {"tls_out_verified_total", atomic_load(&c->counters.tls_out_verified)},
+        {"tls_out_failed_total", atomic_load(&c->counters.tls_out_failed)},
+        {"tls_fallbacks_total", atomic_load(&c->counters.tls_fallbacks)},
+        {"sts_fetched_total", atomic_load(&c->counters.sts_fetched)},
+        {"sts_failed_total", atomic_load(&c->counters.sts_failed)},
     };
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
         set(o, values[i].name, number(values[i].value));

@@ -19,6 +19,7 @@ struct delivery_backend delivery_backend = {
     .dot = cluster_dot,
     .outcome = cluster_outcome,
     .release = cluster_release,
+    .remember = cluster_remember,
     .slot_closed = cluster_slot_closed,
     .body_read = cluster_body_read,
     .body_begin = cluster_body_begin,
@@ -157,10 +158,14 @@ void slot_next(struct slot *s)
     s->job = mr_calloc(1, sizeof(*s->job));
     s->job->a = a;
     s->job->results = mr_calloc(a->n_recipients, sizeof(*s->job->results));
-    if (s->phase == PHASE_IDLE)
+    if (s->phase == PHASE_IDLE && slot_secure_enough(s)) {
         transaction_begin(s);
-    else if (s->phase == PHASE_NONE)
+    } else if (s->phase == PHASE_IDLE) { /* another one for this message: slot_closed goes on with it */
+        slot_write(s, "QUIT\r\n", 6);
+        slot_close(s, false);
+    } else if (s->phase == PHASE_NONE) {
         slot_connect(s);
+    }
 }
 
 void slot_closed(struct slot *s)
@@ -271,7 +276,9 @@ int delivery_open(struct delivery **out, struct worker *w)
                                        .timeout_ms = config->dns.timeout_ms,
                                        .tries = config->dns.tries,
                                        .mx_port = config->delivery.port,
-                                       .own_name = config->smtp.hostname};
+                                       .own_name = config->smtp.hostname,
+                                       .trust_ad = config->dns.trust_ad,
+                                       .trust_ad_of_loopback = !config->dns.trust_ad_given};
     d->w = w;
     memcpy(&d->random, seed.bytes, sizeof(d->random));
     d->random |= 1;
@@ -289,6 +296,7 @@ static void on_resolver_closed(void *arg)
     struct delivery *d = arg;
     void (*cb)(void *) = d->close_cb;
     void *cb_arg = d->close_arg;
+    delivery_tls_close(d);
     free(d);
     cb(cb_arg);
 }

@@ -1,7 +1,8 @@
 /* The connection of a slot: addresses one after the other until one greets; EHLO, or HELO where that is refused; the
  * end.
  *
- * Happy path: slot_connect -> lookup -> connect -> greeting -> EHLO -> idle or transaction.
+ * Happy path: slot_connect -> lookup -> (demands: delivery_tls.c) -> connect -> greeting -> EHLO -> (STARTTLS, EHLO) ->
+ * idle or transaction.
  * Failure: the next address; when all have failed the job is deferred, and so is told that the next hop was not
  * reached. Everything that arrives goes through one place (on_read), every wait has a timer. */
 #include "node/delivery_internal.h"
@@ -31,6 +32,8 @@ static void on_timer(uv_timer_t *timer)
     case PHASE_GREETING:
     case PHASE_EHLO:
     case PHASE_HELO:
+    case PHASE_STARTTLS:
+    case PHASE_TLS:
         slot_lost(s, "timed out");
         break;
     case PHASE_RSET:
@@ -39,6 +42,7 @@ static void on_timer(uv_timer_t *timer)
         break;
     case PHASE_NONE:
     case PHASE_RESOLVE:
+    case PHASE_SECURE:
     case PHASE_CLOSING:
         break;
     case PHASE_MAIL:
@@ -64,6 +68,8 @@ static void on_tcp_closed(uv_handle_t *handle)
     struct slot *s = handle->data;
     atomic_fetch_sub(&s->d->w->counters->connections_out_open, 1);
     s->tcp_open = false;
+    tls_free(s->tls);
+    s->tls = NULL;
     if (s->phase == PHASE_CLOSING)
         slot_closed(s);
     else
@@ -88,7 +94,12 @@ void slot_close(struct slot *s, bool reset)
         resolver_cancel(s->lookup);
         s->lookup = NULL;
     }
-    bool connected = s->phase != PHASE_RESOLVE && s->phase != PHASE_CONNECT;
+    slot_secure_forget(s);
+    bool connected = s->phase != PHASE_RESOLVE && s->phase != PHASE_SECURE && s->phase != PHASE_CONNECT;
+    if (!reset && s->tls != NULL) {
+        tls_shutdown(s->tls);
+        slot_flush_tls(s);
+    }
     s->phase = PHASE_CLOSING;
     if (s->tcp_open)
         close_tcp(s, reset && connected);
@@ -136,7 +147,7 @@ static void on_written(uv_write_t *req, int status)
 }
 
 /* Most writes go into the socket's buffer at once; only what does not is kept. */
-void slot_write(struct slot *s, const char *data, size_t len)
+static void write_socket(struct slot *s, const char *data, size_t len)
 {
     uv_buf_t buffer = uv_buf_init((char *)(uintptr_t)data, (unsigned)len);
     int n = s->writes > 0 ? UV_EAGAIN : uv_try_write((uv_stream_t *)&s->tcp, &buffer, 1);
@@ -155,6 +166,25 @@ void slot_write(struct slot *s, const char *data, size_t len)
         free(w);
         /* Reading finds the broken connection. */
     }
+}
+
+void slot_flush_tls(struct slot *s)
+{
+    size_t len;
+    uint8_t *bytes = tls_take(s->tls, &len);
+    if (len > 0)
+        write_socket(s, (const char *)bytes, len);
+    free(bytes);
+}
+
+void slot_write(struct slot *s, const char *data, size_t len)
+{
+    if (s->tls == NULL) {
+        write_socket(s, data, len);
+        return;
+    }
+    (void)tls_write(s->tls, data, len); /* what breaks here is found by reading, as with the socket */
+    slot_flush_tls(s);
 }
 
 static void say_hello(struct slot *s, const char *verb)
@@ -177,6 +207,8 @@ static void on_reply_line(void *arg, unsigned number, const char *text, size_t l
 
 static void ready(struct slot *s)
 {
+    if (slot_starttls(s) || !slot_may_transfer(s))
+        return;
     s->phase = PHASE_IDLE;
     uv_timer_stop(&s->timer);
     if (s->job != NULL)
@@ -212,7 +244,15 @@ static void on_hello(struct slot *s, int code, const char *text)
     }
 }
 
-static void on_reply(struct slot *s, int code, const char *text)
+void slot_tls_ready(struct slot *s)
+{
+    smtp_reply_begin(&s->parser); /* X2 */
+    s->phase = PHASE_EHLO;
+    say_hello(s, s->hop.kind == NEXT_HOP_LMTP ? "LHLO" : "EHLO");
+}
+
+/* more: bytes stand behind this reply. */
+static void on_reply(struct slot *s, int code, const char *text, bool more)
 {
     switch (s->phase) {
     case PHASE_GREETING:
@@ -221,6 +261,9 @@ static void on_reply(struct slot *s, int code, const char *text)
     case PHASE_EHLO:
     case PHASE_HELO:
         on_hello(s, code, text);
+        break;
+    case PHASE_STARTTLS:
+        slot_starttls_reply(s, code, text, more);
         break;
     case PHASE_MAIL:
     case PHASE_RCPT:
@@ -236,6 +279,8 @@ static void on_reply(struct slot *s, int code, const char *text)
         else
             slot_close(s, false);
         break;
+    case PHASE_TLS:
+    case PHASE_SECURE:
     case PHASE_IDLE: /* "421 idle for too long": the server ends it */
     case PHASE_QUIT:
     case PHASE_NONE:
@@ -254,29 +299,20 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
     *buffer = uv_buf_init(s->read_buffer, sizeof(s->read_buffer));
 }
 
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
+static bool reading(const struct slot *s)
 {
-    struct slot *s = stream->data;
-    const char *data = buffer->base;
+    return s->tcp_open && s->phase != PHASE_CLOSING && !uv_is_closing((const uv_handle_t *)&s->tcp);
+}
 
-    if (n == 0 || s->phase == PHASE_CLOSING)
-        return;
-    if (n < 0 && s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && !s->helo_only) {
-        /* Old servers, and boxes before servers, that end the session at EHLO: once more, with HELO. */
-        s->helo_only = true;
-        uv_timer_stop(&s->timer);
-        close_tcp(s, false); /* try_address follows */
-        return;
-    }
-    if (n < 0) {
-        slot_lost(s, n == UV_EOF ? "connection closed by the next hop" : uv_strerror((int)n));
-        return;
-    }
-    while (n > 0 && s->tcp_open && s->phase != PHASE_CLOSING && !uv_is_closing((uv_handle_t *)stream)) {
+/* Text of the next hop, plain or out of TLS; stops where another layer begins. */
+static void read_replies(struct slot *s, const char *data, size_t n)
+{
+    const struct tls *layer = s->tls;
+    while (n > 0 && reading(s) && s->tls == layer) {
         size_t used;
-        int rc = smtp_reply_feed(&s->parser, data, (size_t)n, &used);
+        int rc = smtp_reply_feed(&s->parser, data, n, &used);
         data += used;
-        n -= (ssize_t)used;
+        n -= used;
         if (rc == MR_MORE)
             return;
         if (rc != 0) {
@@ -287,8 +323,47 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
         char text[REPLY_TEXT + 1];
         memcpy(text, s->parser.text, s->parser.text_len + 1);
         smtp_reply_begin(&s->parser);
-        on_reply(s, code, text);
+        on_reply(s, code, text, n > 0);
     }
+}
+
+static void read_tls(struct slot *s, const char *data, size_t len)
+{
+    char text[4096];
+    size_t n;
+
+    tls_feed(s->tls, data, len);
+    slot_tls_progress(s);
+    while (reading(s) && (n = tls_read(s->tls, text, sizeof(text))) > 0)
+        read_replies(s, text, n);
+    if (!reading(s))
+        return;
+    slot_flush_tls(s);
+    if (tls_state(s->tls) == TLS_ENDED)
+        slot_lost(s, "connection closed by the next hop");
+    else if (tls_state(s->tls) == TLS_BROKEN)
+        slot_lost(s, tls_error(s->tls));
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
+{
+    struct slot *s = stream->data;
+
+    if (n == 0 || s->phase == PHASE_CLOSING)
+        return;
+    if (n < 0 && s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && !s->helo_only && s->tls == NULL) {
+        /* Old servers, and boxes before servers, that end the session at EHLO: once more, with HELO. */
+        s->helo_only = true;
+        uv_timer_stop(&s->timer);
+        close_tcp(s, false); /* try_address follows */
+        return;
+    }
+    if (n < 0)
+        slot_lost(s, n == UV_EOF ? "connection closed by the next hop" : uv_strerror((int)n));
+    else if (s->tls != NULL)
+        read_tls(s, buffer->base, (size_t)n);
+    else
+        read_replies(s, buffer->base, (size_t)n);
 }
 
 /* ---- connecting ---- */
@@ -327,12 +402,17 @@ static void on_connected(uv_connect_t *req, int status)
 
 static void try_address(struct slot *s)
 {
+    name_peer(s, &s->resolution.list[s->address]);
+    slot_secure(s);
+}
+
+void slot_dial(struct slot *s)
+{
     const struct resolved_address *a = &s->resolution.list[s->address];
     s->phase = PHASE_CONNECT;
     smtp_capabilities_clear(&s->can);
     s->messages = 0;
     s->writes = 0;
-    name_peer(s, a);
     mr_assert(uv_tcp_init(&s->d->w->loop, &s->tcp) == 0);
     s->tcp.data = s;
     s->tcp_open = true;
@@ -368,6 +448,8 @@ void slot_connect(struct slot *s)
 {
     s->peer[0] = 0;
     s->helo_only = false;
+    s->secure.temporary = false;
+    slot_secure_forget(s);
     s->phase = PHASE_RESOLVE;
     s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
 }
@@ -376,7 +458,28 @@ void slot_connect(struct slot *s)
 
 static bool greeted(const struct slot *s)
 {
-    return s->phase != PHASE_CONNECT && s->phase != PHASE_GREETING && s->phase != PHASE_EHLO && s->phase != PHASE_HELO;
+    switch (s->phase) {
+    case PHASE_SECURE:
+    case PHASE_CONNECT:
+    case PHASE_GREETING:
+    case PHASE_EHLO:
+    case PHASE_HELO:
+    case PHASE_STARTTLS:
+    case PHASE_TLS:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* The same address again, or the next. */
+static void reconnect(struct slot *s)
+{
+    uv_timer_stop(&s->timer);
+    if (s->tcp_open)
+        close_tcp(s, false); /* try_address follows when the descriptor is closed */
+    else
+        try_address(s);
 }
 
 bool slot_fresh(const struct slot *s)
@@ -390,6 +493,21 @@ void slot_again(struct slot *s)
     slot_close(s, true);
 }
 
+/* No address could be used. What only this message demanded says nothing about the others of the next hop. */
+static void no_address(struct slot *s, const char *why)
+{
+    const char *status = s->secure.status != NULL ? s->secure.status : "4.4.1";
+    bool permanent = status[0] == '5' && !s->secure.temporary;
+    bool unreached = !slot_requires_tls(s);
+
+    job_fail(s, permanent, status[0] == '5' && !permanent ? "4.7.0" : status, unreached, "%s: %s", s->peer, why);
+    s->job->avoid_node = s->phase == PHASE_CONNECT;
+    job_finish(s);
+    if (unreached)
+        slot_release_queued(s, "next hop unreachable");
+    slot_close(s, true);
+}
+
 void slot_lost(struct slot *s, const char *why)
 {
     struct job *j = s->job;
@@ -398,17 +516,16 @@ void slot_lost(struct slot *s, const char *why)
         return;
     if (j == NULL) {
         slot_close(s, true);
+    } else if (!greeted(s) && slot_tls_fallback(s, why)) {
+        reconnect(s);
     } else if (!greeted(s) && s->address + 1 < s->resolution.n) {
+        s->secure.temporary = s->secure.temporary || s->secure.status == NULL || s->secure.status[0] != '5';
         s->address++;
         s->helo_only = false;
-        uv_timer_stop(&s->timer);
-        close_tcp(s, false); /* try_address follows when the descriptor is closed */
+        slot_secure_forget(s);
+        reconnect(s);
     } else if (!greeted(s)) {
-        job_fail(s, false, "4.4.1", true, "%s: %s", s->peer, why);
-        j->avoid_node = s->phase == PHASE_CONNECT;
-        job_finish(s);
-        slot_release_queued(s, "next hop unreachable");
-        slot_close(s, true);
+        no_address(s, why);
     } else if (!slot_fresh(s)) {
         slot_again(s);
     } else {

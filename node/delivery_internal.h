@@ -2,6 +2,7 @@
  *
  *   delivery.c              slots and their queues; life
  *   delivery_connect.c      resolve, connect, greeting, EHLO; closing
+ *   delivery_tls.c          how the connection is secured
  *   delivery_transaction.c  MAIL to the reply to the final dot
  *   delivery_outcome.c      what came of it: outcome, log, retry time, DSN
  *   delivery_notice.c       warnings and expiries
@@ -10,9 +11,11 @@
 #define MR_NODE_DELIVERY_INTERNAL_H
 
 #include "node/delivery.h"
+#include "node/delivery_tls.h"
 #include "node/resolver.h"
 #include "node/smtp_capabilities.h"
 #include "node/smtp_reply_parser.h"
+#include "node/tls.h"
 
 enum {
     DELIVERY_BUCKETS = 1024,
@@ -23,12 +26,15 @@ enum {
 enum phase {
     PHASE_NONE, /* no connection */
     PHASE_RESOLVE,
+    PHASE_SECURE, /* what the address has to meet is being found out */
     PHASE_CONNECT,
     PHASE_GREETING,
     PHASE_EHLO,
     PHASE_HELO,
-    PHASE_IDLE, /* ready for a transaction */
-    PHASE_MAIL, /* replies to MAIL, RCPT, DATA come in */
+    PHASE_STARTTLS, /* its reply */
+    PHASE_TLS,      /* handshake */
+    PHASE_IDLE,     /* ready for a transaction */
+    PHASE_MAIL,     /* replies to MAIL, RCPT, DATA come in */
     PHASE_RCPT,
     PHASE_DATA,
     PHASE_BODY,
@@ -95,7 +101,9 @@ struct slot {
     uv_timer_t timer;
     struct smtp_reply_parser parser;
     struct smtp_capabilities can; /* of the last EHLO */
-    bool helo_only;               /* this address ended the connection at EHLO: the next begins with HELO */
+    struct secure secure;
+    struct tls *tls;         /* NULL: plain text; freed when the descriptor is closed */
+    bool helo_only;          /* this address ended the connection at EHLO: the next begins with HELO */
     uint32_t messages;       /* over this connection */
     uint64_t serial;         /* of the transaction: what was read for an earlier one is dropped */
     uint64_t queue_begun_ns; /* 0: not waiting for the network */
@@ -110,6 +118,7 @@ struct slot {
 struct delivery {
     struct worker *w;
     struct resolver *resolver;
+    SSL_CTX *tls_verified, *tls_opportunistic; /* made when they are needed first */
     struct slot *slots[DELIVERY_BUCKETS];
     unsigned n_slots;
     unsigned running; /* attempts and notices that have not ended */
@@ -130,6 +139,12 @@ uint64_t delivery_random(struct delivery *d);
 
 /* delivery_connect.c */
 void slot_connect(struct slot *s);
+/* Connects to the address, which slot_secure has looked at. */
+void slot_dial(struct slot *s);
+/* The handshake is done: EHLO again. */
+void slot_tls_ready(struct slot *s);
+/* Sends what TLS has for the network. */
+void slot_flush_tls(struct slot *s);
 /* Ends the connection. reset: RST, nothing unsent goes out any more. slot_closed follows later. */
 void slot_close(struct slot *s, bool reset);
 void slot_quit(struct slot *s);
@@ -170,6 +185,7 @@ struct delivery_backend {
     void (*outcome)(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
                     void (*done)(void *arg, int status, enum apply_result reason), void *arg);
     void (*release)(struct cluster_port *p, const struct attempt *a, const char *reason);
+    void (*remember)(struct cluster_port *p, Mailraft__SiteMemory *memory);
     void (*slot_closed)(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts);
     void (*body_read)(struct cluster_port *p, struct mr_id id, uint32_t piece,
                       void (*done)(void *arg, int status, uint8_t *data, size_t len, bool last), void *arg);

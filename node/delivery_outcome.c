@@ -130,7 +130,10 @@ static void log_recipient(const struct slot *s, const struct job *j, uint32_t i,
     log_event(level, events[r->result], LOG_S("id", mr_id_format(j->a->id, id)),
               LOG_S("recipient", j->a->recipients[i].address), LOG_S("sender", j->a->reverse_path),
               LOG_S("next_hop", s->next_hop), LOG_S("peer", s->peer[0] != 0 ? s->peer : NULL), LOG_S("reply", r->reply),
-              LOG_S("status", r->status), LOG_B("tls", false), LOG_N("attempt", j->a->attempt),
+              LOG_S("status", r->status), LOG_B("tls", s->tls != NULL),
+              LOG_S("tls_protocol", s->tls != NULL ? tls_version(s->tls) : NULL),
+              LOG_S("tls_cipher", s->tls != NULL ? tls_cipher(s->tls) : NULL),
+              LOG_S("tls_verified", s->tls != NULL ? s->secure.verified : NULL), LOG_N("attempt", j->a->attempt),
               LOG_N("delay_ms", delay_ms), LOG_B("reused", s->messages > 0));
 }
 

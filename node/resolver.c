@@ -667,6 +667,20 @@ static int set_servers(struct resolver *r)
     return ares_set_servers_ports_csv(r->channel, list) == ARES_SUCCESS ? 0 : MR_CONFIG;
 }
 
+static bool only_loopback(ares_channel channel)
+{
+    struct ares_addr_port_node *servers;
+    if (ares_get_servers_ports(channel, &servers) != ARES_SUCCESS)
+        return false;
+    bool all = servers != NULL;
+    for (const struct ares_addr_port_node *n = servers; n != NULL; n = n->next)
+        all =
+            all && (n->family == AF_INET ? (ntohl(n->addr.addr4.s_addr) >> 24) == IN_LOOPBACKNET
+                                         : IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)(const void *)&n->addr.addr6));
+    ares_free_data(servers);
+    return all;
+}
+
 int resolver_open(struct resolver **out, const struct resolver_config *config)
 {
     static const struct resolver none;
@@ -704,6 +718,8 @@ int resolver_open(struct resolver **out, const struct resolver_config *config)
         free(r);
         return rc;
     }
+    if (config->n_servers == 0 && config->trust_ad_of_loopback)
+        r->config.trust_ad = only_loopback(r->channel);
     uv_timer_init(config->loop, &r->timer);
     uv_idle_init(config->loop, &r->idle);
     r->timer.data = r->idle.data = r;

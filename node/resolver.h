@@ -59,6 +59,8 @@ struct resolver_config {
     uint16_t mx_port;
     const char *own_name; /* N2; must live as long as the resolver */
     bool trust_ad;        /* N4 */
+    /* Without servers of the configuration's: trusted when all of the system's are on this host. */
+    bool trust_ad_of_loopback;
 };
 int resolver_open(struct resolver **out, const struct resolver_config *config);
 

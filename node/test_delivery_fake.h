@@ -295,6 +295,8 @@ static struct {
     size_t stored_len;
     Mailraft__Enqueue *notice_dsn;
     unsigned notices_done, notices_failed;
+    Mailraft__SiteMemory *remembered; /* the last */
+    unsigned n_remembered;
 } core;
 
 static inline bool fake_may_send(const struct cluster_port *p, const struct attempt *a)
@@ -342,6 +344,15 @@ static inline void fake_release(struct cluster_port *p, const struct attempt *a,
     struct told *t = tell(a);
     t->released = true;
     (void)snprintf(t->reason, sizeof(t->reason), "%s", reason);
+}
+
+static inline void fake_remember(struct cluster_port *p, Mailraft__SiteMemory *memory)
+{
+    (void)p;
+    if (core.remembered != NULL)
+        mailraft__site_memory__free_unpacked(core.remembered, NULL);
+    core.remembered = memory;
+    core.n_remembered++;
 }
 
 static inline void fake_slot_closed(struct cluster_port *p, const char *next_hop, uint32_t slot, uint64_t attempts)
@@ -533,6 +544,7 @@ static const struct delivery_backend fake_backend = {
     .dot = fake_dot,
     .outcome = fake_outcome,
     .release = fake_release,
+    .remember = fake_remember,
     .slot_closed = fake_slot_closed,
     .body_read = fake_body_read,
     .body_begin = fake_body_begin,
@@ -629,6 +641,8 @@ static inline void host_close(void)
             mailraft__outcome__free_unpacked(core.told[i].outcome, NULL);
     if (core.notice_dsn != NULL)
         mailraft__enqueue__free_unpacked(core.notice_dsn, NULL);
+    if (core.remembered != NULL)
+        mailraft__site_memory__free_unpacked(core.remembered, NULL);
     free(core.stored);
     assert_null(core.owed);
     server_close();
