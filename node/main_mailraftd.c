@@ -7,6 +7,7 @@
 #include "node/config.h"
 #include "node/http.h"
 #include "node/smtp_server.h"
+#include "node/tls_server.h"
 #include "node/worker.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
@@ -20,17 +21,19 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { ERROR_MAX = 4096, MAX_WORKERS = 64 };
+enum { ERROR_MAX = 4096, MAX_WORKERS = 64, DAY_MS = 86400000 };
 
 struct daemon {
     struct config *config;
     struct cluster *cluster;
     struct client_table *clients;
+    struct tls_server *tls; /* newest; NULL: none */
     struct worker *workers[MAX_WORKERS];
     unsigned n_workers;
     struct http *http;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint, sighup;
+    uv_timer_t daily;
 };
 
 static int usage(FILE *out, int status)
@@ -57,10 +60,23 @@ static void on_end(uv_signal_t *signal, int number)
     uv_stop(&d->loop);
 }
 
+/* Takes over tls. Listeners stay as they are, so certificates that are gone from the file serve on. */
+static void use_certificates(struct daemon *d, struct tls_server *tls)
+{
+    if (tls == NULL)
+        return;
+    tls_server_log(tls, false);
+    for (unsigned i = 0; i < d->n_workers; i++)
+        worker_set_tls(d->workers[i], tls);
+    tls_server_unref(d->tls);
+    d->tls = tls;
+}
+
 static void on_reload(uv_signal_t *signal, int number)
 {
     struct daemon *d = signal->data;
     struct config *fresh;
+    struct tls_server *tls;
     char error[ERROR_MAX];
 
     (void)number;
@@ -68,12 +84,26 @@ static void on_reload(uv_signal_t *signal, int number)
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         return;
     }
+    if (tls_server_open(&tls, fresh, error, sizeof(error)) != 0) {
+        log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
+        config_free(fresh);
+        return;
+    }
+    use_certificates(d, tls);
     cluster_reconfigure(d->cluster, fresh->rules);
     log_reconfigure(fresh->log.level, fresh->log.json);
     log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
-              LOG_S("note", "domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
+              LOG_S("note", "smtp.tls, domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
                             "now; the rest at the next start"));
     config_free(fresh);
+}
+
+static void on_day(uv_timer_t *timer)
+{
+    struct daemon *d = timer->data;
+
+    if (d->tls != NULL)
+        tls_server_log(d->tls, true);
 }
 
 static void watch(struct daemon *d, uv_signal_t *handle, int number, uv_signal_cb cb)
@@ -171,7 +201,7 @@ static int open_workers(struct daemon *d, char *error, size_t error_len)
     int *fds = mr_calloc((size_t)n * listeners, sizeof(*fds));
     int rc = listen_all(d, n, fds, error, error_len);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, fds + (size_t)i * listeners, listeners);
+        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, d->tls, fds + (size_t)i * listeners, listeners);
         if (rc != 0)
             (void)snprintf(error, error_len, "worker %u cannot be opened", i);
         d->n_workers++;
@@ -193,7 +223,11 @@ static int open_http(struct daemon *d, char *error, size_t error_len)
 
 static int start(struct daemon *d, char *error, size_t error_len)
 {
-    int rc = open_cluster(d, error, error_len);
+    int rc = tls_server_open(&d->tls, d->config, error, error_len);
+    if (rc == 0 && d->tls != NULL)
+        tls_server_log(d->tls, false);
+    if (rc == 0)
+        rc = open_cluster(d, error, error_len);
     if (rc == 0)
         rc = open_workers(d, error, error_len);
     if (rc == 0)
@@ -231,6 +265,7 @@ static void stop(struct daemon *d)
     uv_run(&d->loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&d->loop);
     log_event(LOG_INFO, "stopped", LOG_S("version", MAILRAFT_VERSION));
+    tls_server_unref(d->tls);
     config_free(d->config);
 }
 
@@ -256,6 +291,9 @@ static int run(const char *file)
     watch(&d, &d.sigterm, SIGTERM, on_end);
     watch(&d, &d.sigint, SIGINT, on_end);
     watch(&d, &d.sighup, SIGHUP, on_reload);
+    uv_timer_init(&d.loop, &d.daily);
+    d.daily.data = &d;
+    uv_timer_start(&d.daily, on_day, DAY_MS, DAY_MS);
     uv_run(&d.loop, UV_RUN_DEFAULT);
     stop(&d);
     return 0;
@@ -264,10 +302,21 @@ static int run(const char *file)
 static int check(const char *file)
 {
     struct config *config;
+    struct tls_server *tls;
     char error[ERROR_MAX];
     if (config_load(&config, file, error, sizeof(error)) != 0) {
         (void)fprintf(stderr, "%s\n", error);
         return 1;
+    }
+    if (tls_server_open(&tls, config, error, sizeof(error)) != 0) {
+        (void)fprintf(stderr, "%s\n", error);
+        config_free(config);
+        return 1;
+    }
+    if (tls != NULL) {
+        tls_server_warnings(tls, error, sizeof(error));
+        (void)fputs(error, stderr);
+        tls_server_unref(tls);
     }
     config_free(config);
     (void)printf("%s: ok\n", file);

@@ -166,16 +166,18 @@ static void free_half_open(void *arg)
     (void)arg;
 }
 
-static int check_config(const struct config *c, unsigned n_fds)
+static int check_config(const struct worker *w, unsigned n_fds)
 {
+    const struct config *c = w->config;
+
     if (c->smtp.hostname == NULL || smtp_domain_parse(c->smtp.hostname, strlen(c->smtp.hostname)) != 0 ||
         n_fds != c->smtp.n_listeners)
         return MR_CONFIG;
     for (unsigned i = 0; i < n_fds; i++) {
-        if (c->smtp.listeners[i].tls == TLS_IMPLICIT) {
+        if (c->smtp.listeners[i].tls != TLS_OFF && w->tls == NULL) {
             /* Plain text behind a port that promises TLS would be worse than none. */
             log_event(LOG_ERROR, "listen_failed", LOG_S("address", c->smtp.listeners[i].listen),
-                      LOG_S("error", "implicit TLS is not available"));
+                      LOG_S("error", "no certificate for TLS"));
             return MR_CONFIG;
         }
     }
@@ -185,7 +187,7 @@ static int check_config(const struct config *c, unsigned n_fds)
 int smtp_server_open_with(struct smtp_server **out, struct worker *w, const int *fds, unsigned n_fds,
                           const struct smtp_cluster_ops *ops)
 {
-    int rc = check_config(w->config, n_fds);
+    int rc = check_config(w, n_fds);
     struct smtp_server *s;
 
     if (rc != 0) {

@@ -14,6 +14,7 @@
 #include "node/smtp_command.h"
 #include "node/smtp_server_internal.h"
 #include "node/smtp_transaction.h"
+#include "node/tls_server.h"
 
 enum smtp_state {
     SMTP_OPENING, /* no greeting yet */
@@ -39,14 +40,20 @@ struct smtp_session {
     enum smtp_state state;
     enum listener_profile profile;
     bool lmtp;         /* RFC 2033: the profile's */
-    bool tls_implicit; /* the listener's */
     enum smtp_opening opening;
     struct proxy_header *proxy;  /* while it is awaited */
     union proxy_address address; /* the client's: the connection's own, or what a trusted proxy or XCLIENT told */
     struct client_pass pass;     /* its place in the node's table */
     struct smtp_client client;
-    bool relay;   /* its address may relay anywhere */
+    bool relay;   /* may relay anywhere: by its address, its certificate, its user */
     bool xclient; /* the connection is of one that may use XCLIENT */
+    enum listener_tls tls_mode;
+    struct tls *tls;             /* NULL: plain text */
+    struct tls_server *contexts; /* while handshaking */
+    enum tls_client certificate; /* shown in the handshake */
+    bool handshaking;            /* no reply is written */
+    bool starttls;               /* the command was accepted, the reply not given */
+    uint64_t handshake_ms;       /* since when */
     bool reading;
     bool writing; /* the rest of the last replies */
     bool linger;  /* shutdown before close, so that the last reply is not lost in a reset */
@@ -118,6 +125,14 @@ void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply);
 void smtp_session_reset(struct smtp_session *s);
 /* One command line without its CR LF (smtp_session_commands.c). */
 void smtp_session_command(struct smtp_session *s, const char *line, size_t len);
+void smtp_session_starttls(struct smtp_session *s);
+/* May STARTTLS be given now? Is mail refused until it was (530)? */
+bool smtp_session_offers_tls(const struct smtp_session *s);
+bool smtp_session_needs_tls(const struct smtp_session *s);
+enum { SMTP_MAX_TLS_COMMENT = TLS_MAX_COMMENT + 64 };
+/* For Received: "(using TLSv1.3 with cipher ... (256/256 bits))", and folded behind it whether a client's certificate
+ * was verified, when it showed one; "" without TLS. */
+const char *smtp_session_tls_comment(const struct smtp_session *s, char out[SMTP_MAX_TLS_COMMENT]);
 enum smtp_moment { SMTP_AT_GREETING, SMTP_AT_MAIL, SMTP_AT_DATA };
 /* NULL: mail may be taken. Code 421: the session is to end with it. */
 const struct smtp_reply *smtp_readiness(const struct smtp_server *server, enum smtp_moment moment);

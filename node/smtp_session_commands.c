@@ -18,6 +18,7 @@ static void no_memory_of_mail(struct smtp_session *s)
 static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
 {
     struct smtp_server *server = s->server;
+    char text[sizeof(server->ehlo) + 16];
 
     if (name.len == 0 || name.len >= sizeof(s->client.helo) || smtp_domain_parse(name.at, name.len) != 0) {
         smtp_session_refuse(s, SMTP_REPLY(501, "5.5.4", "A host name or an address literal is needed"));
@@ -29,7 +30,12 @@ static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
     s->client.esmtp = esmtp;
     if (s->state == SMTP_GREETED)
         smtp_session_move(s, SMTP_READY);
-    smtp_session_reply(s, SMTP_REPLY(250, NULL, esmtp ? server->ehlo : server->worker->config->smtp.hostname));
+    if (!esmtp) {
+        smtp_session_reply(s, SMTP_REPLY(250, NULL, server->worker->config->smtp.hostname));
+        return;
+    }
+    snprintf(text, sizeof(text), "%s%s", server->ehlo, smtp_session_offers_tls(s) ? "\nSTARTTLS" : "");
+    smtp_session_reply(s, SMTP_REPLY(250, NULL, text));
 }
 
 static void do_ehlo(struct smtp_session *s, struct smtp_slice args)
@@ -268,6 +274,12 @@ static void do_nothing(struct smtp_session *s, struct smtp_slice args)
 
 enum arguments { NO_ARGUMENT, MAY_HAVE, MUST_HAVE };
 
+static void do_starttls(struct smtp_session *s, struct smtp_slice args)
+{
+    (void)args;
+    smtp_session_starttls(s);
+}
+
 static const struct smtp_verb {
     const char *verb;
     unsigned legal;
@@ -286,13 +298,24 @@ static const struct smtp_verb {
     {"NOOP", ANY, "", MAY_HAVE, false, do_noop},
     {"VRFY", ANY, "", MUST_HAVE, true, do_vrfy},
     {"HELP", ANY, "", MAY_HAVE, false, do_help},
+    {"STARTTLS", IN(READY) | IN(MAIL) | IN(RCPT), "EHLO first", NO_ARGUMENT, false, do_starttls},
     /* Known, and not offered. */
     {"AUTH", ANY, "", MAY_HAVE, false, do_nothing},
     {"BDAT", ANY, "", MAY_HAVE, false, do_nothing},
     {"ETRN", ANY, "", MAY_HAVE, false, do_nothing},
     {"EXPN", ANY, "", MAY_HAVE, true, do_nothing},
-    {"STARTTLS", ANY, "", MAY_HAVE, false, do_nothing},
 };
+
+/* RFC 3207 section 4: what a server that asks for TLS must take before it; RSET and HELP tell nothing. */
+static bool may_precede_tls(const struct smtp_verb *v)
+{
+    static const char *const allowed[] = {"EHLO", "HELO", "LHLO", "NOOP", "QUIT", "RSET", "HELP", "STARTTLS"};
+
+    for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++)
+        if (strcmp(v->verb, allowed[i]) == 0)
+            return true;
+    return false;
+}
 
 static const struct smtp_verb *find_verb(struct smtp_slice verb)
 {
@@ -316,7 +339,9 @@ void smtp_session_command(struct smtp_session *s, const char *line, size_t len)
     s->verb = (struct smtp_slice){v->verb, strlen(v->verb)};
     if (v->logged)
         s->argument = args;
-    if (!(v->legal & (1U << s->state)))
+    if (smtp_session_needs_tls(s) && !may_precede_tls(v))
+        smtp_session_refuse(s, SMTP_REPLY(530, "5.7.0", "Must issue a STARTTLS command first"));
+    else if (!(v->legal & (1U << s->state)))
         smtp_session_refuse(s, SMTP_REPLY(503, "5.5.1", v->otherwise));
     else if (v->arguments == NO_ARGUMENT && args.len > 0)
         smtp_session_refuse(s, SMTP_REPLY(501, "5.5.4", "No argument is allowed"));

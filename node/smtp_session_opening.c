@@ -3,7 +3,7 @@
  * begin -> [PROXY header] -> admit (address known: limits, rights) -> [TLS handshake] -> [greeting delay] -> greeting
  * Each wait has one deadline, whatever comes in: smtp_opening_deadline. A connection that fails before it is known to
  * speak plain SMTP is closed without a word. */
-#include "node/smtp_session.h"
+#include "node/smtp_session_internal.h"
 
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -105,7 +105,7 @@ void smtp_session_login_failed(struct smtp_session *s)
 /* Before the greeting: the last word, if the client can read one. */
 static void refuse(struct smtp_session *s, const struct smtp_reply *why)
 {
-    if (s->tls_implicit && s->opening != OPENING_DELAY) {
+    if (s->tls_mode == TLS_IMPLICIT && s->opening != OPENING_DELAY) {
         log_event(LOG_INFO, "rejected", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
                   LOG_S("stage", "opening"), LOG_N("code", why->code), LOG_S("status", why->status),
                   LOG_S("reply", why->text));
@@ -174,7 +174,10 @@ static void admit(struct smtp_session *s)
         }
     }
     s->opening = OPENING_TLS;
-    smtp_opening_secured(s);
+    if (s->tls_mode == TLS_IMPLICIT)
+        smtp_tls_begin(s);
+    else
+        smtp_opening_secured(s);
 }
 
 void smtp_opening_begin(struct smtp_session *s, const struct smtp_listener *listener)

@@ -256,7 +256,8 @@ static void log_accepted(const struct smtp_transaction *t)
     log_event(LOG_INFO, "accepted", LOG_S("id", mr_id_format(t->id, id)), LOG_S("client", t->client.address),
               LOG_S("peer", t->client.peer), LOG_S("helo", t->client.helo), LOG_S("sender", t->envelope.reverse_path),
               LOG_N("recipients", t->envelope.n), LOG_N("size", t->length),
-              LOG_N("delay_ms", (mr_boot_ns(&mr_clock_real) - t->dot_ns) / MR_NS_PER_MS), LOG_B("tls", false),
+              LOG_N("delay_ms", (mr_boot_ns(&mr_clock_real) - t->dot_ns) / MR_NS_PER_MS), LOG_B("tls", t->client.tls != NULL),
+              LOG_S("tls_version", t->client.tls),
               LOG_B("client_gone", t->session == 0));
 }
 

@@ -26,6 +26,7 @@ struct smtp_client {
     char peer[INET6_ADDRSTRLEN + 8]; /* "192.0.2.1:4711", "[2001:db8::1]:4711" */
     char helo[SMTP_MAX_DOMAIN + 1];  /* "" before EHLO or HELO */
     bool esmtp;
+    const char *tls; /* version of TLS, static; NULL: plain text */
 };
 
 struct smtp_transaction {

@@ -4,6 +4,7 @@
 
 #include "node/delivery.h"
 #include "node/smtp_server.h"
+#include "node/tls_server.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
@@ -73,12 +74,13 @@ static void on_beat(uv_timer_t *timer)
 /* ---- life ---- */
 
 int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
-                struct client_table *clients, const int *fds, unsigned n_fds)
+                struct client_table *clients, struct tls_server *tls, const int *fds, unsigned n_fds)
 {
     struct worker *w = mr_calloc(1, sizeof(*w));
     w->number = number;
     w->cluster = cluster;
     w->config = config;
+    w->tls = tls_server_ref(tls);
     w->counters = cluster_counters(cluster);
     w->clients = clients;
     mr_assert(uv_loop_init(&w->loop) == 0);
@@ -138,6 +140,31 @@ static void server_closed(void *arg)
     delivery_close(w->delivery, delivery_closed, w);
 }
 
+struct set_tls {
+    struct mail mail;
+    struct worker *worker;
+    struct tls_server *tls;
+};
+
+static void run_set_tls(struct mail *mail)
+{
+    struct set_tls *set = MR_CONTAINER(mail, struct set_tls, mail);
+
+    tls_server_unref(set->worker->tls);
+    set->worker->tls = set->tls;
+    free(set);
+}
+
+void worker_set_tls(struct worker *w, struct tls_server *tls)
+{
+    struct set_tls *set = mr_calloc(1, sizeof(*set));
+
+    set->worker = w;
+    set->tls = tls_server_ref(tls);
+    set->mail.run = run_set_tls;
+    mailbox_post(w->mailbox, &set->mail);
+}
+
 struct stop {
     struct mail mail;
     struct worker *worker;
@@ -163,6 +190,7 @@ void worker_join(struct worker *w)
 {
     uv_thread_join(&w->thread);
     cluster_rules_unref(w->rules);
+    tls_server_unref(w->tls);
     if (uv_loop_close(&w->loop) != 0)
         mr_panic("worker %u's loop has handles left", w->number);
     free(w);

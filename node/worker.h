@@ -14,6 +14,7 @@
 struct smtp_server;  /* smtp_server.h */
 struct delivery;     /* delivery.h */
 struct client_table; /* client_table.h */
+struct tls_server;   /* tls_server.h */
 
 struct worker {
     unsigned number;
@@ -23,6 +24,7 @@ struct worker {
     struct cluster_port *port;
     struct cluster_rules *rules; /* in force; NULL before the first */
     const struct config *config;
+    struct tls_server *tls; /* of the SMTP server, newest; NULL: none */
     struct cluster_counters *counters;
     struct client_table *clients; /* the node's; NULL: no limits */
     struct smtp_server *server;
@@ -33,10 +35,12 @@ struct worker {
 };
 
 /* Main thread. fds: the worker's own listening sockets, one a configured listener; owned from here. clients: the
- * node's, which outlives its workers. */
+ * node's, which outlives its workers. tls: of the SMTP server, NULL for none; the worker takes a reference. */
 int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
-                struct client_table *clients, const int *fds, unsigned n_fds);
+                struct client_table *clients, struct tls_server *tls, const int *fds, unsigned n_fds);
 int worker_start(struct worker *w);
+/* Any thread: connections that begin TLS from now on do it with these. The worker takes a reference. */
+void worker_set_tls(struct worker *w, struct tls_server *tls);
 /* Any thread; the worker ends when its sessions, deliveries and requests have. */
 void worker_stop(struct worker *w);
 /* Waits for its end and frees it. */
