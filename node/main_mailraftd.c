@@ -92,9 +92,11 @@ static void on_reload(uv_signal_t *signal, int number)
     use_certificates(d, tls);
     cluster_reconfigure(d->cluster, fresh->rules);
     log_reconfigure(fresh->log.level, fresh->log.json);
-    log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
-              LOG_S("note", "smtp.tls, domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
-                            "now; the rest at the next start"));
+    log_event(
+        LOG_INFO, "reloaded", LOG_S("file", d->config->file),
+        LOG_S("note",
+              "smtp.tls, domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
+              "now; the rest at the next start"));
     config_free(fresh);
 }
 
@@ -201,7 +203,8 @@ static int open_workers(struct daemon *d, char *error, size_t error_len)
     int *fds = mr_calloc((size_t)n * listeners, sizeof(*fds));
     int rc = listen_all(d, n, fds, error, error_len);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, d->tls, fds + (size_t)i * listeners, listeners);
+        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, d->tls, fds + (size_t)i * listeners,
+                         listeners);
         if (rc != 0)
             (void)snprintf(error, error_len, "worker %u cannot be opened", i);
         d->n_workers++;

@@ -39,7 +39,7 @@ struct smtp_session {
     uint64_t id; /* 0: closed */
     enum smtp_state state;
     enum listener_profile profile;
-    bool lmtp;         /* RFC 2033: the profile's */
+    bool lmtp; /* RFC 2033: the profile's */
     enum smtp_opening opening;
     struct proxy_header *proxy;  /* while it is awaited */
     union proxy_address address; /* the client's: the connection's own, or what a trusted proxy or XCLIENT told */
