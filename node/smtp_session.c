@@ -265,6 +265,25 @@ void smtp_session_resume(struct smtp_session *s)
     smtp_session_settle(s);
 }
 
+void smtp_session_answer_each(struct smtp_session *s, const struct smtp_reply *reply)
+{
+    unsigned n = s->lmtp ? s->transaction->envelope.n : 1;
+
+    mr_assert(n > 0);
+    for (unsigned i = 1; i < n && s->id != 0; i++) {
+        smtp_session_reply(s, reply);
+        if (s->server->out_len >= SMTP_OUT_HIGH - SMTP_MAX_REPLY)
+            smtp_stream_flush(s);
+    }
+    if (s->id == 0)
+        return;
+    /* The last of them counts as the error that it may be, and may end the session. */
+    if (reply->code >= 400)
+        smtp_session_refuse(s, reply);
+    else
+        smtp_session_reply(s, reply);
+}
+
 void smtp_session_answer(struct smtp_session *s, const struct smtp_reply *refusal)
 {
     char id[MR_ID_TEXT + 1];
@@ -273,10 +292,11 @@ void smtp_session_answer(struct smtp_session *s, const struct smtp_reply *refusa
     mr_assert(s->state == SMTP_WAIT);
     s->active_ms = smtp_session_now_ms(s);
     if (refusal != NULL) {
-        smtp_session_refuse(s, refusal);
+        smtp_session_answer_each(s, refusal);
     } else {
         snprintf(text, sizeof(text), "Ok: queued as %s", mr_id_format(s->transaction->id, id));
-        smtp_session_reply(s, SMTP_REPLY(250, "2.0.0", text));
+        smtp_session_answer_each(s, SMTP_REPLY(250, "2.0.0", text));
+        s->junk = 0;
     }
     if (s->state == SMTP_WAIT)
         smtp_session_reset(s);

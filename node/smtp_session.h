@@ -16,6 +16,8 @@
 #include "node/smtp_transaction.h"
 #include "node/tls_server.h"
 
+struct smtp_xclient; /* smtp_xclient.h */
+
 enum smtp_state {
     SMTP_OPENING, /* no greeting yet */
     SMTP_GREETED, /* no EHLO or HELO yet */
@@ -45,8 +47,9 @@ struct smtp_session {
     union proxy_address address; /* the client's: the connection's own, or what a trusted proxy or XCLIENT told */
     struct client_pass pass;     /* its place in the node's table */
     struct smtp_client client;
-    bool relay;   /* may relay anywhere: by its address, its certificate, its user */
-    bool xclient; /* the connection is of one that may use XCLIENT */
+    char user[256]; /* "": nobody has logged in */
+    bool relay;     /* may relay anywhere: by its address, its certificate, its user */
+    bool xclient;   /* the connection is of one that may use XCLIENT */
     enum listener_tls tls_mode;
     struct tls *tls;             /* NULL: plain text */
     struct tls_server *contexts; /* while handshaking */
@@ -105,6 +108,9 @@ void smtp_opening_early(struct smtp_session *s);
 uint64_t smtp_opening_deadline(const struct smtp_session *s);
 void smtp_opening_timeout(struct smtp_session *s);
 
+/* XCLIENT: the session is another client's from here on, and at its greeting (or its end) again. */
+void smtp_session_become(struct smtp_session *s, const struct smtp_xclient *x);
+
 /* ---- limits of the client's address ---- */
 
 /* CLIENT_MESSAGE_RATE, CLIENT_RECIPIENT_RATE: counts one. True: it was one too many, and the refusal was given. */
@@ -121,6 +127,8 @@ void smtp_session_reply(struct smtp_session *s, const struct smtp_reply *reply);
 void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply);
 /* The last reply; the connection closes. */
 void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply);
+/* A reply to a whole message: LMTP has one for each recipient that was accepted (RFC 2033 section 4.2). */
+void smtp_session_answer_each(struct smtp_session *s, const struct smtp_reply *reply);
 /* Drops the transaction, if there is one; back to READY. */
 void smtp_session_reset(struct smtp_session *s);
 /* One command line without its CR LF (smtp_session_commands.c). */

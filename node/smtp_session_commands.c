@@ -1,5 +1,6 @@
 /* smtp_session_commands.c - the commands: may it be given now, and what it does, from one table. */
 #include "node/smtp_session.h"
+#include "node/smtp_xclient.h"
 
 #include "proto/base/error.h"
 #include "proto/base/panic.h"
@@ -18,7 +19,7 @@ static void no_memory_of_mail(struct smtp_session *s)
 static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
 {
     struct smtp_server *server = s->server;
-    char text[sizeof(server->ehlo) + 16];
+    char text[sizeof(server->ehlo) + 96];
 
     if (name.len == 0 || name.len >= sizeof(s->client.helo) || smtp_domain_parse(name.at, name.len) != 0) {
         smtp_session_refuse(s, SMTP_REPLY(501, "5.5.4", "A host name or an address literal is needed"));
@@ -34,7 +35,8 @@ static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
         smtp_session_reply(s, SMTP_REPLY(250, NULL, server->worker->config->smtp.hostname));
         return;
     }
-    snprintf(text, sizeof(text), "%s%s", server->ehlo, smtp_session_offers_tls(s) ? "\nSTARTTLS" : "");
+    snprintf(text, sizeof(text), "%s%s%s", server->ehlo, smtp_session_offers_tls(s) ? "\nSTARTTLS" : "",
+             s->xclient ? "\nXCLIENT " SMTP_XCLIENT_ATTRIBUTES : "");
     smtp_session_reply(s, SMTP_REPLY(250, NULL, text));
 }
 
@@ -46,6 +48,27 @@ static void do_ehlo(struct smtp_session *s, struct smtp_slice args)
 static void do_helo(struct smtp_session *s, struct smtp_slice args)
 {
     greet(s, args, false);
+}
+
+/* RFC 2033 section 4.1: LHLO takes the place of EHLO and HELO. */
+static void do_lhlo(struct smtp_session *s, struct smtp_slice args)
+{
+    greet(s, args, true);
+}
+
+/* ---- XCLIENT ---- */
+
+static void do_xclient(struct smtp_session *s, struct smtp_slice args)
+{
+    const struct smtp_reply *why;
+    struct smtp_xclient x;
+
+    if (!s->xclient)
+        smtp_session_refuse(s, SMTP_REPLY(550, "5.7.0", "Insufficient authorization"));
+    else if (smtp_xclient_parse(args, &x, &why) != 0)
+        smtp_session_refuse(s, why);
+    else
+        smtp_session_become(s, &x);
 }
 
 /* ---- MAIL ---- */
@@ -121,6 +144,8 @@ static void do_mail(struct smtp_session *s, struct smtp_slice args)
         smtp_session_refuse(s, SMTP_REPLY(552, "5.3.4", "Message too large"));
         return;
     }
+    if (smtp_session_limited(s, CLIENT_MESSAGE_RATE))
+        return;
     s->transaction = smtp_transaction_begin(s->server, s->id);
     s->transactions++;
     e = &s->transaction->envelope;
@@ -186,6 +211,8 @@ static void do_rcpt(struct smtp_session *s, struct smtp_slice args)
     } else {
         why = check_recipient(s, &path);
     }
+    if (why == NULL && smtp_session_limited(s, CLIENT_RECIPIENT_RATE))
+        return;
     if (why == NULL &&
         (e->n >= s->server->limits.recipients || smtp_envelope_add(e, path.address, path.len, domain) != 0))
         why = &too_many;
@@ -208,12 +235,15 @@ static void do_data(struct smtp_session *s, struct smtp_slice args)
         .helo = s->client.helo,
         .client = client,
         .hostname = s->server->worker->config->smtp.hostname,
-        .protocol = s->client.esmtp ? "ESMTP" : "SMTP",
+        .protocol = s->lmtp           ? "LMTP"
+                    : s->client.esmtp ? "ESMTP"
+                                      : "SMTP",
     };
 
     (void)args;
     if (t->envelope.n == 0) {
-        smtp_session_refuse(s, SMTP_REPLY(554, "5.5.1", "No valid recipients"));
+        /* RFC 2033 section 4.2 asks for 503: with no recipient there would be no reply after the dot. */
+        smtp_session_refuse(s, SMTP_REPLY(s->lmtp ? 503 : 554, "5.5.1", "No valid recipients"));
         return;
     }
     if (!is_ready(s, SMTP_AT_DATA))
@@ -286,24 +316,27 @@ static const struct smtp_verb {
     const char *otherwise; /* text of the 503 */
     enum arguments arguments;
     bool logged; /* the arguments may stand in the log */
+    bool junk;   /* brings no mail */
     void (*action)(struct smtp_session *s, struct smtp_slice args);
 } verbs[] = {
-    {"MAIL", IN(READY), "EHLO or HELO first, then one MAIL a message", MUST_HAVE, true, do_mail},
-    {"RCPT", IN(MAIL) | IN(RCPT), "MAIL first", MUST_HAVE, true, do_rcpt},
-    {"DATA", IN(MAIL) | IN(RCPT), "MAIL and RCPT first", NO_ARGUMENT, false, do_data},
-    {"QUIT", ANY, "", NO_ARGUMENT, false, do_quit},
-    {"EHLO", ANY, "", MUST_HAVE, true, do_ehlo},
-    {"HELO", ANY, "", MUST_HAVE, true, do_helo},
-    {"RSET", ANY, "", NO_ARGUMENT, false, do_rset},
-    {"NOOP", ANY, "", MAY_HAVE, false, do_noop},
-    {"VRFY", ANY, "", MUST_HAVE, true, do_vrfy},
-    {"HELP", ANY, "", MAY_HAVE, false, do_help},
-    {"STARTTLS", IN(READY) | IN(MAIL) | IN(RCPT), "EHLO first", NO_ARGUMENT, false, do_starttls},
+    {"MAIL", IN(READY), "EHLO or HELO first, then one MAIL a message", MUST_HAVE, true, false, do_mail},
+    {"RCPT", IN(MAIL) | IN(RCPT), "MAIL first", MUST_HAVE, true, false, do_rcpt},
+    {"DATA", IN(MAIL) | IN(RCPT), "MAIL and RCPT first", NO_ARGUMENT, false, false, do_data},
+    {"QUIT", ANY, "", NO_ARGUMENT, false, false, do_quit},
+    {"EHLO", ANY, "", MUST_HAVE, true, true, do_ehlo},
+    {"HELO", ANY, "", MUST_HAVE, true, true, do_helo},
+    {"LHLO", ANY, "", MUST_HAVE, true, true, do_lhlo},
+    {"XCLIENT", IN(GREETED) | IN(READY), "Not in a transaction", MUST_HAVE, true, true, do_xclient},
+    {"RSET", ANY, "", NO_ARGUMENT, false, true, do_rset},
+    {"NOOP", ANY, "", MAY_HAVE, false, true, do_noop},
+    {"VRFY", ANY, "", MUST_HAVE, true, true, do_vrfy},
+    {"HELP", ANY, "", MAY_HAVE, false, true, do_help},
+    {"STARTTLS", IN(READY) | IN(MAIL) | IN(RCPT), "EHLO first", NO_ARGUMENT, false, true, do_starttls},
     /* Known, and not offered. */
-    {"AUTH", ANY, "", MAY_HAVE, false, do_nothing},
-    {"BDAT", ANY, "", MAY_HAVE, false, do_nothing},
-    {"ETRN", ANY, "", MAY_HAVE, false, do_nothing},
-    {"EXPN", ANY, "", MAY_HAVE, true, do_nothing},
+    {"AUTH", ANY, "", MAY_HAVE, false, false, do_nothing},
+    {"BDAT", ANY, "", MAY_HAVE, false, false, do_nothing},
+    {"ETRN", ANY, "", MAY_HAVE, false, false, do_nothing},
+    {"EXPN", ANY, "", MAY_HAVE, true, false, do_nothing},
 };
 
 /* RFC 3207 section 4: what a server that asks for TLS must take before it; RSET and HELP tell nothing. */
@@ -325,6 +358,12 @@ static const struct smtp_verb *find_verb(struct smtp_slice verb)
     return NULL;
 }
 
+/* LHLO is no SMTP, EHLO and HELO no LMTP (RFC 2033 section 4.1). */
+static bool speaks(const struct smtp_session *s, const struct smtp_verb *v)
+{
+    return s->lmtp ? v->action != do_ehlo && v->action != do_helo : v->action != do_lhlo;
+}
+
 void smtp_session_command(struct smtp_session *s, const char *line, size_t len)
 {
     struct smtp_slice verb, args;
@@ -332,8 +371,13 @@ void smtp_session_command(struct smtp_session *s, const char *line, size_t len)
 
     if (smtp_line_parse(line, len, &verb, &args) == 0)
         v = find_verb(verb);
-    if (v == NULL) {
-        smtp_session_refuse(s, SMTP_REPLY(500, "5.5.2", "Command not recognized"));
+    if (v == NULL || !speaks(s, v)) {
+        smtp_session_refuse(s, SMTP_REPLY(500, v == NULL ? "5.5.2" : "5.5.1", "Command not recognized"));
+        return;
+    }
+    if (v->junk && ++s->junk > s->server->limits.junk) {
+        atomic_fetch_add_explicit(&s->server->worker->counters->junk_clients, 1, memory_order_relaxed);
+        smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many commands without mail"));
         return;
     }
     s->verb = (struct smtp_slice){v->verb, strlen(v->verb)};

@@ -4,6 +4,7 @@
  * Each wait has one deadline, whatever comes in: smtp_opening_deadline. A connection that fails before it is known to
  * speak plain SMTP is closed without a word. */
 #include "node/smtp_session_internal.h"
+#include "node/smtp_xclient.h"
 
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -28,6 +29,11 @@ static void name_client(struct smtp_session *s)
     const union proxy_address *a = &s->address;
     unsigned port;
 
+    if (a->any.sa_family != AF_INET && a->any.sa_family != AF_INET6) { /* XCLIENT ADDR=[UNAVAILABLE] */
+        snprintf(s->client.address, sizeof(s->client.address), "unknown");
+        snprintf(s->client.peer, sizeof(s->client.peer), "unknown");
+        return;
+    }
     if (a->any.sa_family == AF_INET6) {
         port = ntohs(a->v6.sin6_port);
         if (IN6_IS_ADDR_V4MAPPED(&a->v6.sin6_addr))
@@ -117,20 +123,26 @@ static void refuse(struct smtp_session *s, const struct smtp_reply *why)
     s->linger = false; /* nothing was read that a reset could follow; a flood of clients is not waited for */
 }
 
+static void greeting(struct smtp_session *s)
+{
+    char text[SMTP_MAX_DOMAIN + 32];
+
+    snprintf(text, sizeof(text), "%s %s mailraft", s->server->worker->config->smtp.hostname,
+             s->lmtp ? "LMTP" : "ESMTP");
+    s->active_ms = now_ms(s);
+    smtp_session_reply(s, SMTP_REPLY(220, NULL, text));
+}
+
 static void greet(struct smtp_session *s)
 {
     const struct smtp_reply *why = smtp_readiness(s->server, SMTP_AT_GREETING);
-    char text[SMTP_MAX_DOMAIN + 32];
 
     if (why != NULL) {
         refuse(s, why);
         return;
     }
-    snprintf(text, sizeof(text), "%s %s mailraft", s->server->worker->config->smtp.hostname,
-             s->lmtp ? "LMTP" : "ESMTP");
     smtp_session_move(s, SMTP_GREETED);
-    s->active_ms = now_ms(s);
-    smtp_session_reply(s, SMTP_REPLY(220, NULL, text));
+    greeting(s);
 }
 
 void smtp_opening_secured(struct smtp_session *s)
@@ -228,6 +240,60 @@ size_t smtp_opening_feed(struct smtp_session *s, const uint8_t *bytes, size_t le
     s->proxy = NULL;
     admit(s);
     return used;
+}
+
+/* ---- XCLIENT ---- */
+
+/* As if the client had connected itself. What is not given stays as it was, but for the name that it gave itself. */
+static void take_place(struct smtp_session *s, const struct smtp_xclient *x)
+{
+    const struct config *c = s->server->worker->config;
+    in_port_t port = s->address.any.sa_family == AF_INET6 ? s->address.v6.sin6_port : s->address.v4.sin_port;
+
+    if ((x->given & XCLIENT_ADDR) != 0)
+        s->address = x->address;
+    if ((x->given & XCLIENT_PORT) != 0)
+        port = htons(x->port);
+    if (s->address.any.sa_family == AF_INET6)
+        s->address.v6.sin6_port = port;
+    else if (s->address.any.sa_family == AF_INET)
+        s->address.v4.sin_port = port;
+    name_client(s);
+    if ((x->given & XCLIENT_LOGIN) != 0)
+        memcpy(s->user, x->login, sizeof(x->login));
+    s->relay = network_contains(&c->smtp.relay_from, &s->address.any) || s->user[0] != '\0';
+    s->client.helo[0] = '\0';
+    if ((x->given & XCLIENT_HELO) != 0)
+        memcpy(s->client.helo, x->helo, sizeof(x->helo));
+    s->client.esmtp = (x->given & XCLIENT_PROTO) == 0 || x->esmtp;
+}
+
+void smtp_session_become(struct smtp_session *s, const struct smtp_xclient *x)
+{
+    struct client_table *table = s->server->worker->clients;
+    char by[sizeof(s->client.peer)];
+    const struct smtp_reply *why;
+
+    memcpy(by, s->client.peer, sizeof(by));
+    take_place(s, x);
+    client_leave(table, &s->pass);
+    why = limit_reply(s, client_enter(table, &s->address.any, mr_boot_ns(&mr_clock_real), &s->pass));
+    log_event(LOG_INFO, "xclient", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer), LOG_S("by", by),
+              LOG_S("name", x->name[0] != '\0' ? x->name : NULL), LOG_S("user", s->user[0] != '\0' ? s->user : NULL));
+    if (why != NULL) {
+        smtp_session_bye(s, why);
+        return;
+    }
+    if (s->state == SMTP_READY)
+        smtp_session_move(s, SMTP_GREETED);
+    why = smtp_readiness(s->server, SMTP_AT_GREETING);
+    if (why != NULL) {
+        smtp_session_bye(s, why);
+        return;
+    }
+    greeting(s);
+    if (s->client.helo[0] != '\0')
+        smtp_session_move(s, SMTP_READY);
 }
 
 /* ---- time ---- */

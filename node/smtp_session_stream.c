@@ -153,7 +153,7 @@ static size_t consume_data(struct smtp_session *s, const uint8_t *p, size_t len)
         return n;
     refusal = smtp_transaction_finish(s->transaction, &s->client);
     if (refusal != NULL) {
-        smtp_session_refuse(s, refusal);
+        smtp_session_answer_each(s, refusal);
         if (s->state == SMTP_DATA)
             smtp_session_reset(s);
     } else {
