@@ -218,6 +218,10 @@ struct mail {
     uint32_t assign_node; /* not 0: delivery 0 is assigned by the enqueue */
     uint64_t assign_incarnation;
     size_t padding; /* bytes added to each address */
+    int32_t priority;
+    uint64_t hold, deliver_by;
+    Mailraft__DeliverBy deliver_by_mode;
+    const char *user; /* NULL: "" */
 };
 
 TESTING Mailraft__Assignment *assignment(struct rig *rig, uint32_t delivery, uint32_t attempt, uint32_t node,
@@ -293,6 +297,12 @@ TESTING Mailraft__Enqueue *enqueue_of(struct rig *rig, struct mail mail)
     e->expire_ms = mail.expire;
     e->client = text(rig, "client [192.0.2.%u]", mail.n % 250);
     e->envid = text(rig, "%s", mail.n % 2 == 0 ? "env" : "");
+    e->priority = mail.priority;
+    e->hold_for_ms = mail.hold;
+    e->deliver_by_for_ms = mail.deliver_by;
+    e->deliver_by = mail.deliver_by_mode;
+    e->deliver_by_trace = mail.deliver_by_mode != 0 && mail.n % 2 == 0;
+    e->user = text(rig, "%s", mail.user == NULL ? "" : mail.user);
     if (mail.assign_node != 0) {
         e->n_assign = 1;
         e->assign = build(rig, sizeof(void *));
@@ -497,6 +507,68 @@ TESTING Mailraft__Rules *rules_of(struct rig *rig, uint8_t hash)
     rules->n_routes = rules->n_limits = 1;
     rules->retry_factor = 2;
     return rules;
+}
+
+TESTING Mailraft__UserLimit *user_limit(struct rig *rig, const char *user, uint32_t limit)
+{
+    BUILD(rig, Mailraft__UserLimit, mailraft__user_limit__init, out);
+    out->user = text(rig, "%s", user);
+    out->recipients_per_hour = limit;
+    return out;
+}
+
+/* Rules with a limit for "default" and one for "bulk"; 0: unlimited. */
+TESTING Mailraft__Rules *limits_of(struct rig *rig, uint8_t hash, uint32_t usual, uint32_t bulk)
+{
+    Mailraft__Rules *rules = rules_of(rig, hash);
+
+    rules->n_user_limits = 2;
+    rules->user_limits = build(rig, 2 * sizeof(void *));
+    rules->user_limits[0] = user_limit(rig, "default", usual);
+    rules->user_limits[1] = user_limit(rig, "bulk", bulk);
+    return rules;
+}
+
+TESTING int rules_apply(struct rig *rig, Mailraft__Rules *rules)
+{
+    Mailraft__Op *op = new_op(rig, MAILRAFT__OP__KIND_RULES);
+    op->rules = rules;
+    return apply(rig, op);
+}
+
+TESTING Mailraft__Op *set_version_op(struct rig *rig, uint32_t version)
+{
+    Mailraft__Op *op = new_op(rig, MAILRAFT__OP__KIND_SET_VERSION);
+    BUILD(rig, Mailraft__SetVersion, mailraft__set_version__init, v);
+    v->version = version;
+    op->set_version = v;
+    return op;
+}
+
+/* fails: STARTTLS, for so many ms; 0: nothing is said of that. */
+TESTING Mailraft__Op *site_op(struct rig *rig, const char *site, uint64_t fails)
+{
+    Mailraft__Op *op = new_op(rig, MAILRAFT__OP__KIND_SITE_MEMORY);
+    BUILD(rig, Mailraft__SiteMemory, mailraft__site_memory__init, m);
+    m->site = text(rig, "%s", site);
+    m->tls_failed_for_ms = fails;
+    if (fails != 0)
+        m->tls_reason = text(rig, "no shared cipher");
+    op->site_memory = m;
+    return op;
+}
+
+TESTING Mailraft__StsPolicy *sts_of(struct rig *rig, const char *id, uint32_t mode, unsigned n_mx, uint64_t max_age)
+{
+    BUILD(rig, Mailraft__StsPolicy, mailraft__sts_policy__init, sts);
+    sts->id = text(rig, "%s", id);
+    sts->mode = mode;
+    sts->n_mx = n_mx;
+    sts->mx = build(rig, (n_mx + 1) * sizeof(char *));
+    for (unsigned i = 0; i < n_mx; i++)
+        sts->mx[i] = text(rig, "mx%u.example", i);
+    sts->max_age_for_ms = max_age;
+    return sts;
 }
 
 /* Three voters, all up in their first life. */

@@ -155,6 +155,18 @@ static struct mail random_mail(struct run *run)
     mail.warn = below(run, 3) == 0 ? rig->now + below(run, 200000) + 1 : 0;
     mail.expire = below(run, 8) == 0 ? 0 : rig->now + below(run, 900000) + 1;
     mail.flags = below(run, 6) == 0 ? MESSAGE_DSN : below(run, 4);
+    if (below(run, 3) == 0)
+        mail.priority = (int32_t)below(run, 19) - 9;
+    if (below(run, 8) == 0)
+        mail.hold = below(run, 200000);
+    if (below(run, 6) == 0) {
+        mail.deliver_by_mode = below(run, 3);
+        mail.deliver_by = below(run, 200000);
+    }
+    if (below(run, 3) == 0) {
+        static const char *const users[] = {"a", "b", "bulk", "default", "other@example.net"};
+        mail.user = users[below(run, 5)];
+    }
     if (below(run, 2) == 0) {
         mail.assign_node = 1 + below(run, NODES);
         if (state_node_by_id(rig->s, mail.assign_node, &node))
@@ -235,6 +247,7 @@ static Mailraft__Outcome *random_outcome(struct run *run, uint32_t of_node)
         failed = failed || results[n] == 'f';
         n++;
     }
+    failed = failed || (results[0] == 'd' && below(run, 4) == 0); /* or a DSN of success */
     Mailraft__Outcome *o =
         outcome_of(&run->a, number_of(d.message), d.delivery, attempt, node, results, m.n_deliveries);
     o->retry_for_ms = below(run, 4) == 0 ? 0 : below(run, 300000);
@@ -288,7 +301,21 @@ static Mailraft__Op *random_release(struct run *run)
     if (!random_assigned(run, &d))
         return NULL;
     state_delivery_view(d.message, d.delivery, &v);
-    return release_op(&run->a, number_of(d.message), d.delivery, v.attempt, v.node);
+    Mailraft__Op *op = release_op(&run->a, number_of(d.message), d.delivery, v.attempt, v.node);
+    op->release->overdue = below(run, 4) == 0;
+    return op;
+}
+
+static Mailraft__Op *random_site(struct run *run)
+{
+    Mailraft__Op *op =
+        site_op(&run->a, text(&run->a, "s%u.example", below(run, 12)), below(run, 2) == 0 ? 0 : below(run, 400000));
+
+    if (below(run, 2) == 0)
+        op->site_memory->sts =
+            sts_of(&run->a, text(&run->a, "%u", below(run, 50)), below(run, 4), below(run, 4), below(run, 400000));
+    op->site_memory->sts_gone = below(run, 6) == 0;
+    return op;
 }
 
 static Mailraft__Op *random_assign_notice(struct run *run)
@@ -373,8 +400,12 @@ static Mailraft__Op *random_small(struct run *run)
         return op;
     case 7:
         op = new_op(&run->a, MAILRAFT__OP__KIND_RULES);
-        op->rules = rules_of(&run->a, (uint8_t)below(run, 4));
+        op->rules = limits_of(&run->a, (uint8_t)below(run, 4), below(run, 20), below(run, 40));
         return op;
+    case 6:
+        return below(run, 4) == 0 ? set_version_op(&run->a, 2) : random_site(run);
+    case 5:
+        return random_site(run);
     case 2:
         op = new_op(&run->a, MAILRAFT__OP__KIND_NODE_DOWN);
         op->node_down = build(&run->a, sizeof(*op->node_down));
@@ -435,14 +466,30 @@ static void read_lists(const struct rig *rig, char *out, size_t size)
         char name[32];
         snprintf(name, sizeof(name), "mx:hop%u.example", i);
         const struct state_next_hop *hop = state_next_hop_find(rig->s, name);
-        for (cursor = NULL; hop != NULL && state_ready_next(hop, &cursor, &d) && at + 32 < size;)
+        int32_t before = STATE_MAX_PRIORITY;
+        for (cursor = NULL; hop != NULL && state_ready_next(hop, &cursor, &d) && at + 256 < size;) {
+            struct message_view v;
+            state_message_view(d.message, &v);
+            assert_true(v.priority <= before);
+            before = v.priority;
             at += (size_t)snprintf(out + at, 32, "r%u %u/%u;", i, number_of(d.message), d.delivery);
+        }
     }
     for (uint32_t node = 0; node <= NODES; node++)
         for (cursor = NULL; state_assigned_next(rig->s, node, &cursor, &d) && at + 32 < size;)
             at += (size_t)snprintf(out + at, 32, "a%u %u/%u;", node, number_of(d.message), d.delivery);
     for (cursor = NULL; state_notice_next(rig->s, &cursor, &m, &kind) && at + 32 < size;)
         at += (size_t)snprintf(out + at, 32, "n%u %d;", number_of(m), (int)kind);
+    for (unsigned i = 0; i < 12; i++) {
+        struct site_view v;
+        char name[32];
+        snprintf(name, sizeof(name), "s%u.example", i);
+        if (state_site(rig->s, name, &v) && at + 128 < size)
+            at += (size_t)snprintf(out + at, 128, "s%u %llu %s %u;", i, (unsigned long long)v.tls_failed_until_ms,
+                                   v.sts_id == NULL ? "-" : v.sts_id, v.n_sts_mx);
+    }
+    at += (size_t)snprintf(out + at, 64, "u%llu u%llu;", (unsigned long long)state_user_recipients(rig->s, "a"),
+                           (unsigned long long)state_user_recipients(rig->s, "other@example.net"));
     snprintf(out + at, 32, "due %llu", (unsigned long long)state_next_due_ms(rig->s));
 }
 
@@ -520,7 +567,7 @@ static void step(struct run *run)
     state_arena_reset(&run->a.arena);
 }
 
-static uint64_t totals[APPLY_OLD_INCARNATION + 1];
+static uint64_t totals[APPLY_QUOTA + 1];
 
 static void run_seed(uint64_t seed, unsigned steps)
 {
@@ -557,10 +604,10 @@ static void run_seed(uint64_t seed, unsigned steps)
     model_agrees(run);
     print_message("  %llu operations applied, %llu restores; results", (unsigned long long)run->applied,
                   (unsigned long long)run->restores);
-    for (int i = 0; i <= APPLY_OLD_INCARNATION; i++)
+    for (int i = 0; i <= APPLY_QUOTA; i++)
         print_message(" %d:%llu", i, (unsigned long long)run->by_result[i]);
     print_message("\n");
-    for (int i = 0; i <= APPLY_OLD_INCARNATION; i++)
+    for (int i = 0; i <= APPLY_QUOTA; i++)
         totals[i] += run->by_result[i];
     rig_close(&run->a);
     rig_close(&run->b);
@@ -583,7 +630,7 @@ static void same_entries_make_the_same_state(void **arg)
     memcpy(&fresh, chance.bytes, sizeof(fresh));
     run_seed(fresh, steps);
     /* The generator is worth something only while it reaches the rules. */
-    for (int i = 0; i <= APPLY_OLD_INCARNATION && steps_text == NULL; i++)
+    for (int i = 0; i <= APPLY_QUOTA && steps_text == NULL; i++)
         assert_true(totals[i] > 0);
 }
 

@@ -15,6 +15,36 @@
 
 #include <cmocka.h>
 
+/* What came with version 2. */
+static void fill_new(struct rig *rig)
+{
+    struct mail mail = {.n = 201, .recipients = 2, .hops = 2, .user = "alice", .priority = 4, .hold = 9000};
+
+    assert_int_equal(apply(rig, set_version_op(rig, 2)), APPLIED);
+    assert_int_equal(rules_apply(rig, limits_of(rig, 8, 100, 1000)), APPLIED);
+    assert_int_equal(enqueue(rig, mail), APPLIED);
+    pass(rig, 120000);
+    mail = (struct mail){.n = 202,
+                         .user = "alice",
+                         .priority = -9,
+                         .flags = MESSAGE_REQUIRETLS,
+                         .deliver_by = 60000,
+                         .deliver_by_mode = MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN};
+    assert_int_equal(enqueue(rig, mail), APPLIED);
+    mail = (struct mail){.n = 203, .user = "bulk", .priority = 9, .assign_node = 2, .assign_incarnation = 1};
+    assert_int_equal(enqueue(rig, mail), APPLIED);
+    mail.n = 204;
+    mail.assign_node = 0;
+    assert_int_equal(enqueue(rig, mail), APPLIED);
+    assert_int_equal(apply(rig, site_op(rig, "plain.example", 7000000)), APPLIED);
+    Mailraft__Op *op = site_op(rig, "sts.example", 0);
+    op->site_memory->sts = sts_of(rig, "20261122T", 3, 2, 80000000);
+    assert_int_equal(apply(rig, op), APPLIED);
+    op = site_op(rig, "both.example", 1000);
+    op->site_memory->sts = sts_of(rig, "1", 1, 0, 90000000);
+    assert_int_equal(apply(rig, op), APPLIED);
+}
+
 /* One of everything that a snapshot can hold, but what only a later version makes. */
 static void fill(struct rig *rig)
 {
@@ -54,6 +84,7 @@ static void fill(struct rig *rig)
     assert_int_equal(assign_notice(rig, 2, MAILRAFT__NOTICE_KIND__NOTICE_WARN, 1, 7, 3), APPLIED);
     assert_int_equal(node_down(rig, 1, 1), APPLIED);
     assert_int_equal(node_up(rig, 3, 2), APPLIED);
+    fill_new(rig);
 }
 
 static uint8_t *snapshot(const struct state *s, size_t *len)
@@ -206,9 +237,12 @@ static void records_are_canonical_protobuf(void **arg)
         &mailraft__snapshot_message__descriptor,
         &mailraft__snapshot_finished__descriptor,
         &mailraft__snapshot_parts__descriptor,
+        NULL,
+        &mailraft__snapshot_site__descriptor,
+        &mailraft__snapshot_user__descriptor,
     };
     struct rig rig;
-    size_t len, seen[6] = {0};
+    size_t len, seen[RECORD_KINDS] = {0};
     (void)arg;
     fill(&rig);
     uint8_t *data = snapshot(rig.s, &len);
@@ -229,7 +263,9 @@ static void records_are_canonical_protobuf(void **arg)
     }
     assert_int_equal(seen[RECORD_HEADER], 1);
     assert_int_equal(seen[RECORD_NODE], 4);
-    assert_int_equal(seen[RECORD_MESSAGE], 7);
+    assert_int_equal(seen[RECORD_MESSAGE], 11);
+    assert_int_equal(seen[RECORD_SITE], 3);
+    assert_int_equal(seen[RECORD_USER], 2);
     assert_int_equal(seen[RECORD_FINISHED], 2);
     assert_int_equal(seen[RECORD_PARTS], 1);
     free(data);
@@ -260,8 +296,9 @@ static void orders_survive(void **arg)
 
 /* ---- examples kept in git ---- */
 
-static const char example_snapshot[] = "../proto/examples/queue-snapshot-1.bin";
-static const char example_entry[] = "../proto/examples/entry-1.bin";
+static const char *const example_snapshots[] = {"../proto/examples/queue-snapshot-1.bin",
+                                                "../proto/examples/queue-snapshot-2.bin"};
+static const char *const example_entries[] = {"../proto/examples/entry-1.bin", "../proto/examples/entry-2.bin"};
 
 static void write_file(const char *path, const uint8_t *data, size_t len)
 {
@@ -283,7 +320,7 @@ static uint8_t *read_example(const char *path, size_t *len)
     return data;
 }
 
-/* An entry with an operation of each kind. */
+/* An entry with an operation of each kind, and what came with version 2. */
 static size_t example_batch(struct rig *rig, uint8_t **data)
 {
     Mailraft__Op *ops[16];
@@ -293,15 +330,28 @@ static size_t example_batch(struct rig *rig, uint8_t **data)
     ops[n++]->form = form_of(rig, 3);
     ops[n] = new_op(rig, MAILRAFT__OP__KIND_NODE_UP);
     ops[n++]->node_up = node_up_of(rig, 1, 1);
+    ops[n++] = set_version_op(rig, 2);
     ops[n] = new_op(rig, MAILRAFT__OP__KIND_RULES);
-    ops[n++]->rules = rules_of(rig, 1);
+    ops[n++]->rules = limits_of(rig, 1, 100, 0);
     ops[n] = new_op(rig, MAILRAFT__OP__KIND_ENQUEUE);
-    ops[n++]->enqueue = enqueue_of(rig, (struct mail){.n = 1, .recipients = 2, .hops = 2, .expire = 9999999});
+    ops[n++]->enqueue = enqueue_of(rig, (struct mail){.n = 1,
+                                                      .recipients = 2,
+                                                      .hops = 2,
+                                                      .expire = 9999999,
+                                                      .priority = -4,
+                                                      .user = "alice",
+                                                      .deliver_by = 60000,
+                                                      .deliver_by_mode = MAILRAFT__DELIVER_BY__DELIVER_BY_NOTIFY});
+    ops[n] = new_op(rig, MAILRAFT__OP__KIND_ENQUEUE);
+    ops[n++]->enqueue = enqueue_of(rig, (struct mail){.n = 2, .hold = 60000, .flags = MESSAGE_REQUIRETLS});
+    ops[n] = site_op(rig, "both.example", 5000);
+    ops[n++]->site_memory->sts = sts_of(rig, "20261122T", 2, 1, 60000);
     ops[n++] = assign_op(rig, 1, 1, 1, 1, 1);
     ops[n] = new_op(rig, MAILRAFT__OP__KIND_OUTCOME);
     ops[n++]->outcome = outcome_of(rig, 1, 1, 1, 1, "t", 2);
     ops[n++] = assign_op(rig, 1, 0, 1, 1, 1);
-    ops[n++] = release_op(rig, 1, 0, 1, 1);
+    ops[n] = release_op(rig, 1, 0, 1, 1);
+    ops[n++]->release->overdue = true;
     return pack_batch(rig, rig->now, ops, n, data);
 }
 
@@ -312,44 +362,64 @@ static void write_examples(void)
 
     fill(&rig);
     uint8_t *data = snapshot(rig.s, &len);
-    write_file(example_snapshot, data, len);
+    write_file(example_snapshots[STATE_VERSION - 1], data, len);
     free(data);
     rig_close(&rig);
     rig_open(&rig);
     len = example_batch(&rig, &data);
-    write_file(example_entry, data, len);
+    write_file(example_entries[STATE_VERSION - 1], data, len);
     rig_close(&rig);
 }
 
-/* Written once and never again: what an older program left on disk must be read by this one. */
-static void examples_are_still_read(void **arg)
+static void example_snapshot_is_read(const char *path)
 {
-    static const uint8_t after_entry[16] = {0x54, 0xa8, 0x7a, 0x11, 0xb0, 0x0b, 0x69, 0x71,
-                                            0x45, 0x34, 0x4c, 0xb1, 0x87, 0xc5, 0x1e, 0x90};
-    uint8_t hash[16], results[16];
-    size_t len, n = sizeof(results);
-    (void)arg;
-    if (getenv("MR_WRITE_EXAMPLES") != NULL)
-        write_examples();
+    uint8_t hash[16];
+    size_t len;
     struct state *s = state_open(NULL);
-    uint8_t *data = read_example(example_snapshot, &len);
+    uint8_t *data = read_example(path, &len);
+
     assert_int_equal(state_restore(s, 1, data, len), 0);
     state_check(s);
     state_hash(s, hash);
     assert_memory_equal(hash, data + len - 16, 16);
     free(data);
     state_close(s);
+}
 
-    s = state_open(NULL);
-    data = read_example(example_entry, &len);
+static void example_entry_is_read(const char *path, size_t operations, const uint8_t after[16])
+{
+    uint8_t hash[16], results[16];
+    size_t len, n = sizeof(results);
+    struct state *s = state_open(NULL);
+    uint8_t *data = read_example(path, &len);
+
     assert_int_equal(state_apply(s, 1, data, len, results, &n), 0);
-    assert_int_equal(n, 8);
+    assert_int_equal(n, operations);
     for (size_t i = 0; i < n; i++)
         assert_int_equal(results[i], APPLIED);
     state_hash(s, hash);
-    assert_memory_equal(hash, after_entry, 16);
+    if (getenv("MR_WRITE_EXAMPLES") != NULL)
+        for (int i = 0; i < 16; i++)
+            print_message("0x%02x, ", hash[i]);
+    assert_memory_equal(hash, after, 16);
     free(data);
     state_close(s);
+}
+
+/* Written once and never again: what an older program left on disk must be read by this one. */
+static void examples_are_still_read(void **arg)
+{
+    static const uint8_t after_entry_1[16] = {0x54, 0xa8, 0x7a, 0x11, 0xb0, 0x0b, 0x69, 0x71,
+                                              0x45, 0x34, 0x4c, 0xb1, 0x87, 0xc5, 0x1e, 0x90};
+    static const uint8_t after_entry_2[16] = {0xdf, 0xd2, 0xc7, 0xb1, 0x77, 0x03, 0xbc, 0x97,
+                                              0x6c, 0x34, 0x52, 0x88, 0xdd, 0x64, 0x1f, 0x40};
+    (void)arg;
+    if (getenv("MR_WRITE_EXAMPLES") != NULL)
+        write_examples();
+    for (int i = 0; i < STATE_VERSION; i++)
+        example_snapshot_is_read(example_snapshots[i]);
+    example_entry_is_read(example_entries[0], 8, after_entry_1);
+    example_entry_is_read(example_entries[1], 11, after_entry_2);
 }
 
 /* ---- cost ---- */
