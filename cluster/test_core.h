@@ -40,7 +40,8 @@ struct message {
     struct node *node;
     const char *next_hop;
     atomic_bool decided;
-    atomic_int status;
+    atomic_int status, reason;
+    void (*dress)(Mailraft__Enqueue *e); /* NULL, or what is to be said of it */
     atomic_uint delivered, attempts, notices;
 };
 
@@ -67,6 +68,7 @@ struct node {
     /* The test's wishes. */
     atomic_int mode;
     atomic_bool beats;
+    atomic_bool keeps; /* held attempts, also when the lease ends */
     atomic_uint n_held, lease_ends, drains;
 };
 
@@ -78,6 +80,9 @@ struct world {
     struct message messages[MOST_MESSAGES];
     unsigned n_messages;
     const struct mr_clock *clock; /* NULL: the real one */
+    /* On the worker's thread; NULL: nobody looks. */
+    void (*seen)(const struct attempt *a);
+    void (*noticed)(const struct notice *n);
 };
 
 /* ---- waiting, asking ---- */
@@ -238,6 +243,8 @@ TEST_FUNCTION void on_attempt(void *arg, struct attempt *a)
 {
     struct node *n = arg;
     assert_non_null(n->rules);
+    if (n->w->seen != NULL)
+        n->w->seen(a);
     atomic_fetch_add(&message_of(n->w, a->id)->attempts, 1);
     if (n->stopping || !cluster_may_send(n->port, a) || (atomic_load(&n->mode) == RELEASE && a->attempt == 1)) {
         cluster_release(n->port, a, "test");
@@ -268,6 +275,8 @@ TEST_FUNCTION void on_notice(void *arg, struct notice *notice)
 {
     struct node *n = arg;
     struct attempt like = {.now_ms = notice->now_ms};
+    if (n->w->noticed != NULL)
+        n->w->noticed(notice);
     atomic_fetch_add(&message_of(n->w, notice->id)->notices, 1);
     cluster_notice_done(n->port, notice, old_dsn(&like), NULL, NULL);
     notice_free(notice);
@@ -284,7 +293,7 @@ TEST_FUNCTION void on_lease_ended(void *arg)
 {
     struct node *n = arg;
     atomic_fetch_add(&n->lease_ends, 1);
-    if (atomic_load(&n->beats)) /* a worker that hangs gives nothing back */
+    if (atomic_load(&n->beats) && !atomic_load(&n->keeps)) /* a worker that hangs gives nothing back */
         release_held(n);
 }
 
@@ -313,6 +322,7 @@ TEST_FUNCTION void on_submitted(void *arg, int status, enum apply_result reason)
     struct message *m = arg;
     if (status == MR_REFUSED)
         (void)fprintf(stderr, "refused: %s\n", apply_result_text(reason));
+    atomic_store(&m->reason, (int)reason);
     atomic_store(&m->status, status);
     atomic_store(&m->decided, true);
 }
@@ -335,6 +345,8 @@ TEST_FUNCTION Mailraft__Enqueue *make_enqueue(const struct message *m, Mailraft_
     e->n_next_hops = 1;
     e->next_hops = mr_calloc(1, sizeof(*e->next_hops));
     e->next_hops[0] = mr_strdup(m->next_hop);
+    if (m->dress != NULL)
+        m->dress(e);
     return e;
 }
 
@@ -374,14 +386,20 @@ TEST_FUNCTION struct message *new_message(struct node *n, const char *next_hop)
     return m;
 }
 
-TEST_FUNCTION struct message *submit(struct node *n, const char *next_hop)
+TEST_FUNCTION struct message *submit_dressed(struct node *n, const char *next_hop, void (*dress)(Mailraft__Enqueue *e))
 {
     struct message *m = new_message(n, next_hop);
+    m->dress = dress;
     struct job *j = mr_malloc(sizeof(*j));
     j->m = m;
     j->mail.run = run_job;
     mailbox_post(n->mailbox, &j->mail);
     return m;
+}
+
+TEST_FUNCTION struct message *submit(struct node *n, const char *next_hop)
+{
+    return submit_dressed(n, next_hop, NULL);
 }
 
 TEST_FUNCTION bool all_delivered(struct world *w, unsigned from)
