@@ -32,6 +32,11 @@ void smtp_session_move(struct smtp_session *s, enum smtp_state to)
 #undef TO
     mr_assert(allowed[s->state] & (1U << to));
     s->state = to;
+    /* A message in chunks is one data phase. */
+    if (to == SMTP_DATA && s->pace_ms == 0)
+        smtp_session_pace_anew(s);
+    else if (to <= SMTP_READY || to == SMTP_CLOSING)
+        s->pace_ms = 0;
 }
 
 uint64_t smtp_session_now_ms(const struct smtp_session *s)
@@ -143,10 +148,65 @@ static bool waits_for_cluster(const struct smtp_session *s)
     return s->state == SMTP_WAIT || (s->state == SMTP_DATA && smtp_transaction_blocked(s->transaction));
 }
 
+void smtp_session_pace_anew(struct smtp_session *s)
+{
+    s->pace_ms = smtp_session_now_ms(s);
+    s->pace_octets = 0;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The next whole thing that the client has to say, in time. */
+static uint64_t idle_deadline(const struct smtp_session *s)
+{
+    const struct smtp_limits *limits = &s->server->limits;
+
+    return s->active_ms + (s->state == SMTP_DATA ? limits->data_ms : limits->idle_ms);
+}
+
+/* For who speaks, but drips: the rest of a line, the data of this window. */
+static uint64_t line_deadline(const struct smtp_session *s)
+{
+    return s->line_ms != 0 ? s->line_ms + s->server->limits.line_ms : UINT64_MAX;
+}
+
+static uint64_t pace_deadline(const struct smtp_session *s)
+{
+    return s->pace_ms != 0 && s->server->limits.data_rate != 0 ? s->pace_ms + s->server->limits.pace_ms : UINT64_MAX;
+}
+
+/* One of the deadlines has passed: the last words; NULL: the client keeps its pace. */
+static const struct smtp_reply *overdue(struct smtp_session *s)
+{
+    static const struct smtp_reply total = {421, "4.4.2", "The session has lasted too long"};
+    static const struct smtp_reply idle = {421, "4.4.2", "Timed out waiting for input"};
+    static const struct smtp_reply line = {421, "4.4.2", "Timed out waiting for the end of a line"};
+    static const struct smtp_reply slow = {421, "4.4.2", "The message comes too slowly"};
+    const struct smtp_limits *limits = &s->server->limits;
+    const struct smtp_reply *why = NULL;
+    uint64_t now = smtp_session_now_ms(s);
+
+    if (now >= s->started_ms + limits->session_ms)
+        return &total;
+    if (now >= idle_deadline(s))
+        return &idle;
+    if (now >= line_deadline(s)) {
+        why = &line;
+    } else if (now >= pace_deadline(s)) {
+        why = s->pace_octets < limits->data_rate * limits->pace_ms / 1000 ? &slow : NULL;
+        smtp_session_pace_anew(s);
+    }
+    if (why != NULL)
+        atomic_fetch_add_explicit(&s->server->worker->counters->slow_clients, 1, memory_order_relaxed);
+    return why;
+}
+
 static uint64_t deadline(const struct smtp_session *s)
 {
     const struct smtp_limits *limits = &s->server->limits;
-    uint64_t idle = s->active_ms + (s->state == SMTP_DATA ? limits->data_ms : limits->idle_ms);
     uint64_t total = s->started_ms + limits->session_ms;
 
     if (s->state == SMTP_CLOSING)
@@ -157,7 +217,8 @@ static uint64_t deadline(const struct smtp_session *s)
         return s->handshake_ms + limits->opening_ms;
     if (waits_for_cluster(s))
         return smtp_session_now_ms(s) + limits->idle_ms;
-    return idle < total ? idle : total;
+    total = earlier(total, idle_deadline(s));
+    return s->writing ? total : earlier(total, earlier(line_deadline(s), pace_deadline(s)));
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -172,14 +233,16 @@ static void on_timer(uv_timer_t *timer)
             smtp_session_drop(s);
             return;
         }
+        const struct smtp_reply *why = NULL;
+
         if (s->state == SMTP_OPENING)
             smtp_opening_timeout(s);
         else if (s->handshaking)
             smtp_tls_ended(s, "the TLS handshake took too long");
-        else if (smtp_session_now_ms(s) >= s->started_ms + s->server->limits.session_ms)
-            smtp_session_bye(s, SMTP_REPLY(421, "4.4.2", "The session has lasted too long"));
         else
-            smtp_session_bye(s, SMTP_REPLY(421, "4.4.2", "Timed out waiting for input"));
+            why = overdue(s);
+        if (why != NULL)
+            smtp_session_bye(s, why);
     }
     smtp_session_settle(s);
 }
@@ -256,8 +319,10 @@ void smtp_session_settle(struct smtp_session *s)
 
 void smtp_session_resume(struct smtp_session *s)
 {
-    if (s->state == SMTP_DATA)
-        s->active_ms = smtp_session_now_ms(s); /* the client was not asked for more until now */
+    if (s->pace_ms != 0) { /* the client was not asked for more until now */
+        s->active_ms = smtp_session_now_ms(s);
+        smtp_session_pace_anew(s);
+    }
     if (s->in.len > 0 && smtp_stream_can_consume(s))
         smtp_stream_consume_kept(s);
     if (s->tls != NULL && smtp_stream_can_consume(s))

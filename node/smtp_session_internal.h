@@ -10,6 +10,8 @@
 uint64_t smtp_session_now_ms(const struct smtp_session *s);
 /* Writes the replies and decides what the session waits for next. */
 void smtp_session_settle(struct smtp_session *s);
+/* A window of the data phase begins, in which enough has to come (smtp_limits.data_rate). */
+void smtp_session_pace_anew(struct smtp_session *s);
 /* What it is at, for the log. */
 const char *smtp_session_stage(const struct smtp_session *s);
 

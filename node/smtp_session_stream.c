@@ -126,12 +126,15 @@ static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t l
     const uint8_t *lf = memchr(p, '\n', len);
     size_t n = lf != NULL ? (size_t)(lf - p) + 1 : len;
 
-    if (lf == NULL && !s->skipping && n < SMTP_MAX_COMMAND)
-        return 0;
     if (lf == NULL) {
+        if (s->line_ms == 0)
+            s->line_ms = smtp_session_now_ms(s);
+        if (!s->skipping && n < SMTP_MAX_COMMAND)
+            return 0;
         s->skipping = true;
         return n;
     }
+    s->line_ms = 0;
     s->active_ms = smtp_session_now_ms(s);
     if (s->skipping || n > SMTP_MAX_COMMAND)
         smtp_session_refuse(s, SMTP_REPLY(500, "5.5.2", "Line too long"));
@@ -149,6 +152,7 @@ static size_t consume_data(struct smtp_session *s, const uint8_t *p, size_t len)
     const struct smtp_reply *refusal;
 
     s->active_ms = smtp_session_now_ms(s);
+    s->pace_octets += n;
     if (!smtp_data_ended(&s->transaction->reader))
         return n;
     refusal = smtp_transaction_finish(s->transaction, &s->client);
