@@ -54,6 +54,17 @@ static bool wants(const struct notice *n, uint32_t i)
     return notify == 0 || (notify & (n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE ? FAILURE : DELAY)) != 0;
 }
 
+/* RFC 3463 X.4.7, delivery time expired: for good where DELIVERBY's time is up by mode R, for now where mode N asks to
+ * be told (RFC 2852 4.1.4). */
+static const char *status_of(const struct notice *n, uint32_t i)
+{
+    bool by = n->deliver_by_ms != 0 && n->deliver_by_ms <= n->now_ms;
+
+    if (n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE)
+        return by && n->deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN ? "5.4.7" : "4.4.7";
+    return by ? "4.4.7" : n->recipients[i].status;
+}
+
 void delivery_notice(struct delivery *d, struct notice *n)
 {
     d->running++;
@@ -66,12 +77,11 @@ void delivery_notice(struct delivery *d, struct notice *n)
     uint32_t count = 0;
     for (uint32_t i = 0; i < n->n_recipients; i++)
         if (wants(n, i))
-            told[count++] = (struct dsn_recipient){
-                .address = n->recipients[i].address,
-                .orcpt = n->recipients[i].orcpt,
-                .status = n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE ? "4.4.7" : n->recipients[i].status,
-                .reply = n->recipients[i].reply,
-                .remote = ""};
+            told[count++] = (struct dsn_recipient){.address = n->recipients[i].address,
+                                                   .orcpt = n->recipients[i].orcpt,
+                                                   .status = status_of(n, i),
+                                                   .reply = n->recipients[i].reply,
+                                                   .remote = ""};
     if (count == 0 || n->reverse_path[0] == 0) {
         done(d, n, NULL);
     } else {
