@@ -110,6 +110,11 @@ struct auth_answer auth_step(struct auth_exchange *e, const char *data, size_t l
     return answer;
 }
 
+unsigned auth_mechanism_of(const struct auth_exchange *e)
+{
+    return e->mechanism;
+}
+
 void auth_end(struct auth_exchange *e)
 {
     if (e == NULL)

@@ -53,6 +53,7 @@ struct auth_exchange *auth_begin(struct auth *a, unsigned mechanism, const struc
                                  void *arg);
 /* The client's next message, without base64; data NULL: it gave no initial response. */
 struct auth_answer auth_step(struct auth_exchange *e, const char *data, size_t len);
-void auth_end(struct auth_exchange *e);
+unsigned auth_mechanism_of(const struct auth_exchange *e);
+void auth_end(struct auth_exchange *e); /* NULL: nothing */
 
 #endif

@@ -246,6 +246,14 @@ static struct auth_answer step(struct auth_exchange *e, const char *data, size_t
     /* Every message of these mechanisms says something; only LOGIN lets the server speak first. */
     if (len == 0 && data != NULL && (e->begun || e->mechanism != SASL_LOGIN))
         return (struct auth_answer){AUTH_MALFORMED, e->user};
+    if (!e->begun && e->mechanism == SASL_LOGIN && len > 0) {
+        /* An initial response is the name; GNU SASL would ask for it all the same. */
+        rc = gsasl_step(l->session, "", 0, &out, &out_len);
+        gsasl_free(out);
+        if (rc != GSASL_NEEDS_MORE)
+            return refused(l, rc);
+        out = NULL;
+    }
     rc = gsasl_step(l->session, data != NULL ? data : "", len, &out, &out_len);
     if (rc == GSASL_NEEDS_MORE)
         answer = challenge(l, out, out_len);

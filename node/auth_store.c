@@ -1,7 +1,6 @@
 /* auth_store.c - three files and a lock around the pointers to them. */
 #include "node/auth_store.h"
 
-#include "node/auth_guard.h"
 #include "node/auth_senders.h"
 #include "node/sasl.h"
 #include "proto/base/error.h"
@@ -26,9 +25,8 @@ struct files {
 };
 
 struct auth_store {
-    uv_mutex_t mutex; /* of files and guard */
+    uv_mutex_t mutex; /* of files */
     struct files files;
-    struct auth_guard *guard;
     struct slow_thread *thread;
 };
 
@@ -82,7 +80,6 @@ int auth_store_open(struct auth_store **out, const struct config *c, char *error
         return rc;
     }
     mr_assert(uv_mutex_init(&s->mutex) == 0);
-    s->guard = auth_guard_open();
     *out = s;
     return 0;
 }
@@ -118,7 +115,6 @@ void auth_store_close(struct auth_store *s)
         return;
     slow_thread_close(s->thread);
     files_free(&s->files);
-    auth_guard_close(s->guard);
     uv_mutex_destroy(&s->mutex);
     free(s);
 }
@@ -164,28 +160,4 @@ bool auth_store_credential(struct auth_store *s, const char *host, uint16_t port
 struct slow_thread *auth_store_thread(struct auth_store *s)
 {
     return s->thread;
-}
-
-void auth_store_failed(struct auth_store *s, const char *address, uint64_t now_ms)
-{
-    uv_mutex_lock(&s->mutex);
-    auth_guard_failed(s->guard, address, now_ms);
-    uv_mutex_unlock(&s->mutex);
-}
-
-void auth_store_worked(struct auth_store *s, const char *address)
-{
-    uv_mutex_lock(&s->mutex);
-    auth_guard_worked(s->guard, address);
-    uv_mutex_unlock(&s->mutex);
-}
-
-bool auth_store_closed_to(struct auth_store *s, const char *address, uint64_t now_ms)
-{
-    bool closed;
-
-    uv_mutex_lock(&s->mutex);
-    closed = auth_guard_closed_to(s->guard, address, now_ms);
-    uv_mutex_unlock(&s->mutex);
-    return closed;
 }

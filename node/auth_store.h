@@ -1,8 +1,7 @@
-/* auth_store.h - what all workers of a node share for logins: the files, the thread that computes hashes, the count of
- * failures.
+/* auth_store.h - what all workers of a node share for logins: the files, and the thread that computes hashes.
  *
  * The files are immutable; a reload puts new ones in their place, and who is in the middle of a login keeps the old.
- * A lock is held only to take a reference or count a failure.
+ * A lock is held only to take a reference or look up a line.
  * Thread: open, reload and close: the main one; the rest: any. */
 #ifndef MR_NODE_AUTH_STORE_H
 #define MR_NODE_AUTH_STORE_H
@@ -32,9 +31,5 @@ bool auth_sender_allowed(struct auth_store *s, const char *user, const char *rev
 bool auth_store_credential(struct auth_store *s, const char *host, uint16_t port, const char *user,
                            char password[CREDENTIAL_MAX]);
 struct slow_thread *auth_store_thread(struct auth_store *s);
-
-void auth_store_failed(struct auth_store *s, const char *address, uint64_t now_ms);
-void auth_store_worked(struct auth_store *s, const char *address);
-bool auth_store_closed_to(struct auth_store *s, const char *address, uint64_t now_ms);
 
 #endif

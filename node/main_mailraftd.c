@@ -3,6 +3,7 @@
  * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end,
  * SIGHUP reads the configuration again (its replicated part takes effect; a wrong file is told in the log and changes
  * nothing). Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
+#include "node/auth_store.h"
 #include "node/client_table.h"
 #include "node/config.h"
 #include "node/http.h"
@@ -28,6 +29,7 @@ struct daemon {
     struct cluster *cluster;
     struct client_table *clients;
     struct tls_server *tls; /* newest; NULL: none */
+    struct auth_store *auth_store;
     struct worker *workers[MAX_WORKERS];
     unsigned n_workers;
     struct http *http;
@@ -84,19 +86,20 @@ static void on_reload(uv_signal_t *signal, int number)
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         return;
     }
-    if (tls_server_open(&tls, fresh, error, sizeof(error)) != 0) {
+    if (auth_store_check(fresh, error, sizeof(error)) != 0 || tls_server_open(&tls, fresh, error, sizeof(error)) != 0) {
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         config_free(fresh);
         return;
     }
+    if (auth_store_reload(d->auth_store, fresh, error, sizeof(error)) != 0)
+        log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
     use_certificates(d, tls);
     cluster_reconfigure(d->cluster, fresh->rules);
     log_reconfigure(fresh->log.level, fresh->log.json);
-    log_event(
-        LOG_INFO, "reloaded", LOG_S("file", d->config->file),
-        LOG_S("note",
-              "smtp.tls, domains, routes, delivery.retry, delivery.limits, delivery.suspended and log take effect "
-              "now; the rest at the next start"));
+    log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
+              LOG_S("note",
+                    "smtp.tls, domains, routes, delivery.retry, delivery.limits, delivery.suspended, log and the "
+                    "files of logins take effect now; the rest at the next start"));
     config_free(fresh);
 }
 
@@ -203,8 +206,8 @@ static int open_workers(struct daemon *d, char *error, size_t error_len)
     int *fds = mr_calloc((size_t)n * listeners, sizeof(*fds));
     int rc = listen_all(d, n, fds, error, error_len);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, d->tls, fds + (size_t)i * listeners,
-                         listeners);
+        rc = worker_open(&d->workers[i], i, d->cluster, d->config, d->clients, d->tls, d->auth_store,
+                         fds + (size_t)i * listeners, listeners);
         if (rc != 0)
             (void)snprintf(error, error_len, "worker %u cannot be opened", i);
         d->n_workers++;
@@ -229,6 +232,8 @@ static int start(struct daemon *d, char *error, size_t error_len)
     int rc = tls_server_open(&d->tls, d->config, error, error_len);
     if (rc == 0 && d->tls != NULL)
         tls_server_log(d->tls, false);
+    if (rc == 0)
+        rc = auth_store_open(&d->auth_store, d->config, error, error_len);
     if (rc == 0)
         rc = open_cluster(d, error, error_len);
     if (rc == 0)
@@ -261,6 +266,7 @@ static void stop(struct daemon *d)
     for (unsigned i = 0; i < d->n_workers; i++)
         worker_join(d->workers[i]);
     client_table_close(d->clients);
+    auth_store_close(d->auth_store);
     if (d->http != NULL)
         http_close(d->http);
     cluster_close(d->cluster);
@@ -311,7 +317,8 @@ static int check(const char *file)
         (void)fprintf(stderr, "%s\n", error);
         return 1;
     }
-    if (tls_server_open(&tls, config, error, sizeof(error)) != 0) {
+    if (auth_store_check(config, error, sizeof(error)) != 0 ||
+        tls_server_open(&tls, config, error, sizeof(error)) != 0) {
         (void)fprintf(stderr, "%s\n", error);
         config_free(config);
         return 1;

@@ -22,7 +22,8 @@ void smtp_session_move(struct smtp_session *s, enum smtp_state to)
     static const unsigned allowed[] = {
         [SMTP_OPENING] = TO(GREETED) | TO(CLOSING),
         [SMTP_GREETED] = TO(READY) | TO(CLOSING),
-        [SMTP_READY] = TO(MAIL) | TO(GREETED) | TO(CLOSING),
+        [SMTP_READY] = TO(MAIL) | TO(LOGIN) | TO(GREETED) | TO(CLOSING),
+        [SMTP_LOGIN] = TO(READY) | TO(CLOSING),
         [SMTP_MAIL] = TO(RCPT) | TO(READY) | TO(CLOSING),
         [SMTP_RCPT] = TO(DATA) | TO(READY) | TO(CLOSING),
         [SMTP_DATA] = TO(WAIT) | TO(READY) | TO(CLOSING),
@@ -46,7 +47,8 @@ uint64_t smtp_session_now_ms(const struct smtp_session *s)
 
 const char *smtp_session_stage(const struct smtp_session *s)
 {
-    static const char *const names[] = {"opening", "greeted", "ready", "mail", "rcpt", "data", "dot", "closing"};
+    static const char *const names[] = {"opening", "greeted", "ready", "login",  "mail",
+                                        "rcpt",    "data",    "dot",   "closing"};
 
     return names[s->state];
 }
@@ -92,6 +94,7 @@ void smtp_session_drop(struct smtp_session *s)
         smtp_transaction_drop(s->transaction);
         s->transaction = NULL;
     }
+    smtp_login_drop(s);
     s->state = SMTP_CLOSING;
     s->reading = false;
     s->server->out_len = 0;
@@ -118,6 +121,7 @@ void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply)
         s->transaction = NULL;
         smtp_transaction_drop(t);
     }
+    smtp_login_drop(s);
     s->linger = reply->code >= 400;
     s->active_ms = smtp_session_now_ms(s);
     smtp_session_move(s, SMTP_CLOSING);
@@ -213,6 +217,8 @@ static uint64_t deadline(const struct smtp_session *s)
         return s->active_ms + SMTP_LINGER_MS;
     if (s->state == SMTP_OPENING)
         return smtp_opening_deadline(s);
+    if (s->login.waiting)
+        return smtp_login_deadline(s);
     if (s->handshaking)
         return s->handshake_ms + limits->opening_ms;
     if (waits_for_cluster(s))
@@ -235,6 +241,11 @@ static void on_timer(uv_timer_t *timer)
         }
         const struct smtp_reply *why = NULL;
 
+        if (s->login.waiting) {
+            smtp_login_timeout(s);
+            smtp_session_resume(s);
+            return;
+        }
         if (s->state == SMTP_OPENING)
             smtp_opening_timeout(s);
         else if (s->handshaking)
@@ -297,7 +308,8 @@ static void end_idle(struct smtp_session *s)
 {
     if (s->handshaking || (s->state == SMTP_OPENING && s->opening != OPENING_DELAY))
         smtp_session_drop(s);
-    else if (s->state == SMTP_OPENING || s->state == SMTP_GREETED || s->state == SMTP_READY)
+    else if (s->state == SMTP_OPENING || s->state == SMTP_GREETED || s->state == SMTP_READY ||
+             (s->state == SMTP_LOGIN && !s->login.waiting))
         smtp_session_bye(s, SMTP_REPLY(421, "4.3.2", "Shutting down"));
 }
 
@@ -401,6 +413,7 @@ void smtp_session_open(struct smtp_listener *listener)
     s->profile = listener->profile;
     s->lmtp = listener->profile == PROFILE_LMTP;
     s->tls_mode = listener->tls;
+    s->login.plain = w->config->smtp.auth.without_tls && listener->tls == TLS_OFF;
     s->handles = 2;
     s->timer_ms = UINT64_MAX;
     s->tcp.data = s->timer.data = s;

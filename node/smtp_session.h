@@ -9,8 +9,10 @@
 #ifndef MR_NODE_SMTP_SESSION_H
 #define MR_NODE_SMTP_SESSION_H
 
+#include "node/auth.h"
 #include "node/client_table.h"
 #include "node/proxy_header.h"
+#include "node/sasl.h"
 #include "node/smtp_command.h"
 #include "node/smtp_server_internal.h"
 #include "node/smtp_transaction.h"
@@ -22,8 +24,9 @@ enum smtp_state {
     SMTP_OPENING, /* no greeting yet */
     SMTP_GREETED, /* no EHLO or HELO yet */
     SMTP_READY,
-    SMTP_MAIL, /* a sender, no recipient yet */
-    SMTP_RCPT, /* recipients */
+    SMTP_LOGIN, /* an AUTH exchange (RFC 4954) */
+    SMTP_MAIL,  /* a sender, no recipient yet */
+    SMTP_RCPT,  /* recipients */
     SMTP_DATA,
     SMTP_WAIT,    /* for the answer to the final dot */
     SMTP_CLOSING, /* the last reply was given */
@@ -31,6 +34,16 @@ enum smtp_state {
 
 /* What an OPENING session waits for. */
 enum smtp_opening { OPENING_PROXY, OPENING_TLS, OPENING_DELAY };
+
+/* smtp_session_auth.c's. */
+struct smtp_login {
+    struct auth_exchange *exchange; /* NULL: there is none */
+    bool waiting;                   /* for its answer, or for the end of a delay: no line is looked at */
+    uint64_t until_ms;              /* of the delay before a "no"; 0: the answer is awaited */
+    unsigned failures;              /* of this session */
+    bool plain;                     /* without TLS, too: for tests on one machine */
+    bool relay;                     /* what the session's relay was before */
+};
 
 struct smtp_session {
     uv_tcp_t tcp;
@@ -47,9 +60,9 @@ struct smtp_session {
     union proxy_address address; /* the client's: the connection's own, or what a trusted proxy or XCLIENT told */
     struct client_pass pass;     /* its place in the node's table */
     struct smtp_client client;
-    char user[256]; /* "": nobody has logged in */
-    bool relay;     /* may relay anywhere: by its address, its certificate, its user */
-    bool xclient;   /* the connection is of one that may use XCLIENT */
+    char user[SASL_USER_MAX + 1]; /* "": nobody has logged in */
+    bool relay;                   /* may relay anywhere: by its address, its certificate, its user */
+    bool xclient;                 /* the connection is of one that may use XCLIENT */
     enum listener_tls tls_mode;
     struct tls *tls;             /* NULL: plain text */
     struct tls_server *contexts; /* while handshaking */
@@ -70,8 +83,9 @@ struct smtp_session {
     uint64_t greet_ms;                        /* in OPENING_DELAY */
     uint64_t line_ms;                         /* first octet of a command line that is not whole; 0: there is none */
     uint64_t pace_ms, pace_octets;            /* data phase: this window's begin (0: none), what came in it */
-    struct smtp_transaction *transaction;     /* NULL in GREETED, READY */
-    struct smtp_slice verb, argument;         /* of the command being looked at, for the log */
+    struct smtp_login login;
+    struct smtp_transaction *transaction; /* NULL in GREETED, READY */
+    struct smtp_slice verb, argument;     /* of the command being looked at, for the log */
     struct {
         char *bytes;
         size_t len;
@@ -111,6 +125,22 @@ void smtp_opening_timeout(struct smtp_session *s);
 /* XCLIENT: the session is another client's from here on, and at its greeting (or its end) again. */
 void smtp_session_become(struct smtp_session *s, const struct smtp_xclient *x);
 
+/* ---- logins (smtp_session_auth.c) ---- */
+
+/* AUTH: its arguments. */
+void smtp_login_begin(struct smtp_session *s, struct smtp_slice args);
+/* A line of the client in LOGIN, without CR LF; NULL: one longer than SASL_BASE64_MAX. */
+void smtp_login_line(struct smtp_session *s, const char *line, size_t len);
+/* While login.waiting: when a delay ends or a wait is to be looked at again. */
+uint64_t smtp_login_deadline(const struct smtp_session *s);
+void smtp_login_timeout(struct smtp_session *s);
+/* Drops an exchange under way. The state is the caller's matter. */
+void smtp_login_drop(struct smtp_session *s);
+/* Nobody is logged in any more (RFC 3207 section 4.2). */
+void smtp_login_forget(struct smtp_session *s);
+/* Line of the reply to EHLO: "AUTH PLAIN LOGIN". False, and "": nothing is offered on this connection now. */
+bool smtp_login_capability(const struct smtp_session *s, char out[SASL_NAMES + 8]);
+
 /* ---- limits of the client's address ---- */
 
 /* CLIENT_MESSAGE_RATE, CLIENT_RECIPIENT_RATE: counts one. True: it was one too many, and the refusal was given. */
@@ -123,6 +153,8 @@ void smtp_session_login_failed(struct smtp_session *s);
 
 void smtp_session_move(struct smtp_session *s, enum smtp_state to);
 void smtp_session_reply(struct smtp_session *s, const struct smtp_reply *reply);
+/* 334 with base64 of at most 1536 octets: longer than the lines of other replies. */
+void smtp_session_challenge(struct smtp_session *s, const char *base64);
 /* A reply that refuses: counted, logged; too many end the session. */
 void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply);
 /* The last reply; the connection closes. */

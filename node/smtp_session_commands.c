@@ -19,7 +19,8 @@ static void no_memory_of_mail(struct smtp_session *s)
 static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
 {
     struct smtp_server *server = s->server;
-    char text[sizeof(server->ehlo) + 96];
+    char text[sizeof(server->ehlo) + 96 + SASL_NAMES];
+    char login[SASL_NAMES + 8];
 
     if (name.len == 0 || name.len >= sizeof(s->client.helo) || smtp_domain_parse(name.at, name.len) != 0) {
         smtp_session_refuse(s, SMTP_REPLY(501, "5.5.4", "A host name or an address literal is needed"));
@@ -35,7 +36,8 @@ static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
         smtp_session_reply(s, SMTP_REPLY(250, NULL, server->worker->config->smtp.hostname));
         return;
     }
-    snprintf(text, sizeof(text), "%s%s%s", server->ehlo, smtp_session_offers_tls(s) ? "\nSTARTTLS" : "",
+    snprintf(text, sizeof(text), "%s%s%s%s%s", server->ehlo, smtp_session_offers_tls(s) ? "\nSTARTTLS" : "",
+             smtp_login_capability(s, login) ? "\n" : "", login,
              s->xclient ? "\nXCLIENT " SMTP_XCLIENT_ATTRIBUTES : "");
     smtp_session_reply(s, SMTP_REPLY(250, NULL, text));
 }
@@ -332,8 +334,8 @@ static const struct smtp_verb {
     {"VRFY", ANY, "", MUST_HAVE, true, true, do_vrfy},
     {"HELP", ANY, "", MAY_HAVE, false, true, do_help},
     {"STARTTLS", IN(READY) | IN(MAIL) | IN(RCPT), "EHLO first", NO_ARGUMENT, false, true, do_starttls},
+    {"AUTH", ANY, "", MUST_HAVE, false, false, smtp_login_begin},
     /* Known, and not offered. */
-    {"AUTH", ANY, "", MAY_HAVE, false, false, do_nothing},
     {"BDAT", ANY, "", MAY_HAVE, false, false, do_nothing},
     {"ETRN", ANY, "", MAY_HAVE, false, false, do_nothing},
     {"EXPN", ANY, "", MAY_HAVE, true, false, do_nothing},

@@ -5,9 +5,12 @@
 
 #include "node/tls.h"
 #include "proto/base/memory.h"
+#include "proto/base/panic.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* ---- output ---- */
 
@@ -17,6 +20,15 @@ void smtp_session_reply(struct smtp_session *s, const struct smtp_reply *reply)
 
     /* flush keeps SMTP_MAX_REPLY free for each command; a refusal and a 421 behind it are two lines. */
     server->out_len += smtp_reply_write(server->out + server->out_len, sizeof(server->out) - server->out_len, reply);
+}
+
+void smtp_session_challenge(struct smtp_session *s, const char *base64)
+{
+    struct smtp_server *server = s->server;
+    int n = snprintf(server->out + server->out_len, sizeof(server->out) - server->out_len, "334 %s\r\n", base64);
+
+    mr_assert(n > 0 && (size_t)n < sizeof(server->out) - server->out_len);
+    server->out_len += (size_t)n;
 }
 
 static void write_rest(struct smtp_session *s, char *bytes, size_t len);
@@ -116,8 +128,18 @@ void smtp_stream_flush(struct smtp_session *s)
 
 bool smtp_stream_can_consume(const struct smtp_session *s)
 {
-    return !s->writing && s->state != SMTP_WAIT && s->state != SMTP_CLOSING &&
+    return !s->writing && s->state != SMTP_WAIT && s->state != SMTP_CLOSING && !s->login.waiting &&
            !(s->state == SMTP_DATA && smtp_transaction_blocked(s->transaction));
+}
+
+/* RFC 4954 section 4 lets the lines of an exchange be much longer, AUTH with an initial response too. */
+static size_t longest_line(const struct smtp_session *s, const uint8_t *p, size_t len)
+{
+    if (s->state == SMTP_LOGIN)
+        return SASL_BASE64_MAX + 2;
+    if (len >= 5 && strncasecmp((const char *)p, "AUTH ", 5) == 0)
+        return SASL_BASE64_MAX + 64;
+    return SMTP_MAX_COMMAND;
 }
 
 /* Eats one command line; 0: it is not whole yet. */
@@ -125,21 +147,26 @@ static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t l
 {
     const uint8_t *lf = memchr(p, '\n', len);
     size_t n = lf != NULL ? (size_t)(lf - p) + 1 : len;
+    size_t most = longest_line(s, p, len);
 
     if (lf == NULL) {
         if (s->line_ms == 0)
             s->line_ms = smtp_session_now_ms(s);
-        if (!s->skipping && n < SMTP_MAX_COMMAND)
+        if (!s->skipping && n < most)
             return 0;
         s->skipping = true;
         return n;
     }
     s->line_ms = 0;
     s->active_ms = smtp_session_now_ms(s);
-    if (s->skipping || n > SMTP_MAX_COMMAND)
+    if (s->state == SMTP_LOGIN && (s->skipping || n > most))
+        smtp_login_line(s, NULL, 0);
+    else if (s->skipping || n > most)
         smtp_session_refuse(s, SMTP_REPLY(500, "5.5.2", "Line too long"));
     else if (n < 2 || p[n - 2] != '\r')
         smtp_session_refuse(s, SMTP_REPLY(500, "5.5.2", "Lines must end with CR LF"));
+    else if (s->state == SMTP_LOGIN)
+        smtp_login_line(s, (const char *)p, n - 2);
     else
         smtp_session_command(s, (const char *)p, n - 2);
     s->skipping = false;

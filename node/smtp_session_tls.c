@@ -74,6 +74,7 @@ static void forget(struct smtp_session *s)
         smtp_session_move(s, SMTP_GREETED);
     s->client.helo[0] = '\0';
     s->client.esmtp = false;
+    smtp_login_forget(s);
     s->relay = network_contains(&s->server->worker->config->smtp.relay_from, &s->address.any);
 }
 

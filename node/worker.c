@@ -1,7 +1,8 @@
 /* Life of a worker: worker_open (main thread) -> worker_start -> its loop -> worker_stop: server closes, deliveries
- * close, the port is detached, the mailbox closes, the loop ends -> joined. */
+ * close, logins close, the port is detached, the mailbox closes, the loop ends -> joined. */
 #include "node/worker.h"
 
+#include "node/auth.h"
 #include "node/delivery.h"
 #include "node/smtp_server.h"
 #include "node/tls_server.h"
@@ -74,7 +75,8 @@ static void on_beat(uv_timer_t *timer)
 /* ---- life ---- */
 
 int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
-                struct client_table *clients, struct tls_server *tls, const int *fds, unsigned n_fds)
+                struct client_table *clients, struct tls_server *tls, struct auth_store *auth_store, const int *fds,
+                unsigned n_fds)
 {
     struct worker *w = mr_calloc(1, sizeof(*w));
     w->number = number;
@@ -83,8 +85,10 @@ int worker_open(struct worker **out, unsigned number, struct cluster *cluster, c
     w->tls = tls_server_ref(tls);
     w->counters = cluster_counters(cluster);
     w->clients = clients;
+    w->auth_store = auth_store;
     mr_assert(uv_loop_init(&w->loop) == 0);
     mr_assert(mailbox_open(&w->mailbox, &w->loop, MAILBOX_CAPACITY) == 0);
+    auth_open(&w->auth, &w->loop, w->mailbox, auth_store, config);
     uv_timer_init(&w->loop, &w->beat);
     w->beat.data = w;
     struct cluster_worker door = {.arg = w,
@@ -127,11 +131,18 @@ static void detached(void *arg)
     mailbox_close(w->mailbox, mailbox_closed, w);
 }
 
+static void auth_closed(void *arg)
+{
+    struct worker *w = arg;
+    w->auth = NULL; /* freed */
+    cluster_detach(w->port, detached, w);
+}
+
 static void delivery_closed(void *arg)
 {
     struct worker *w = arg;
     w->delivery = NULL; /* freed */
-    cluster_detach(w->port, detached, w);
+    auth_close(w->auth, auth_closed, w);
 }
 
 static void server_closed(void *arg)

@@ -15,6 +15,8 @@ struct smtp_server;  /* smtp_server.h */
 struct delivery;     /* delivery.h */
 struct client_table; /* client_table.h */
 struct tls_server;   /* tls_server.h */
+struct auth;         /* auth.h */
+struct auth_store;   /* auth_store.h */
 
 struct worker {
     unsigned number;
@@ -26,7 +28,9 @@ struct worker {
     const struct config *config;
     struct tls_server *tls; /* of the SMTP server, newest; NULL: none */
     struct cluster_counters *counters;
-    struct client_table *clients; /* the node's; NULL: no limits */
+    struct client_table *clients;  /* the node's; NULL: no limits */
+    struct auth_store *auth_store; /* the node's */
+    struct auth *auth;             /* NULL: no logins (tests) */
     struct smtp_server *server;
     struct delivery *delivery;
     bool draining;
@@ -34,10 +38,12 @@ struct worker {
     uv_thread_t thread;
 };
 
-/* Main thread. fds: the worker's own listening sockets, one a configured listener; owned from here. clients: the
- * node's, which outlives its workers. tls: of the SMTP server, NULL for none; the worker takes a reference. */
+/* Main thread. fds: the worker's own listening sockets, one a configured listener; owned from here. clients and
+ * auth_store: the node's, which outlive its workers. tls: of the SMTP server, NULL for none; the worker takes a
+ * reference. */
 int worker_open(struct worker **out, unsigned number, struct cluster *cluster, const struct config *config,
-                struct client_table *clients, struct tls_server *tls, const int *fds, unsigned n_fds);
+                struct client_table *clients, struct tls_server *tls, struct auth_store *auth_store, const int *fds,
+                unsigned n_fds);
 int worker_start(struct worker *w);
 /* Any thread: connections that begin TLS from now on do it with these. The worker takes a reference. */
 void worker_set_tls(struct worker *w, struct tls_server *tls);
