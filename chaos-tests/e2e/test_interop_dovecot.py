@@ -82,7 +82,7 @@ def test_many_recipients_in_one_transaction(store):
 def test_auth_by_dovecot_with_swaks(store, mechanism):
     m = Message(BOB, BOB)
     path = store.c.dir / "swaks.eml"
-    path.write_bytes(m.data)
+    path.write_bytes(m.data[:-2])  # swaks adds CR LF and the dot
     for port, tls in ((store.ports.submission, "--tls"), (store.ports.implicit, "--tls-on-connect")):
         out = run(["swaks", "--server", "127.0.0.1", "--port", port, "--from", BOB, "--to", BOB, "--ehlo", "client.test", tls,
                    "--auth", mechanism, "--auth-user", USER, "--auth-password", PASSWORD, "--data", f"@{path}"])
