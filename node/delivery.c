@@ -157,6 +157,7 @@ void slot_next(struct slot *s)
     }
     s->job = mr_calloc(1, sizeof(*s->job));
     s->job->a = a;
+    s->job->given_ns = at_ns;
     s->job->results = mr_calloc(a->n_recipients, sizeof(*s->job->results));
     if (s->phase == PHASE_IDLE && slot_secure_enough(s)) {
         transaction_begin(s);
@@ -234,7 +235,7 @@ void delivery_lease_ended(struct delivery *d)
 /* No command of its transaction was sent. */
 static bool not_begun(const struct slot *s)
 {
-    return s->phase <= PHASE_IDLE || s->phase == PHASE_RSET || s->phase == PHASE_CLOSING;
+    return s->phase <= PHASE_SCAN || s->phase == PHASE_RSET || s->phase == PHASE_CLOSING;
 }
 
 static void drain_slot(struct slot *s)

@@ -45,6 +45,7 @@ static void on_timer(uv_timer_t *timer)
     case PHASE_SECURE:
     case PHASE_CLOSING:
         break;
+    case PHASE_SCAN:
     case PHASE_MAIL:
     case PHASE_RCPT:
     case PHASE_DATA:
@@ -143,7 +144,7 @@ static void on_written(uv_write_t *req, int status)
     free(w);
     s->writes--;
     if (status == 0 && s->writes == 0 && s->phase == PHASE_BODY)
-        transaction_written(s);
+        body_pump(s);
 }
 
 /* Most writes go into the socket's buffer at once; only what does not is kept. */
@@ -278,6 +279,9 @@ static void on_reply(struct slot *s, int code, const char *text, bool more)
             ready(s);
         else
             slot_close(s, false);
+        break;
+    case PHASE_SCAN: /* it ends the session before it was told anything */
+        slot_lost(s, text);
         break;
     case PHASE_TLS:
     case PHASE_SECURE:

@@ -3,7 +3,9 @@
  *   delivery.c              slots and their queues; life
  *   delivery_connect.c      resolve, connect, greeting, EHLO; closing
  *   delivery_tls.c          how the connection is secured
+ *   delivery_form.c         which parameters and encodings a message has for the next hop; pure
  *   delivery_transaction.c  MAIL to the reply to the final dot
+ *   delivery_body.c         the message itself: read, converted, as DATA or BDAT, its last octets withheld
  *   delivery_outcome.c      what came of it: outcome, log, retry time, DSN
  *   delivery_notice.c       warnings and expiries
  * Thread: the worker's. */
@@ -11,9 +13,12 @@
 #define MR_NODE_DELIVERY_INTERNAL_H
 
 #include "node/delivery.h"
+#include "node/delivery_form.h"
 #include "node/delivery_tls.h"
+#include "node/mime_convert.h"
 #include "node/resolver.h"
 #include "node/smtp_capabilities.h"
+#include "node/smtp_dotted.h"
 #include "node/smtp_reply_parser.h"
 #include "node/tls.h"
 
@@ -34,6 +39,7 @@ enum phase {
     PHASE_STARTTLS, /* its reply */
     PHASE_TLS,      /* handshake */
     PHASE_IDLE,     /* ready for a transaction */
+    PHASE_SCAN,     /* the message is read to see in which form it can go; nothing was said of it yet */
     PHASE_MAIL,     /* replies to MAIL, RCPT, DATA come in */
     PHASE_RCPT,
     PHASE_DATA,
@@ -48,30 +54,41 @@ enum phase {
 struct job_result {
     Mailraft__Result result; /* RESULT_NONE: not decided */
     bool accepted;           /* RCPT was answered 2xx */
+    bool postponed;          /* not part of this transaction, by a limit of the next hop: another follows at once */
     char *reply;
     char status[16];
+    char *address; /* as it goes to this next hop; NULL: as it is */
 };
 
 /* An attempt under way. */
 struct job {
     struct attempt *a;
     struct job_result *results; /* one a recipient of the attempt */
+    uint64_t given_ns;          /* when the attempt came */
     bool unreached, avoid_node;
     bool dot_written;
-    bool answered;      /* some reply of this transaction was read */
-    uint32_t next_rcpt; /* whose reply comes next; and, without pipelining, who is to be sent */
+    bool answered; /* some reply of this transaction was read */
+    struct send_form form;
+    char *reverse_path; /* as it goes to this next hop; NULL: as it is */
+    uint32_t *order;    /* recipients of this transaction, in the order of their RCPT */
+    uint32_t n_order;
+    uint32_t next_rcpt; /* of order: whose reply comes next; and, without pipelining, who is to be sent */
     uint32_t n_accepted;
-    uint32_t next_lmtp;
+    uint32_t next_lmtp; /* of order */
     bool data_sent;
     int mail_code;
     /* body */
-    uint32_t piece; /* number of the next one to ask for */
+    struct mime_scan *scan;
+    struct mime_plan *plan;          /* not NULL: it is converted */
+    struct mime_convert *conversion; /* while it is written */
+    struct form_text converted;      /* of the current piece */
+    uint32_t piece;                  /* number of the next one to ask for */
     bool reading, last_read;
     uint8_t *ready; /* read, not yet written */
     size_t ready_len;
     bool have_ready, ready_last;
-    bool line_start; /* the next byte begins a line */
-    char tail[2];    /* last two bytes written */
+    struct smtp_dotted dotted;
+    unsigned chunks; /* BDAT commands whose reply is to come */
     bool body_failed;
 };
 
@@ -105,6 +122,7 @@ struct slot {
     struct tls *tls;         /* NULL: plain text; freed when the descriptor is closed */
     bool helo_only;          /* this address ended the connection at EHLO: the next begins with HELO */
     uint32_t messages;       /* over this connection */
+    uint32_t rcpt_learned;   /* so many recipients it took at once before it said "too many"; 0: not known */
     uint64_t serial;         /* of the transaction: what was read for an earlier one is dropped */
     uint64_t queue_begun_ns; /* 0: not waiting for the network */
     char peer[400];          /* host[address]:port */
@@ -162,8 +180,22 @@ void slot_again(struct slot *s);
 /* delivery_transaction.c */
 void transaction_begin(struct slot *s);
 void transaction_reply(struct slot *s, int code, const char *text);
-void transaction_written(struct slot *s);
 void transaction_timeout(struct slot *s);
+/* PHASE_SCAN is over. */
+void transaction_scanned(struct slot *s, const struct mime_found *found);
+
+/* delivery_body.c */
+void body_scan(struct slot *s, enum mime_target target);
+/* Asks for the first piece, should it not be there. */
+void body_prepare(struct slot *s);
+/* The next hop is ready for it. */
+void body_send(struct slot *s);
+/* What was written has left, or a piece has come. */
+void body_pump(struct slot *s);
+/* In PHASE_QUEUE: has the network got it? */
+void body_check_queue(struct slot *s);
+/* Drops what of the message is in memory. */
+void body_forget(struct job *j);
 
 /* delivery_outcome.c */
 void job_decide(struct job *j, uint32_t recipient, int code, const char *text);
@@ -171,6 +203,8 @@ void job_decide_all(struct job *j, int code, const char *text);
 __attribute__((format(printf, 5, 6))) void job_fail(struct slot *s, bool permanent, const char *status, bool unreached,
                                                     const char *format, ...);
 void job_finish(struct slot *s);
+/* Nothing was said of the message over this connection, which stays: its attempt ends here. */
+void job_finish_idle(struct slot *s);
 void job_release(struct slot *s, const char *reason);
 /* As it was before its transaction began. */
 void job_rewind(struct slot *s);

@@ -46,14 +46,6 @@ static void on_dsn(void *arg, int status, Mailraft__Enqueue *dsn)
     free(t);
 }
 
-/* RFC 3461 4.1: NOTIFY given and without the bit: not told. */
-static bool wants(const struct notice *n, uint32_t i)
-{
-    enum { FAILURE = 4, DELAY = 8 };
-    uint32_t notify = n->recipients[i].notify;
-    return notify == 0 || (notify & (n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE ? FAILURE : DELAY)) != 0;
-}
-
 /* RFC 3463 X.4.7, delivery time expired: for good where DELIVERBY's time is up by mode R, for now where mode N asks to
  * be told (RFC 2852 4.1.4). */
 static const char *status_of(const struct notice *n, uint32_t i)
@@ -63,6 +55,28 @@ static const char *status_of(const struct notice *n, uint32_t i)
     if (n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE)
         return by && n->deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN ? "5.4.7" : "4.4.7";
     return by ? "4.4.7" : n->recipients[i].status;
+}
+
+static struct dsn_recipient told_of(const struct notice *n, uint32_t i)
+{
+    bool expired = n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE;
+    return (struct dsn_recipient){.address = n->recipients[i].address,
+                                  .orcpt = n->recipients[i].orcpt,
+                                  .action = expired ? DSN_FAILED : DSN_DELAYED,
+                                  .status = status_of(n, i),
+                                  .reply = n->recipients[i].reply,
+                                  .remote = ""};
+}
+
+/* RFC 3461 4.1: NOTIFY given and without the bit: not told. RFC 2852 4: the delay of by-mode N is told unless NEVER was
+ * asked for. */
+static bool wants(const struct notice *n, uint32_t i)
+{
+    bool expired = n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE;
+    uint32_t notify = n->recipients[i].notify;
+    if (!expired && n->deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_NOTIFY)
+        return (notify & NOTIFY_NEVER) == 0;
+    return notify == 0 || (notify & (expired ? NOTIFY_FAILURE : NOTIFY_DELAY)) != 0;
 }
 
 void delivery_notice(struct delivery *d, struct notice *n)
@@ -77,11 +91,7 @@ void delivery_notice(struct delivery *d, struct notice *n)
     uint32_t count = 0;
     for (uint32_t i = 0; i < n->n_recipients; i++)
         if (wants(n, i))
-            told[count++] = (struct dsn_recipient){.address = n->recipients[i].address,
-                                                   .orcpt = n->recipients[i].orcpt,
-                                                   .status = status_of(n, i),
-                                                   .reply = n->recipients[i].reply,
-                                                   .remote = ""};
+            told[count++] = told_of(n, i);
     if (count == 0 || n->reverse_path[0] == 0) {
         done(d, n, NULL);
     } else {
@@ -91,10 +101,9 @@ void delivery_notice(struct delivery *d, struct notice *n)
                                     .reverse_path = n->reverse_path,
                                     .envid = n->envid,
                                     .ret = n->ret,
+                                    .utf8 = (n->flags & MESSAGE_SMTPUTF8) != 0,
                                     .arrived_ms = n->arrived_ms,
                                     .expire_ms = n->expire_ms,
-                                    .action =
-                                        n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE ? DSN_FAILED : DSN_DELAYED,
                                     .recipients = told,
                                     .n_recipients = count};
         dsn_make(d->w, &report, on_dsn, t);

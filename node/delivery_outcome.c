@@ -1,5 +1,6 @@
 /* What came of an attempt: results by recipient -> one outcome operation, a line in the log each way, the time of the
- * next attempt, and the DSN when somebody failed for good and there is a sender to tell. */
+ * next attempt, and the DSN when there is a sender to tell: of those that failed for good, and of those that were
+ * delivered or passed on to where nobody would report it (RFC 3461 section 5.2). */
 #include "node/delivery_internal.h"
 #include "node/dsn.h"
 
@@ -48,12 +49,21 @@ void job_fail(struct slot *s, bool permanent, const char *status, bool unreached
     }
 }
 
+static void clear(struct job *j)
+{
+    for (uint32_t i = 0; j->a != NULL && i < j->a->n_recipients; i++) {
+        free(j->results[i].reply);
+        free(j->results[i].address);
+    }
+    free(j->results);
+    free(j->reverse_path);
+    free(j->order);
+    body_forget(j);
+}
+
 void job_free(struct job *j)
 {
-    for (uint32_t i = 0; j->a != NULL && i < j->a->n_recipients; i++)
-        free(j->results[i].reply);
-    free(j->results);
-    free(j->ready);
+    clear(j);
     if (j->a != NULL)
         attempt_free(j->a);
     free(j);
@@ -76,13 +86,12 @@ void job_rewind(struct slot *s)
 {
     struct job *j = s->job;
     struct attempt *a = j->a;
+    uint64_t given_ns = j->given_ns;
 
-    for (uint32_t i = 0; i < a->n_recipients; i++)
-        free(j->results[i].reply);
-    free(j->results);
-    free(j->ready);
+    clear(j);
     memset(j, 0, sizeof(*j));
     j->a = a;
+    j->given_ns = given_ns;
     j->results = mr_calloc(a->n_recipients, sizeof(*j->results));
     s->serial++; /* a piece that is still on its way belongs to what was */
 }
@@ -134,7 +143,8 @@ static void log_recipient(const struct slot *s, const struct job *j, uint32_t i,
               LOG_S("tls_protocol", s->tls != NULL ? tls_version(s->tls) : NULL),
               LOG_S("tls_cipher", s->tls != NULL ? tls_cipher(s->tls) : NULL),
               LOG_S("tls_verified", s->tls != NULL ? s->secure.verified : NULL), LOG_N("attempt", j->a->attempt),
-              LOG_N("delay_ms", delay_ms), LOG_B("reused", s->messages > 0));
+              LOG_N("delay_ms", delay_ms), LOG_B("reused", s->messages > 0), LOG_B("bdat", j->form.bdat),
+              LOG_B("converted", j->plan != NULL));
 }
 
 static void count_and_log(struct slot *s, struct job *j)
@@ -151,6 +161,8 @@ static void count_and_log(struct slot *s, struct job *j)
         case MAILRAFT__RESULT__FAILED:
             atomic_fetch_add(&counters->deliveries_failed, 1);
             break;
+        case MAILRAFT__RESULT__RESULT_NONE: /* comes at once */
+            continue;
         default:
             atomic_fetch_add(&counters->deliveries_deferred, 1);
             break;
@@ -162,30 +174,37 @@ static void count_and_log(struct slot *s, struct job *j)
 
 /* ---- the outcome ---- */
 
+static Mailraft__RecipientResult *make_result(const struct job *j, uint32_t i)
+{
+    const struct job_result *from = &j->results[i];
+    const char *reply = from->reply == NULL ? "" : from->reply;
+    Mailraft__RecipientResult *r = mr_malloc(sizeof(*r));
+    mailraft__recipient_result__init(r);
+    r->recipient = j->a->recipients[i].index;
+    r->result = from->result;
+    r->status = mr_strdup(from->status);
+    r->reply.len = strnlen(reply, STATE_MAX_REPLY);
+    r->reply.data = mr_memdup(reply, r->reply.len);
+    return r;
+}
+
 static Mailraft__Outcome *make_outcome(struct delivery *d, const struct job *j)
 {
     Mailraft__Outcome *o = mr_malloc(sizeof(*o));
     mailraft__outcome__init(o);
     o->n_results = j->a->n_recipients;
     o->results = mr_calloc(o->n_results, sizeof(*o->results));
-    bool deferred = false;
+    bool deferred = false, decided = false, postponed = false;
     for (uint32_t i = 0; i < j->a->n_recipients; i++) {
-        const struct job_result *from = &j->results[i];
-        Mailraft__RecipientResult *r = mr_malloc(sizeof(*r));
-        mailraft__recipient_result__init(r);
-        r->recipient = j->a->recipients[i].index;
-        r->result = from->result;
-        r->status = mr_strdup(from->status);
-        size_t len = strlen(from->reply);
-        if (len > STATE_MAX_REPLY)
-            len = STATE_MAX_REPLY;
-        r->reply.data = mr_memdup(from->reply, len);
-        r->reply.len = len;
-        o->results[i] = r;
-        deferred = deferred || from->result == MAILRAFT__RESULT__DEFERRED;
+        Mailraft__Result result = j->results[i].result;
+        o->results[i] = make_result(j, i);
+        deferred = deferred || result == MAILRAFT__RESULT__DEFERRED;
+        postponed = postponed || result == MAILRAFT__RESULT__RESULT_NONE;
+        decided = decided || result == MAILRAFT__RESULT__DELIVERED || result == MAILRAFT__RESULT__FAILED;
     }
-    /* Said always: should a DSN be impossible, what failed is deferred instead (7.2). */
-    o->retry_for_ms = retry_for_ms(d, j->a);
+    /* Said always: should a DSN be impossible, what failed is deferred instead (7.2). 0, ready again at once, for those
+     * whose turn did not come: each such round decides somebody, so there is an end to them. */
+    o->retry_for_ms = postponed && decided ? 0 : retry_for_ms(d, j->a);
     o->unreached = j->unreached && deferred;
     o->avoid_node = j->avoid_node && deferred;
     return o;
@@ -224,42 +243,55 @@ static void on_dsn(void *arg, int status, Mailraft__Enqueue *dsn)
     free(e);
 }
 
-enum { NOTIFY_NEVER = 1, NOTIFY_FAILURE = 4 };
-
-static bool wants_dsn(const struct job *j, uint32_t i)
+/* What the sender is to be told of a recipient; DSN_NONE: nothing. lmtp: the next hop is where the message was to get
+ * to, so that nobody further on could report. */
+static enum dsn_action action_of(const struct job *j, uint32_t i, bool lmtp)
 {
     uint32_t notify = j->a->recipients[i].notify;
-    return j->results[i].result == MAILRAFT__RESULT__FAILED && (notify == 0 || (notify & NOTIFY_FAILURE) != 0);
+    if (notify & NOTIFY_NEVER)
+        return DSN_NONE;
+    if (j->results[i].result == MAILRAFT__RESULT__FAILED)
+        return notify == 0 || (notify & NOTIFY_FAILURE) ? DSN_FAILED : DSN_NONE;
+    if (j->results[i].result != MAILRAFT__RESULT__DELIVERED)
+        return DSN_NONE;
+    if ((notify & NOTIFY_SUCCESS) && !j->form.dsn)
+        return lmtp ? DSN_DELIVERED : DSN_RELAYED;
+    if (lmtp || j->a->deliver_by == MAILRAFT__DELIVER_BY__DELIVER_BY_NONE)
+        return DSN_NONE;
+    /* RFC 2852 section 4: beyond this next hop nobody looks at the time; or a trace was asked for. */
+    return !j->form.deliver_by || j->a->deliver_by_trace ? DSN_RELAYED : DSN_NONE;
 }
 
 static bool make_dsn(struct slot *s, struct job *j, Mailraft__Outcome *o)
 {
     struct dsn_recipient *told = mr_calloc(j->a->n_recipients, sizeof(*told));
     uint32_t n = 0;
-    for (uint32_t i = 0; i < j->a->n_recipients; i++)
-        if (wants_dsn(j, i))
+    for (uint32_t i = 0; i < j->a->n_recipients && j->a->reverse_path[0] != 0; i++) {
+        enum dsn_action action = action_of(j, i, s->hop.kind == NEXT_HOP_LMTP);
+        if (action != DSN_NONE)
             told[n++] = (struct dsn_recipient){.address = j->a->recipients[i].address,
                                                .orcpt = j->a->recipients[i].orcpt,
+                                               .action = action,
                                                .status = j->results[i].status,
                                                .reply = j->results[i].reply,
                                                .remote = s->peer};
-    bool any = n > 0 && j->a->reverse_path[0] != 0;
-    if (any) {
+    }
+    if (n > 0) {
         struct ending *e = mr_malloc(sizeof(*e));
         *e = (struct ending){s->d, j, o};
         struct dsn_report report = {.id = j->a->id,
                                     .reverse_path = j->a->reverse_path,
                                     .envid = j->a->envid,
                                     .ret = j->a->ret,
+                                    .utf8 = (j->a->flags & MESSAGE_SMTPUTF8) != 0,
                                     .arrived_ms = j->a->arrived_ms,
                                     .expire_ms = j->a->expire_ms,
-                                    .action = DSN_FAILED,
                                     .recipients = told,
                                     .n_recipients = n};
         dsn_make(s->d->w, &report, on_dsn, e);
     }
     free(told);
-    return any;
+    return n > 0;
 }
 
 void job_finish(struct slot *s)
@@ -267,9 +299,19 @@ void job_finish(struct slot *s)
     struct job *j = s->job;
     s->job = NULL;
     s->serial++;
-    job_decide_all(j, 451, "451 not attempted"); /* whoever is still undecided */
+    for (uint32_t i = 0; i < j->a->n_recipients; i++)
+        if (!j->results[i].postponed)
+            job_decide(j, i, 451, "451 not attempted"); /* whoever is still undecided */
     count_and_log(s, j);
     Mailraft__Outcome *o = make_outcome(s->d, j);
     if (!make_dsn(s, j, o))
         propose(s->d, j, o);
+}
+
+void job_finish_idle(struct slot *s)
+{
+    job_finish(s);
+    s->phase = PHASE_IDLE;
+    uv_timer_stop(&s->timer);
+    slot_next(s);
 }

@@ -1,281 +1,141 @@
 /* One attempt over a connection that stands: MAIL to the reply to the final dot (RFC 5321, 2920; LMTP: 2033).
  *
- * Happy path with PIPELINING: MAIL, RCPT..., DATA in one write -> their replies -> body, a piece at a time, at most two
- * in memory -> all of it has left for the network -> may we still? -> journal -> final dot -> its reply (LMTP: one a
- * recipient) -> job_finish. Why the dot waits: it is what makes the next hop responsible, so it must not lie in our
- * kernel while the lease runs out and another node takes over. PROTOCOL.md 5.7 asks for an empty send queue (SIOCOUTQ).
- * That counts what is not yet acknowledged too, and a receiver delays its acknowledgement by up to 40 ms while it has
- * nothing to say; SIOCOUTQNSD counts what has not been sent. When it is 0, and the next hop was heard of just now, the
- * dot goes out with the next packet, as it would with an empty queue; from a next hop that is silent every byte of the
- * body has to be acknowledged first, so that nothing waits for a network that is cut. A packet that is lost is sent
- * again later in both cases, and for that the promise speaks of attempts in doubt. */
+ * Happy path with PIPELINING: (the message is scanned, where its form depends on it) -> MAIL, RCPT..., DATA in one
+ * write -> their replies -> the body and its dot (delivery_body.c) -> its reply (LMTP: one a recipient) -> job_finish.
+ * A next hop that takes fewer recipients at once (RFC 9422, or 452 4.5.3 at RCPT) gets as many as it takes; the others
+ * stay undecided in the outcome, which makes the delivery ready again at once, for a slot whose connection stands. */
 #include "node/delivery_internal.h"
 
-#include "proto/base/error.h"
+#include "proto/base/clock.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
-#include <linux/sockios.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
+#include <strings.h>
+
+/* ---- who ---- */
+
+static const char *domain_of(const char *address)
+{
+    const char *at = strrchr(address, '@');
+    return at == NULL ? "" : at + 1;
+}
+
+/* Would this recipient bring one domain more than the next hop takes? */
+static bool over_domains(const struct job *j, uint32_t recipient, uint32_t most)
+{
+    uint32_t domains = 0;
+    for (uint32_t i = 0; i < j->n_order; i++) {
+        const char *domain = domain_of(j->a->recipients[j->order[i]].address);
+        if (strcasecmp(domain, domain_of(j->a->recipients[recipient].address)) == 0)
+            return false;
+        bool seen = false;
+        for (uint32_t k = 0; k < i && !seen; k++)
+            seen = strcasecmp(domain, domain_of(j->a->recipients[j->order[k]].address)) == 0;
+        domains += !seen;
+    }
+    return domains >= most;
+}
+
+/* As many as it takes. Where that is not all, the next attempt begins with others: those at the front may be ones that
+ * it defers for ever. */
+static void choose_recipients(struct slot *s)
+{
+    struct job *j = s->job;
+    uint32_t n = j->a->n_recipients, most = n;
+    if (s->can.rcpt_max > 0 && s->can.rcpt_max < most)
+        most = s->can.rcpt_max;
+    if (s->rcpt_learned > 0 && s->rcpt_learned < most)
+        most = s->rcpt_learned;
+    bool limited = most < n || s->can.rcpt_domain_max > 0;
+    uint32_t offset = limited && j->a->attempt > 0 ? (uint32_t)((uint64_t)(j->a->attempt - 1) * most % n) : 0;
+
+    j->order = mr_calloc(n, sizeof(*j->order));
+    j->n_order = 0;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t i = (uint32_t)(((uint64_t)offset + k) % n);
+        if (j->results[i].result != MAILRAFT__RESULT__RESULT_NONE)
+            continue;
+        if (j->n_order == most || (s->can.rcpt_domain_max > 0 && over_domains(j, i, s->can.rcpt_domain_max)))
+            j->results[i].postponed = true;
+        else
+            j->order[j->n_order++] = i;
+    }
+}
+
+/* For a next hop without SMTPUTF8: what has no form in ASCII is refused (RFC 6531 3.2). False: nobody is left. */
+static bool make_ascii(struct slot *s)
+{
+    struct job *j = s->job;
+    bool any = false;
+    j->reverse_path = form_ascii_address(j->a->reverse_path);
+    if (j->reverse_path == NULL) {
+        job_fail(s, true, "5.6.7", false, "the sender's address is not ASCII, and %s does not offer SMTPUTF8", s->peer);
+        return false;
+    }
+    for (uint32_t i = 0; i < j->a->n_recipients; i++) {
+        struct job_result *r = &j->results[i];
+        r->address = form_ascii_address(j->a->recipients[i].address);
+        any = any || r->address != NULL;
+        if (r->address == NULL)
+            job_decide(j, i, 553, "553 5.6.7 the address is not ASCII, and the next hop does not offer SMTPUTF8");
+    }
+    return any;
+}
 
 /* ---- commands ---- */
 
-struct commands {
-    char *text;
-    size_t len, size;
-};
-
-__attribute__((format(printf, 2, 3))) static void add(struct commands *c, const char *format, ...)
+static int64_t seconds_left(const struct job *j)
 {
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(c->text + c->len, c->size - c->len, format, args);
-    va_end(args);
-    mr_assert(n >= 0 && (size_t)n < c->size - c->len);
-    c->len += (size_t)n;
+    uint64_t passed_ms = (mr_boot_ns(&mr_clock_real) - j->given_ns) / MR_NS_PER_MS;
+    int64_t left_ms = (int64_t)j->a->deliver_by_ms - (int64_t)(j->a->now_ms + passed_ms);
+    return left_ms / 1000;
 }
 
-static void add_mail(struct slot *s, struct commands *c)
+static void add_rcpt(struct form_text *t, const struct job *j, uint32_t place)
 {
-    const struct attempt *a = s->job->a;
-    add(c, "MAIL FROM:<%s>", a->reverse_path);
-    if (s->can.flags & CAP_SIZE)
-        add(c, " SIZE=%llu", (unsigned long long)a->body_length);
-    /* To a next hop without 8BITMIME the bytes go as they are: nearly all of them take it, and to convert would break
-     * signatures. */
-    if ((a->flags & MESSAGE_8BITMIME) && (s->can.flags & CAP_8BITMIME))
-        add(c, " BODY=8BITMIME");
-    add(c, "\r\n");
-}
-
-static size_t commands_size(const struct attempt *a)
-{
-    size_t size = strlen(a->reverse_path) + 128;
-    for (uint32_t i = 0; i < a->n_recipients; i++)
-        size += strlen(a->recipients[i].address) + 16;
-    return size;
+    uint32_t i = j->order[place];
+    const struct attempt_recipient *to = &j->a->recipients[i];
+    form_add_rcpt(t, &j->form, j->a, to, j->results[i].address != NULL ? j->results[i].address : to->address);
 }
 
 static void send_commands(struct slot *s)
 {
     struct job *j = s->job;
-    struct commands c = {.size = commands_size(j->a)};
-    c.text = mr_malloc(c.size);
-    add_mail(s, &c);
+    struct form_text t = {0};
+    struct form_mail mail = {.reverse_path = j->reverse_path != NULL ? j->reverse_path : j->a->reverse_path,
+                             .size = j->plan == NULL ? j->a->body_length : 0, /* what it grows to is not known */
+                             .left_s = seconds_left(j)};
+    form_add_mail(&t, &j->form, j->a, &mail, &s->can);
     if (s->can.flags & CAP_PIPELINING) {
-        for (uint32_t i = 0; i < j->a->n_recipients; i++)
-            add(&c, "RCPT TO:<%s>\r\n", j->a->recipients[i].address);
-        add(&c, "DATA\r\n");
+        for (uint32_t i = 0; i < j->n_order; i++)
+            add_rcpt(&t, j, i);
+        if (!j->form.bdat)
+            form_add(&t, "DATA\r\n");
         j->data_sent = true;
     }
-    slot_write(s, c.text, c.len);
-    free(c.text);
+    slot_write(s, t.text, t.len);
+    free(t.text);
 }
 
-static void send_rcpt(struct slot *s, uint32_t recipient)
+static void send_rcpt(struct slot *s, uint32_t place)
 {
-    char line[1100];
-    int n = snprintf(line, sizeof(line), "RCPT TO:<%s>\r\n", s->job->a->recipients[recipient].address);
-    mr_assert(n > 0 && (size_t)n < sizeof(line));
-    slot_write(s, line, (size_t)n);
+    struct form_text t = {0};
+    add_rcpt(&t, s->job, place);
+    slot_write(s, t.text, t.len);
+    free(t.text);
 }
 
-/* ---- the body ---- */
-
-struct piece_read {
-    struct slot *slot;
-    uint64_t serial;
-};
-
-static void pump(struct slot *s);
-
-static void on_piece(void *arg, int status, uint8_t *data, size_t len, bool last)
-{
-    struct piece_read *r = arg;
-    struct slot *s = r->slot;
-    bool current = s->job != NULL && r->serial == s->serial;
-    free(r);
-    s->reads--;
-    if (!current) {
-        free(data);
-        if (s->phase == PHASE_NONE)
-            slot_next(s); /* it may have waited for this only */
-        return;
-    }
-    struct job *j = s->job;
-    j->reading = false;
-    if (status != 0) {
-        j->body_failed = true;
-    } else {
-        j->ready = data;
-        j->ready_len = len;
-        j->ready_last = last;
-        j->have_ready = true;
-    }
-    if (s->phase == PHASE_BODY)
-        pump(s);
-}
-
-static void ask_piece(struct slot *s)
-{
-    struct job *j = s->job;
-    if (j->reading || j->have_ready || j->last_read)
-        return;
-    struct piece_read *r = mr_malloc(sizeof(*r));
-    r->slot = s;
-    r->serial = s->serial;
-    j->reading = true;
-    s->reads++;
-    delivery_backend.body_read(s->d->w->port, j->a->id, j->piece++, on_piece, r);
-}
-
-static bool needs_stuffing(const struct job *j, const char *data, size_t len)
-{
-    return len > 0 && ((j->line_start && data[0] == '.') || memmem(data, len, "\n.", 2) != NULL);
-}
-
-/* Doubles dots at line beginnings (RFC 5321 4.5.2). */
-static void write_stuffed(struct slot *s, const char *data, size_t len)
-{
-    char *out = mr_malloc(len * 2);
-    size_t n = 0;
-    bool start = s->job->line_start;
-    for (size_t i = 0; i < len; i++) {
-        if (start && data[i] == '.')
-            out[n++] = '.';
-        out[n++] = data[i];
-        start = data[i] == '\n';
-    }
-    slot_write(s, out, n);
-    free(out);
-}
-
-static void write_piece(struct slot *s)
-{
-    struct job *j = s->job;
-    const char *data = (const char *)j->ready;
-    size_t len = j->ready_len;
-
-    if (needs_stuffing(j, data, len))
-        write_stuffed(s, data, len);
-    else if (len > 0)
-        slot_write(s, data, len);
-    if (len > 0) {
-        j->line_start = data[len - 1] == '\n';
-        j->tail[0] = len > 1 ? data[len - 2] : j->tail[1];
-        j->tail[1] = data[len - 1];
-    }
-    free(j->ready);
-    j->ready = NULL;
-    j->have_ready = false;
-    j->last_read = j->ready_last;
-}
-
-/* Nothing of the body waits in our kernel, and the peer is there to take the dot. */
-static bool network_has_it(const struct slot *s)
-{
-    enum { HEARD_MS = 100 };
-    struct tcp_info info = {0};
-    socklen_t info_len = sizeof(info);
-    uv_os_fd_t fd;
-    int unsent, unacked;
-
-    if (uv_fileno((const uv_handle_t *)&s->tcp, &fd) != 0 || ioctl(fd, SIOCOUTQNSD, &unsent) != 0 ||
-        ioctl(fd, SIOCOUTQ, &unacked) != 0)
-        return false; /* reading finds what is wrong */
-    if (unacked == 0)
-        return true;
-    struct pollfd room = {.fd = fd, .events = POLLOUT};
-    return unsent == 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_len) == 0 &&
-           info.tcpi_last_ack_recv < HEARD_MS && poll(&room, 1, 0) == 1 && (room.revents & POLLOUT) != 0;
-}
-
-static void check_queue(struct slot *s)
-{
-    enum { MOST_POLLS_MS = 20 };
-    struct job *j = s->job;
-    if (!network_has_it(s)) {
-        uint64_t now = mr_boot_ns(&mr_clock_real);
-        uint64_t waited = s->queue_begun_ns == 0 ? 0 : now - s->queue_begun_ns;
-        if (s->queue_begun_ns == 0)
-            s->queue_begun_ns = now;
-        if (waited > s->d->w->config->delivery.data_timeout_ms * MR_NS_PER_MS) {
-            slot_lost(s, "the body was not taken in time");
-            return;
-        }
-        uint64_t again = waited / MR_NS_PER_MS / 2;
-        slot_timer(s, again < 1 ? 1 : again > MOST_POLLS_MS ? MOST_POLLS_MS : (unsigned)again);
-        return;
-    }
-    if (!delivery_backend.may_send(s->d->w->port, j->a)) {
-        job_release(s, "lease ended before the final dot");
-        slot_close(s, true);
-        return;
-    }
-    delivery_backend.dot(s->d->w->port, j->a);
-    j->dot_written = true;
-    s->phase = PHASE_DOT;
-    slot_write(s, ".\r\n", 3);
-    slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
-}
-
-static void body_done(struct slot *s)
-{
-    struct job *j = s->job;
-    if (j->tail[1] != '\n' || j->tail[0] != '\r') {
-        bool cr = j->tail[1] == '\r';
-        j->tail[0] = '\r';
-        j->tail[1] = '\n';
-        slot_write(s, cr ? "\n" : "\r\n", cr ? 1 : 2);
-    }
-    if (s->writes > 0)
-        return; /* transaction_written comes again */
-    s->phase = PHASE_QUEUE;
-    s->queue_begun_ns = 0;
-    check_queue(s);
-}
-
-static void pump(struct slot *s)
-{
-    struct job *j = s->job;
-    while (s->writes == 0 && s->phase == PHASE_BODY) {
-        if (j->last_read) {
-            body_done(s);
-            return;
-        }
-        if (j->body_failed) {
-            job_fail(s, false, "4.3.0", false, "the body cannot be read now on any node that holds it");
-            j->unreached = false;
-            job_finish(s);
-            slot_close(s, true); /* DATA cannot be taken back otherwise */
-            return;
-        }
-        if (!j->have_ready) {
-            ask_piece(s);
-            return;
-        }
-        write_piece(s);
-        ask_piece(s);
-        slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
-    }
-}
-
-void transaction_written(struct slot *s)
-{
-    pump(s);
-}
-
-/* ---- the end ---- */
+/* ---- the beginning and the end ---- */
 
 /* clean: the server is back where MAIL may come; else RSET makes it so. */
 static void end(struct slot *s, bool clean)
 {
     const struct cluster_rules *rules = s->d->w->rules;
     uint32_t most = rules == NULL ? 0 : route_limit(rules->rules, s->next_hop)->messages_per_connection;
+    if (s->can.mail_max > 0 && (most == 0 || s->can.mail_max < most))
+        most = s->can.mail_max;
 
     job_finish(s);
     s->messages++;
@@ -294,43 +154,85 @@ static void end(struct slot *s, bool clean)
     }
 }
 
+static void start(struct slot *s)
+{
+    choose_recipients(s);
+    s->phase = PHASE_MAIL;
+    send_commands(s);
+    body_prepare(s);
+    slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
+}
+
+void transaction_scanned(struct slot *s, const struct mime_found *found)
+{
+    struct job *j = s->job;
+    bool declared = (j->a->flags & (MESSAGE_8BITMIME | MESSAGE_BINARYMIME | MESSAGE_SMTPUTF8)) != 0;
+
+    if (j->form.ascii_only && found->eight_bit_header) {
+        job_fail(s, true, "5.6.7", false, "the header is not ASCII, and %s does not offer SMTPUTF8", s->peer);
+        job_finish_idle(s);
+        return;
+    }
+    if (j->form.convert != FORM_AS_IT_IS && found->why_not != NULL && declared) {
+        job_fail(s, true, "5.6.3", false, "%s does not offer %s, and the message cannot be converted: %s", s->peer,
+                 j->form.convert == FORM_TO_8BIT ? "BINARYMIME" : "8BITMIME", found->why_not);
+        job_finish_idle(s);
+        return;
+    }
+    /* Who did not say that it is eight-bit, and sent what nobody could convert, has it sent on as it is. */
+    if (j->form.convert == FORM_AS_IT_IS || !found->convert || found->why_not != NULL) {
+        mime_plan_free(j->plan);
+        j->plan = NULL;
+    }
+    start(s);
+}
+
 void transaction_begin(struct slot *s)
 {
     struct job *j = s->job;
     s->serial++;
     s->quit = false;
+    if (s->messages == 0)
+        s->rcpt_learned = 0;
     if (!delivery_backend.may_send(s->d->w->port, j->a)) {
         job_release(s, "lease ended");
         s->phase = PHASE_IDLE;
         slot_next(s);
         return;
     }
-    if ((s->can.flags & CAP_SIZE) && s->can.size > 0 && j->a->body_length > s->can.size) {
+    const char *late =
+        form_deliver_by_refusal(j->a->deliver_by, seconds_left(j), s->hop.kind == NEXT_HOP_LMTP, &s->can);
+    j->form = form_choose(j->a->flags, &s->can);
+    if (late != NULL)
+        job_fail(s, true, "5.4.7", false, "%s", late);
+    else if ((s->can.flags & CAP_SIZE) && s->can.size > 0 && j->a->body_length > s->can.size)
         job_fail(s, true, "5.3.4", false, "message of %llu bytes is over the limit of %s (%llu)",
                  (unsigned long long)j->a->body_length, s->peer, (unsigned long long)s->can.size);
-        job_finish(s);
-        s->phase = PHASE_IDLE;
-        slot_next(s);
+    else if (!j->form.ascii_only || make_ascii(s)) {
+        if (j->form.scan)
+            body_scan(s, j->form.convert == FORM_TO_7BIT ? MIME_TARGET_7BIT : MIME_TARGET_8BIT);
+        else
+            start(s);
         return;
     }
-    j->line_start = true;
-    s->phase = PHASE_MAIL;
-    send_commands(s);
-    ask_piece(s);
-    slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
+    job_finish_idle(s);
 }
 
 /* ---- replies ---- */
 
 static bool all_rcpts_answered(const struct job *j)
 {
-    return j->next_rcpt == j->a->n_recipients;
+    return j->next_rcpt == j->n_order;
 }
 
 static void after_rcpts(struct slot *s)
 {
     struct job *j = s->job;
-    if (j->data_sent) {
+    if (j->form.bdat && j->n_accepted > 0) {
+        body_send(s);
+    } else if (j->form.bdat) {
+        end(s, false);
+    } else if (j->data_sent) {
         s->phase = PHASE_DATA;
     } else if (j->n_accepted > 0) {
         s->phase = PHASE_DATA;
@@ -356,14 +258,38 @@ static void on_mail(struct slot *s, int code, const char *text)
         send_rcpt(s, 0);
 }
 
+/* RFC 5321 4.5.3.1.10: it takes no more in this transaction; 552 is what older servers say. Said of the first it is no
+ * limit of a transaction. */
+static bool too_many(const struct job *j, int code, const char *text)
+{
+    char status[16];
+    if (j->n_accepted == 0 || (code != 452 && code != 552))
+        return false;
+    smtp_reply_status(code, text, status);
+    return strcmp(status + 1, ".5.3") == 0 || (code == 452 && strcmp(status, "4.0.0") == 0);
+}
+
+/* Without pipelining the rest need not be asked. */
+static void postpone_rest(struct job *j)
+{
+    for (uint32_t k = j->next_rcpt; k < j->n_order; k++)
+        j->results[j->order[k]].postponed = true;
+    j->n_order = j->next_rcpt;
+}
+
 static void on_rcpt(struct slot *s, int code, const char *text)
 {
     struct job *j = s->job;
-    uint32_t i = j->next_rcpt++;
+    uint32_t i = j->order[j->next_rcpt++];
     if (j->mail_code / 100 == 2) {
         if (code / 100 == 2) {
             j->results[i].accepted = true;
             j->n_accepted++;
+        } else if (too_many(j, code, text)) {
+            s->rcpt_learned = j->n_accepted;
+            j->results[i].postponed = true;
+            if (!j->data_sent)
+                postpone_rest(j);
         } else {
             job_decide(j, i, code, text);
         }
@@ -385,9 +311,7 @@ static void on_data(struct slot *s, int code, const char *text)
 {
     struct job *j = s->job;
     if (code == 354 && j->n_accepted > 0) {
-        s->phase = PHASE_BODY;
-        slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
-        pump(s);
+        body_send(s);
     } else if (code == 354 && s->hop.kind == NEXT_HOP_LMTP) {
         s->quit = true; /* there would be no reply at all */
         end(s, false);
@@ -402,6 +326,14 @@ static void on_data(struct slot *s, int code, const char *text)
     }
 }
 
+/* The next one whose RCPT was accepted, in the order in which they were (RFC 2033 4.2). */
+static bool next_lmtp(struct job *j)
+{
+    while (j->next_lmtp < j->n_order && !j->results[j->order[j->next_lmtp]].accepted)
+        j->next_lmtp++;
+    return j->next_lmtp < j->n_order;
+}
+
 static void on_dot(struct slot *s, int code, const char *text)
 {
     struct job *j = s->job;
@@ -410,14 +342,25 @@ static void on_dot(struct slot *s, int code, const char *text)
         end(s, true);
         return;
     }
-    while (j->next_lmtp < j->a->n_recipients && !j->results[j->next_lmtp].accepted)
-        j->next_lmtp++;
-    if (j->next_lmtp < j->a->n_recipients)
-        job_decide(j, j->next_lmtp++, code, text);
-    while (j->next_lmtp < j->a->n_recipients && !j->results[j->next_lmtp].accepted)
-        j->next_lmtp++;
-    if (j->next_lmtp == j->a->n_recipients)
+    if (next_lmtp(j))
+        job_decide(j, j->order[j->next_lmtp++], code, text);
+    if (!next_lmtp(j))
         end(s, true);
+}
+
+/* A reply while the body is on its way: to a chunk, or the next hop will not take the rest. */
+static void on_body(struct slot *s, int code, const char *text)
+{
+    struct job *j = s->job;
+    if (code / 100 == 2 && j->chunks > 0) {
+        j->chunks--;
+        if (s->phase == PHASE_BODY)
+            body_pump(s);
+        return;
+    }
+    decide_accepted(j, code / 100 >= 4 ? code : 451, text);
+    job_finish(s);
+    slot_close(s, true);
 }
 
 void transaction_reply(struct slot *s, int code, const char *text)
@@ -450,10 +393,8 @@ void transaction_reply(struct slot *s, int code, const char *text)
     case PHASE_DOT:
         on_dot(s, code, text);
         break;
-    default: /* a reply in the middle of the body: it will not take the rest */
-        decide_accepted(j, code / 100 >= 4 ? code : 451, text);
-        job_finish(s);
-        slot_close(s, true);
+    default:
+        on_body(s, code, text);
         break;
     }
 }
@@ -461,7 +402,7 @@ void transaction_reply(struct slot *s, int code, const char *text)
 void transaction_timeout(struct slot *s)
 {
     if (s->phase == PHASE_QUEUE)
-        check_queue(s);
+        body_check_queue(s);
     else
         slot_lost(s, "timed out");
 }

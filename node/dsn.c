@@ -21,7 +21,7 @@ struct making {
     struct dsn_report report;
     struct dsn_recipient *recipients;
     struct mr_id id;
-    bool eight_bit;
+    bool eight_bit, global;
     char *text;
     size_t len, stored;
     struct cluster_body *body;
@@ -58,7 +58,8 @@ static void on_stored(void *arg, int status, Mailraft__Body *body)
     e->id.data = mr_memdup(m->id.bytes, MR_ID_SIZE);
     e->id.len = MR_ID_SIZE;
     e->body = body;
-    e->flags = MESSAGE_DSN | (m->eight_bit ? (uint32_t)MESSAGE_8BITMIME : 0U);
+    e->flags = MESSAGE_DSN | (m->eight_bit || m->global ? (uint32_t)MESSAGE_8BITMIME : 0U) |
+               (m->global ? (uint32_t)MESSAGE_SMTPUTF8 : 0U);
     e->n_next_hops = 1;
     e->next_hops = mr_calloc(1, sizeof(*e->next_hops));
     e->next_hops[0] = mr_strdup(m->next_hop);
@@ -104,8 +105,18 @@ static void store(struct making *m, const char *original, size_t original_len, b
     m->text = dsn_text(&m->report, m->w->config->smtp.hostname, m->id, mr_wall_ms(&mr_clock_real), original,
                        original_len, whole, &m->len);
     m->eight_bit = dsn_eight_bit(original, original_len);
+    m->global = dsn_global(&m->report, original, original_len);
     m->body = delivery_backend.body_begin(m->w->port, m->id);
     store_next(m);
+}
+
+/* RFC 3461 4.3: RET=FULL is of failures; a report of a success or a delay carries the header. */
+static bool any_failed(const struct dsn_report *r)
+{
+    for (uint32_t i = 0; i < r->n_recipients; i++)
+        if (r->recipients[i].action == DSN_FAILED)
+            return true;
+    return false;
 }
 
 static void on_original(void *arg, int status, uint8_t *data, size_t len, bool last)
@@ -117,7 +128,8 @@ static void on_original(void *arg, int status, uint8_t *data, size_t len, bool l
 
     if (status == 0) {
         const char *end = memmem(data, len, "\r\n\r\n", 4);
-        whole = m->report.ret == RET_FULL && last && len <= DSN_MAX_ORIGINAL;
+        whole = m->report.ret == RET_FULL && any_failed(&m->report) && last && len <= DSN_MAX_ORIGINAL &&
+                memchr(data, 0, len) == NULL; /* binary content fits into no report */
         take = whole ? len : end != NULL ? (size_t)(end - (const char *)data) + 2 : len;
         if (take > DSN_MAX_ORIGINAL) { /* cut at a line's end */
             take = DSN_MAX_ORIGINAL;
@@ -149,6 +161,7 @@ void dsn_make(struct worker *w, const struct dsn_report *report,
         const struct dsn_recipient *r = &report->recipients[i];
         m->recipients[i] = (struct dsn_recipient){.address = copy(r->address),
                                                   .orcpt = copy(r->orcpt),
+                                                  .action = r->action,
                                                   .status = copy(r->status),
                                                   .reply = copy(r->reply),
                                                   .remote = copy(r->remote)};

@@ -1,4 +1,4 @@
-/* dsn.h - delivery status notifications (RFC 3464, 6522): builds one, stores its body, gives the enqueue for it.
+/* dsn.h - delivery status notifications (RFC 3464, 6522, 6533): builds one, stores its body, gives the enqueue for it.
  *
  * What the report says about each recipient comes from the caller; the original's header section is read from the body
  * plane. Thread: the worker's. */
@@ -7,11 +7,12 @@
 
 #include "node/worker.h"
 
-enum dsn_action { DSN_FAILED, DSN_DELAYED };
+enum dsn_action { DSN_NONE, DSN_FAILED, DSN_DELAYED, DSN_DELIVERED, DSN_RELAYED };
 enum { DSN_MAX_ORIGINAL = 64 * 1024 /* bytes of the original that a report carries */ };
 
 struct dsn_recipient {
-    const char *address, *orcpt;
+    const char *address, *orcpt; /* orcpt: "type;address", "" or NULL: none */
+    enum dsn_action action;
     const char *status, *reply;
     const char *remote; /* "host[address]:port"; "" none */
 };
@@ -20,8 +21,8 @@ struct dsn_report {
     const char *reverse_path;
     const char *envid;
     uint32_t ret;
+    bool utf8; /* the original came with SMTPUTF8 */
     uint64_t arrived_ms, expire_ms;
-    enum dsn_action action;
     const struct dsn_recipient *recipients;
     uint32_t n_recipients;
 };
@@ -37,5 +38,7 @@ char *dsn_text(const struct dsn_report *report, const char *hostname, struct mr_
 
 /* Does it hold a byte that 7-bit transport would not carry? */
 bool dsn_eight_bit(const char *text, size_t len);
+/* Is the report in the form of RFC 6533: with addresses and a header that are not ASCII as they are? */
+bool dsn_global(const struct dsn_report *report, const char *original, size_t original_len);
 
 #endif

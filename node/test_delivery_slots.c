@@ -188,7 +188,7 @@ static void a_slow_reader(void **state)
     core.body = body;
     core.body_len = SIZE;
     core.piece_size = PIECE;
-    server.ehlo = "250-hop.example\r\n250 PIPELINING";
+    server.ehlo = "250-hop.example\r\n250-8BITMIME\r\n250 PIPELINING"; /* not read before it is sent */
     give(0, 1);
     WAIT_FOR(server.n == 1 && server.connections[0]->data);
     server.reading = false;

@@ -7,6 +7,7 @@
 
 static const struct dsn_recipient plain = {.address = "u@example.org",
                                            .orcpt = "rfc822;old@example.org",
+                                           .action = DSN_FAILED,
                                            .status = "5.1.1",
                                            .reply = "550 5.1.1 no such user",
                                            .remote = "mx.example.org[192.0.2.1]:25"};
@@ -18,7 +19,6 @@ static struct dsn_report report_of(const struct dsn_recipient *r, uint32_t n)
                                .envid = "QQ314159",
                                .arrived_ms = 1772366400000,
                                .expire_ms = 1772798400000,
-                               .action = DSN_FAILED,
                                .recipients = r,
                                .n_recipients = n};
 }
@@ -112,7 +112,7 @@ static void of_a_delay(void **state)
     r.reply = "192.0.2.1: timed out";
     struct dsn_report report = report_of(&r, 1);
     (void)state;
-    report.action = DSN_DELAYED;
+    r.action = DSN_DELAYED;
     report.envid = "";
     char *text = text_of(&report, "", false);
     assert_lines(text);
@@ -156,8 +156,12 @@ static void nothing_can_be_injected(void **state)
     memcpy(spaces, "550", 3);
     memset(word, 'w', sizeof(word) - 1);
     for (size_t i = 0; i < sizeof(evil) / sizeof(evil[0]); i++) {
-        struct dsn_recipient r = {
-            .address = evil[i], .orcpt = evil[i], .status = evil[i], .reply = evil[i], .remote = evil[i]};
+        struct dsn_recipient r = {.address = evil[i],
+                                  .orcpt = evil[i],
+                                  .action = DSN_FAILED,
+                                  .status = evil[i],
+                                  .reply = evil[i],
+                                  .remote = evil[i]};
         struct dsn_report report = report_of(&r, 1);
         report.reverse_path = evil[i];
         report.envid = evil[i];
