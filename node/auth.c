@@ -51,6 +51,24 @@ void auth_close(struct auth *a, void (*cb)(void *arg), void *arg)
         auth_check_closed(a);
 }
 
+int auth_job(struct auth *a, struct slow_job *job)
+{
+    int rc;
+
+    job->home = a->mailbox;
+    rc = slow_thread_offer(auth_store_thread(a->store), job);
+    if (rc == 0)
+        a->jobs++;
+    return rc;
+}
+
+void auth_job_done(struct auth *a)
+{
+    mr_assert(a->jobs > 0);
+    a->jobs--;
+    auth_check_closed(a);
+}
+
 struct auth_store *auth_shared(const struct auth *a)
 {
     return a->store;

@@ -56,4 +56,11 @@ struct auth_answer auth_step(struct auth_exchange *e, const char *data, size_t l
 unsigned auth_mechanism_of(const struct auth_exchange *e);
 void auth_end(struct auth_exchange *e); /* NULL: nothing */
 
+/* ---- for whoever else has something slow to compute (delivery's logins at smarthosts) ---- */
+
+/* work and done are set by the caller; done comes on the worker's loop, before auth_close's cb, and ends with
+ * auth_job_done. MR_BUSY: too much waits. */
+int auth_job(struct auth *a, struct slow_job *job);
+void auth_job_done(struct auth *a);
+
 #endif

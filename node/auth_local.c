@@ -156,13 +156,12 @@ static void done(struct slow_job *job)
     struct auth *a = l->e.a;
 
     l->busy = false;
-    a->jobs--;
     wipe(&l->prepared);
     if (l->e.ended)
         release(l);
     else
         auth_answer_now(&l->e, l->fits && l->lookup.known ? AUTH_ACCEPTED : AUTH_DENIED, l->e.user);
-    auth_check_closed(a);
+    auth_job_done(a);
 }
 
 /* A user may be nobody but itself. */
@@ -188,13 +187,11 @@ static struct auth_answer check_password(struct local *l)
     gsasl_property_free(l->session, GSASL_PASSWORD);
     if (!look_up(l) || l->prepared == NULL || !is_itself(l) || auth_file_users(l->file) == 0)
         return (struct auth_answer){AUTH_DENIED, l->e.user};
-    l->job.home = a->mailbox;
     l->job.work = work;
     l->job.done = done;
-    if (slow_thread_offer(auth_store_thread(a->store), &l->job) != 0)
+    if (auth_job(a, &l->job) != 0)
         return (struct auth_answer){AUTH_AWAY, "too many logins at once"};
     l->busy = true;
-    a->jobs++;
     return (struct auth_answer){AUTH_WAIT, NULL};
 }
 

@@ -2,7 +2,7 @@
  * end.
  *
  * Happy path: slot_connect -> lookup -> (demands: delivery_tls.c) -> connect -> greeting -> EHLO -> (STARTTLS, EHLO) ->
- * idle or transaction.
+ * (login at a smarthost: delivery_login.c) -> idle or transaction.
  * Failure: the next address; when all have failed the job is deferred, and so is told that the next hop was not
  * reached. Everything that arrives goes through one place (on_read), every wait has a timer. */
 #include "node/delivery_internal.h"
@@ -34,6 +34,7 @@ static void on_timer(uv_timer_t *timer)
     case PHASE_HELO:
     case PHASE_STARTTLS:
     case PHASE_TLS:
+    case PHASE_LOGIN:
         slot_lost(s, "timed out");
         break;
     case PHASE_RSET:
@@ -79,6 +80,7 @@ static void on_tcp_closed(uv_handle_t *handle)
 
 static void close_tcp(struct slot *s, bool reset)
 {
+    slot_login_drop(s); /* what it computes has nobody to say it to */
     if (uv_is_closing((uv_handle_t *)&s->tcp))
         return;
     /* Before a connection stands there is nothing to reset. */
@@ -206,9 +208,9 @@ static void on_reply_line(void *arg, unsigned number, const char *text, size_t l
         smtp_capabilities_line(&s->can, text, len);
 }
 
-static void ready(struct slot *s)
+void slot_ready(struct slot *s)
 {
-    if (slot_starttls(s) || !slot_may_transfer(s))
+    if (slot_starttls(s) || !slot_may_transfer(s) || slot_login(s))
         return;
     s->phase = PHASE_IDLE;
     uv_timer_stop(&s->timer);
@@ -236,7 +238,7 @@ static void on_greeting(struct slot *s, int code, const char *text)
 static void on_hello(struct slot *s, int code, const char *text)
 {
     if (code / 100 == 2) {
-        ready(s);
+        slot_ready(s);
     } else if (s->phase == PHASE_EHLO && code / 100 == 5 && s->hop.kind != NEXT_HOP_LMTP) {
         s->phase = PHASE_HELO;
         say_hello(s, "HELO");
@@ -266,6 +268,9 @@ static void on_reply(struct slot *s, int code, const char *text, bool more)
     case PHASE_STARTTLS:
         slot_starttls_reply(s, code, text, more);
         break;
+    case PHASE_LOGIN:
+        slot_login_reply(s, code, text);
+        break;
     case PHASE_MAIL:
     case PHASE_RCPT:
     case PHASE_DATA:
@@ -276,7 +281,7 @@ static void on_reply(struct slot *s, int code, const char *text, bool more)
         break;
     case PHASE_RSET:
         if (code / 100 == 2)
-            ready(s);
+            slot_ready(s);
         else
             slot_close(s, false);
         break;
@@ -470,6 +475,7 @@ static bool greeted(const struct slot *s)
     case PHASE_HELO:
     case PHASE_STARTTLS:
     case PHASE_TLS:
+    case PHASE_LOGIN:
         return false;
     default:
         return true;

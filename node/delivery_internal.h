@@ -4,6 +4,7 @@
  *   delivery_connect.c      resolve, connect, greeting, EHLO; closing
  *   delivery_tls.c          how the connection is secured
  *   delivery_form.c         which parameters and encodings a message has for the next hop; pure
+ *   delivery_login.c        who we are, at a smarthost
  *   delivery_transaction.c  MAIL to the reply to the final dot
  *   delivery_body.c         the message itself: read, converted, as DATA or BDAT, its last octets withheld
  *   delivery_outcome.c      what came of it: outcome, log, retry time, DSN
@@ -38,6 +39,7 @@ enum phase {
     PHASE_HELO,
     PHASE_STARTTLS, /* its reply */
     PHASE_TLS,      /* handshake */
+    PHASE_LOGIN,    /* at a smarthost */
     PHASE_IDLE,     /* ready for a transaction */
     PHASE_SCAN,     /* the message is read to see in which form it can go; nothing was said of it yet */
     PHASE_MAIL,     /* replies to MAIL, RCPT, DATA come in */
@@ -119,7 +121,9 @@ struct slot {
     struct smtp_reply_parser parser;
     struct smtp_capabilities can; /* of the last EHLO */
     struct secure secure;
-    struct tls *tls;         /* NULL: plain text; freed when the descriptor is closed */
+    struct tls *tls;          /* NULL: plain text; freed when the descriptor is closed */
+    struct slot_login *login; /* under way; NULL: none */
+    bool logged_in;
     bool helo_only;          /* this address ended the connection at EHLO: the next begins with HELO */
     uint32_t messages;       /* over this connection */
     uint32_t rcpt_learned;   /* so many recipients it took at once before it said "too many"; 0: not known */
@@ -157,6 +161,8 @@ uint64_t delivery_random(struct delivery *d);
 
 /* delivery_connect.c */
 void slot_connect(struct slot *s);
+/* The connection stands, as secure and as known as it has to be. */
+void slot_ready(struct slot *s);
 /* Connects to the address, which slot_secure has looked at. */
 void slot_dial(struct slot *s);
 /* The handshake is done: EHLO again. */
@@ -176,6 +182,13 @@ void slot_idle(struct slot *s);
 bool slot_fresh(const struct slot *s);
 /* The same attempt over a new connection. */
 void slot_again(struct slot *s);
+
+/* delivery_login.c */
+/* After the last EHLO. False: nothing to do; else slot_ready follows, or the address was given up. */
+bool slot_login(struct slot *s);
+void slot_login_reply(struct slot *s, int code, const char *text);
+/* The connection ends. */
+void slot_login_drop(struct slot *s);
 
 /* delivery_transaction.c */
 void transaction_begin(struct slot *s);

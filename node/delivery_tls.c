@@ -234,6 +234,10 @@ static bool decide(struct slot *s)
     } else if (x->tlsa.n > 0) {
         x->demand = DEMAND_TLS; /* RFC 7672 2.2: records that nobody can use still say that there is TLS */
     }
+    /* A password is at stake: the host has to prove itself, unless the operator asks for less in so many words. */
+    if (s->hop.user[0] != '\0' && x->policy != MAILRAFT__TLS_POLICY__TLS_POLICY_ENCRYPT &&
+        (x->demand == DEMAND_MAY || x->demand == DEMAND_TLS))
+        x->demand = DEMAND_NAMES;
     if (x->demand == DEMAND_MAY && (x->plain || site_failed(s)))
         x->demand = DEMAND_PLAIN;
     return true;
