@@ -1,6 +1,14 @@
 /* bodies.h - the body plane: every accepted body on a majority before it counts, then on `replicas` nodes; repair; the
  * collector (PROTOCOL.md 3).
  *
+ * A body's stamp is the committed time in the acceptor's applied state when its LAST piece began (PROTOCOL.md 3.4 says:
+ * the body), so that one that takes more than the grace period to arrive is not stale by then. Each piece carries the
+ * time of its own begin, on disk and on the wire; the spool takes a body's stamp from its newest piece. It is safe
+ * because all that 3.4 needs still holds: every whole copy has the stamp that the enqueue has, that of the last piece,
+ * so a copy may go only when the enqueue would be refused; one that is not whole yet counts for no majority, and may go
+ * when no piece has come for the grace period. Below cluster version 2 every piece has the first one's: a member of
+ * that version remembers the first, and would drop its copy too early.
+ *
  * B1: a put's callback gives 0 only after this node's own fsync and enough peers' fsync acknowledgements for a majority
  * of the voters in the applied state. B2: a read hands out verified bytes only; a missing or bad local copy is fetched
  * from another holder, stored, then read. B3: the collector drops a body only if no envelope of the applied state names
@@ -42,8 +50,8 @@ void bodies_restored(struct bodies *b);
 /* ---- put: one body being accepted ---- */
 struct body_put;
 typedef void (*body_put_cb)(void *arg, int status, uint64_t holders); /* of bodies_finish: MR_NOSPACE, MR_CANCELLED */
-/* stamp: taken from the state now. */
 struct body_put *bodies_begin(struct bodies *b, struct mr_id id);
+/* Of its newest piece; after bodies_finish: of the body. */
 uint64_t body_put_stamp(const struct body_put *p);
 /* One piece, not the last, of 1 to SPOOL_MAX_PIECE bytes (MR_LIMIT). data: malloc, ownership passes. written comes
  * exactly once, also after bodies_abort and bodies_close (MR_CANCELLED), when the piece was handed to the local disk's

@@ -304,7 +304,7 @@ static int in_accept(struct incoming *in, const Mailraft__BodyPiece *m, const ui
         return MR_INVAL;
     if (b->peers[in->peer].received + queued_cost(len) > BODIES_MAX_RECEIVED)
         return MR_BUSY;
-    if (in->next == 0)
+    if (in->next == 0 || m->stamp_ms > in->stamp_ms)
         in->stamp_ms = m->stamp_ms;
     in->next++;
     in->length += len;

@@ -68,6 +68,7 @@ struct bodies_ops {
     unsigned (*state_majority)(const struct state *s);
     const Mailraft__Rules *(*state_rules)(const struct state *s);
     uint64_t (*state_now_ms)(const struct state *s);
+    uint32_t (*state_version)(const struct state *s);
     void (*state_counts)(const struct state *s, struct state_counts *out);
 };
 struct bodies *bodies_open_with(const struct bodies_config *config, const struct bodies_ops *ops);

@@ -231,7 +231,11 @@ static void piece_add(struct body_put *p, struct piece *piece, bool last)
 {
     struct bodies *b = p->b;
     uint32_t number = p->n_pieces++;
+    uint64_t now_ms = b->ops->state_now_ms(b->config.state);
     int rc = p->local_status;
+
+    if (b->ops->state_version(b->config.state) >= 2 && now_ms > p->stamp_ms)
+        p->stamp_ms = now_ms;
 
     piece->req.piece.last = last;
     if (rc == 0 && (piece->len > SPOOL_MAX_PIECE || number >= BODIES_MAX_PIECES))

@@ -19,6 +19,7 @@ static const struct bodies_ops real_ops = {
     .state_majority = state_majority,
     .state_rules = state_rules,
     .state_now_ms = state_now_ms,
+    .state_version = state_version,
     .state_counts = state_counts,
 };
 

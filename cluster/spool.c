@@ -162,6 +162,8 @@ static int admit(struct spool *sp, const struct spool_piece *p, struct spool_bui
     } else if (build == NULL || build->found || build->ended || p->piece != build->next) {
         return MR_INVAL;
     }
+    if (p->stamp_ms > build->stamp_ms)
+        build->stamp_ms = p->stamp_ms;
     build->next++;
     build->length += p->len;
     build->ended = p->last;
@@ -189,7 +191,7 @@ void spool_submit(struct spool *sp, struct spool_put *req, struct spool_build *b
     if (build != NULL) {
         build->refs++;
         st->attempt = build->attempt;
-        req->piece.stamp_ms = build->stamp_ms; /* one body, one stamp */
+        req->piece.stamp_ms = build->stamp_ms; /* never smaller than that of a piece before */
     }
     *sp->flight_tail = req;
     sp->flight_tail = &st->flight_next;

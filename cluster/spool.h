@@ -49,7 +49,7 @@ struct spool_piece {
     struct mr_id id;
     uint32_t piece;
     bool last;
-    uint64_t stamp_ms;
+    uint64_t stamp_ms;    /* a body's is the largest of its pieces' */
     uint64_t length;      /* with last: of the whole body */
     uint8_t checksum[16]; /* with last: XXH3-128 of the whole body, canonical */
     const uint8_t *data;

@@ -83,6 +83,8 @@ static void replay_record(struct spool *sp, uint32_t segment, const struct spool
     } else if (build == NULL || build->attempt != r->attempt || build->next != r->piece) {
         return; /* what it continues is lost or was replaced */
     }
+    if (r->stamp_ms > build->stamp_ms)
+        build->stamp_ms = r->stamp_ms;
     spool_build_add(sp, build, (struct spool_loc){segment, r->offset, r->len});
     build->next++;
     build->length += r->len;

@@ -857,6 +857,62 @@ static void a_body_before_its_enqueue_stays_for_the_grace(void **state)
     cluster_close_fake(c);
 }
 
+/* A client that takes longer than the grace period for one message: the stamp is that of its last piece, everywhere. */
+static void a_slow_body_is_not_stale(void **state)
+{
+    struct fake_cluster *c = cluster_open_fake(3, V3);
+    struct put put;
+    (void)state;
+    put_begin(c, &put, 1, 1);
+    for (int i = 0; i < 4; i++) {
+        put_piece(&put, put.len, P);
+        step_all(c);
+        for (uint32_t n = 1; n <= 3; n++)
+            c->nodes[n].state.now_ms += STATE_GRACE_MS * 3 / 4;
+        pass_ms(c, 20000); /* nobody gives the pieces up, no collector takes them */
+    }
+    uint64_t last = c->nodes[1].state.now_ms;
+    put_finish(&put, 100);
+    assert_int_equal(body_put_stamp(put.p), last);
+    step_all(c);
+    assert_int_equal(put.called, 1);
+    assert_int_equal(put.status, 0);
+    for (uint32_t n = 1; n <= 3; n++) {
+        assert_true(has_right(c, n, 1, put.len));
+        assert_int_equal(fake_body(&c->nodes[n].spool, test_id(1))->stamp, last);
+        c->nodes[n].state.now_ms = last + STATE_GRACE_MS;
+    }
+    pass_ms(c, 20000);
+    for (uint32_t n = 1; n <= 3; n++) {
+        assert_true(has(c, n, 1));
+        c->nodes[n].state.now_ms++;
+    }
+    pass_ms(c, 20000);
+    for (uint32_t n = 1; n <= 3; n++)
+        assert_false(has(c, n, 1));
+    cluster_close_fake(c);
+}
+
+/* A member of version 1 goes by the first piece's stamp: so do all. */
+static void below_version_2_the_first_stamp_counts(void **state)
+{
+    struct fake_cluster *c = cluster_open_fake(3, V3);
+    struct put put;
+    (void)state;
+    c->nodes[1].state.version = 1;
+    uint64_t first = c->nodes[1].state.now_ms;
+    put_begin(c, &put, 1, 1);
+    put_piece(&put, 0, P);
+    step_all(c);
+    c->nodes[1].state.now_ms += 1000;
+    put_finish(&put, 100);
+    assert_int_equal(body_put_stamp(put.p), first);
+    step_all(c);
+    for (uint32_t n = 1; n <= 3; n++)
+        assert_int_equal(fake_body(&c->nodes[n].spool, test_id(1))->stamp, first);
+    cluster_close_fake(c);
+}
+
 static void a_stamp_at_the_end_of_time_does_not_wrap(void **state)
 {
     struct fake_cluster *c = cluster_open_fake(3, V3);
@@ -1101,6 +1157,8 @@ int main(void)
         cmocka_unit_test(after_a_power_cut_of_an_hour_nothing_goes_before_the_log_was_replayed),
         cmocka_unit_test(a_body_before_its_enqueue_stays_for_the_grace),
         cmocka_unit_test(a_stamp_at_the_end_of_time_does_not_wrap),
+        cmocka_unit_test(a_slow_body_is_not_stale),
+        cmocka_unit_test(below_version_2_the_first_stamp_counts),
         cmocka_unit_test(a_running_put_is_never_collected),
         cmocka_unit_test(a_finished_message_frees_its_body_at_once),
         cmocka_unit_test(the_acceptor_died_and_its_pieces_are_forgotten),

@@ -70,6 +70,7 @@ struct fake_state {
     struct mr_id *finished;
     size_t n_finished;
     uint64_t voters, now_ms, sequence;
+    uint32_t version;
     Mailraft__Rules rules;
 };
 struct fake_node {
@@ -193,8 +194,9 @@ static int fake_store(struct fake_spool *sp, const struct spool_piece *p)
         body = &sp->bodies[i];
         body->used = true;
         body->id = p->id;
-        body->stamp = p->stamp_ms;
     }
+    if (p->stamp_ms > body->stamp)
+        body->stamp = p->stamp_ms;
     if (p->piece != body->n || body->n == FAKE_PIECES) {
         fake_body_free(body);
         return MR_INVAL;
@@ -380,6 +382,10 @@ static uint64_t fake_now_ms(const struct state *s)
 {
     return as_state(s)->now_ms;
 }
+static uint32_t fake_version(const struct state *s)
+{
+    return as_state(s)->version;
+}
 static void fake_counts(const struct state *s, struct state_counts *out)
 {
     memset(out, 0, sizeof(*out));
@@ -404,6 +410,7 @@ static const struct bodies_ops fake_ops = {
     .state_majority = fake_majority,
     .state_rules = fake_rules,
     .state_now_ms = fake_now_ms,
+    .state_version = fake_version,
     .state_counts = fake_counts,
 };
 
@@ -498,6 +505,7 @@ static struct fake_cluster *cluster_open_fake(unsigned n, uint64_t voters)
         mailraft__rules__init(&node->state.rules);
         node->state.voters = voters;
         node->state.now_ms = 1000 * 1000 * 1000;
+        node->state.version = 2;
         for (uint32_t j = 1; j <= n; j++) {
             c->wires[i][j].end = &c->wires[i][j].first;
             c->wires[i][j].up = i != j;

@@ -109,6 +109,8 @@ static void go_on_with_put(struct sim *s, unsigned i)
     } else {
         l->given++;
         put_finish(&l->put, rnd(8) == 0 && l->pieces > 1 ? 0 : 1 + rnd(20000));
+        if (l->put.p != NULL)
+            l->stamp = body_put_stamp(l->put.p);
     }
 }
 
@@ -281,6 +283,8 @@ static void run_seed(uint64_t seed)
     s->voters = ((uint64_t)2 << n) - 2;
     s->c = c = cluster_open_fake(n, s->voters);
     s->decided_ms = c->nodes[1].state.now_ms;
+    for (uint32_t i = 1; i <= n; i++)
+        c->nodes[i].state.version = 1 + seed % 2;
     if (n == 5)
         for (uint32_t i = 1; i <= n; i++)
             c->nodes[i].state.rules.replicas = 5;

@@ -153,7 +153,7 @@ static inline void spool_test_begin(struct spool_test *t, struct spool_test_put 
     p->req.piece = (struct spool_piece){.id = id,
                                         .piece = piece,
                                         .last = last,
-                                        .stamp_ms = SPOOL_TEST_STAMP,
+                                        .stamp_ms = last ? SPOOL_TEST_STAMP : SPOOL_TEST_STAMP - 1000 + piece,
                                         .length = length,
                                         .data = data,
                                         .len = len};
