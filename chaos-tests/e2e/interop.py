@@ -1,8 +1,11 @@
 """What the tests with foreign mail programs share: messages that a careless hop would alter, ways to send them with every
 parameter, and reading the reports that come back."""
 
+import base64
 import email
 import email.policy
+import hashlib
+import hmac
 import itertools
 import smtplib
 import ssl
@@ -77,10 +80,19 @@ def report(stored):
     return whole, {f["Final-Recipient"].split(";", 1)[1].strip(): f for f in each}, parts[2] if len(parts) > 2 else None
 
 
+def scram(password, salt=b"0123456789abcdef", iterations=4096):
+    """What RFC 5803 and Dovecot keep of a password for SCRAM-SHA-256."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    return f"{{SCRAM-SHA-256}}{iterations}," + ",".join(base64.b64encode(b).decode() for b in (salt, stored, server))
+
+
 def users(folder):
-    """smtp.auth.file with peers.USER in it."""
+    """smtp.auth.file with peers.USER in it, for passwords that are sent and for SCRAM."""
     path = folder / "users"
-    path.write_text(f"{USER}:{run(['openssl', 'passwd', '-6', PASSWORD]).strip()}\n")
+    path.touch(0o600)
+    path.write_text(f"{USER}:{run(['openssl', 'passwd', '-6', PASSWORD]).strip()}\n{USER}:{scram(PASSWORD)}\n")
     return path
 
 

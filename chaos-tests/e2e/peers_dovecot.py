@@ -1,5 +1,8 @@
 """Dovecot: LMTP into Maildirs, and its authentication service for SASL. The configurations of 2.3 and 2.4 differ."""
 
+import contextlib
+import os
+import signal
 import subprocess
 
 from harness import Process, can_connect, free_port, wait_for
@@ -115,7 +118,7 @@ class Dovecot(Peer):
         self.start()
 
     def start(self):
-        self.process = Process(["/usr/sbin/dovecot", "-F", "-c", self.config], self.dir / "output")
+        self.process = Process(["/usr/sbin/dovecot", "-F", "-c", self.config], self.dir / "output", start_new_session=True)
         wait_for(lambda: not self.process.alive() or (can_connect(self.port) and self.auth.exists()),
                  f"Dovecot listens; see {self.dir}")
         assert self.process.alive(), self.process.text() + self.log()
@@ -128,5 +131,8 @@ class Dovecot(Peer):
         return path.read_text(errors="replace") if path.exists() else ""
 
     def close(self):
-        """SIGTERM to its master ends its children too."""
-        self.process.end(30)
+        """SIGTERM to its master ends its children too, but not those that somebody is still connected to."""
+        if self.process.alive():
+            self.process.end(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)

@@ -1,14 +1,13 @@
 """Exim on both sides, as Postfix is in test_interop_postfix.py. Exim sends by BDAT whatever it may, and notes in its log
 (K) which messages went or came that way."""
 
-import signal
 import types
 
 import pytest
 
 from harness import free_port, wait_for
 from interop import Message, by, report, secured, send, users
-from peers import PASSWORD, USER
+from peers import PASSWORD, USER, Pki
 from peers_exim import Exim
 
 BOX = "box.test"  # kept by the receiving Exim
@@ -31,6 +30,9 @@ def chain(shared_cluster):
     tls = secured(c)
     box = Exim(c.dir, "box", 1, local=BOX, tls=c.pki.issue("box.test"), auth=True, acl=REFUSE % c.dir)
     c.peers.append(box)
+    other = Pki(c.dir / "other-pki")
+    stranger = Exim(c.dir, "stranger", 1, local="stranger.test", tls=other.issue("box.test"), auth=True)
+    c.peers.append(stranger)
     submission = free_port()
     credentials = c.dir / "credentials"
     credentials.write_text(f"127.0.0.1:{box.port} {USER} {PASSWORD}\n")
@@ -46,6 +48,7 @@ def chain(shared_cluster):
             ],
         },
         domains=[{"name": BOX, "route": f"smtp://{USER}@127.0.0.1:{box.port}"}],
+        routes={"default": f"smtp://127.0.0.1:{stranger.port}"},
         delivery={
             "retry": {"first": "1s", "factor": 1.5, "max": "3s"},
             "connect_timeout": "5s",
@@ -57,7 +60,7 @@ def chain(shared_cluster):
     c.start(sink=False)
     out = Exim(c.dir, "out", submission, tls=c.pki.issue("out.test"), ca=c.pki.ca, login=(USER, PASSWORD))
     c.peers.append(out)
-    return types.SimpleNamespace(c=c, out=out, box=box, submission=submission)
+    return types.SimpleNamespace(c=c, out=out, box=box, submission=submission, stranger=stranger)
 
 
 def through(chain, message, recipient, sender=ALICE, **more):
@@ -139,12 +142,6 @@ def test_one_recipient_refused_one_later(chain):
 def test_wrong_certificate(chain):
     """A next hop whose certificate is nobody's that we trust gets nothing, whatever it offers, under `verify`."""
     c = chain.c
-    other = type(c.pki)(c.dir / "other-pki")
-    stranger = Exim(c.dir, "stranger", 1, local="stranger.test", tls=other.issue("box.test"), auth=True)
-    c.peers.append(stranger)
-    c.overrides["routes"] = {"default": f"smtp://127.0.0.1:{stranger.port}"}
-    c.reconfigure()
-    c.nodes[0].signal(signal.SIGHUP)
     m = Message(ALICE, "x@stranger.test")
     send(chain.submission, ALICE, "x@stranger.test", m.data, tls=c.pki.ca, login=(USER, PASSWORD))
 
@@ -153,4 +150,4 @@ def test_wrong_certificate(chain):
 
     wait_for(deferred, "the delivery is put off")
     assert "certificate" in deferred()[0]["reply"], deferred()[0]
-    assert not stranger.messages() and not stranger.lines(" <= ")
+    assert not chain.stranger.messages() and not chain.stranger.lines(" <= ")
