@@ -37,6 +37,9 @@ static const char help[] =
     "  pki init DIR [--name NAME]                          a new authority: DIR/ca.pem, DIR/ca.key\n"
     "  pki issue DIR NODE [HOST-OR-ADDRESS...] [--days N]  DIR/NODE.pem, DIR/NODE.key\n"
     "\n"
+    "Users who may send (smtp.auth.file):\n"
+    "  password USER              asks for the password, or reads it from a pipe, and prints the user's lines\n"
+    "\n"
     "See it work on this machine:\n"
     "  demo [--once] [--messages N] [--nodes N] [--dir DIR] [--keep]\n"
     "      starts a cluster on loopback, sends it mail, kills its leader half-way with SIGKILL, and counts what\n"
@@ -121,6 +124,7 @@ static const struct {
     [CTL_PKI_INIT] = {"pki", "init", OPTION(OPT_NAME), 1, 1, "pki init DIR [--name NAME]"},
     [CTL_PKI_ISSUE] = {"pki", "issue", OPTION(OPT_DAYS), 2, 2 + PKI_MAX_ALT_NAMES,
                        "pki issue DIR NODE [HOST-OR-ADDRESS...] [--days N]"},
+    [CTL_PASSWORD] = {"password", NULL, 0, 1, 1, "password USER"},
     [CTL_DEMO] = {"demo", NULL, DEMO | OPTION(OPT_JSON), 0, 0,
                   "demo [--once] [--messages N] [--nodes N] [--dir DIR] [--keep]"},
 };

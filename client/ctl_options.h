@@ -32,6 +32,7 @@ enum ctl_command {
     CTL_NODES,
     CTL_PKI_INIT,
     CTL_PKI_ISSUE,
+    CTL_PASSWORD,
     CTL_DEMO,
     CTL_COMMANDS
 };

@@ -2,6 +2,7 @@
  * 1 refused or not found, 2 usage, 3 no quorum or unreachable. */
 #include "client/ctl_ask.h"
 #include "client/ctl_demo.h"
+#include "client/ctl_password.h"
 #include "client/pki.h"
 #include "proto/base/error.h"
 
@@ -45,6 +46,8 @@ int main(int argc, char **argv)
     case CTL_PKI_INIT:
     case CTL_PKI_ISSUE:
         return pki(&options);
+    case CTL_PASSWORD:
+        return ctl_password(options.arguments[0]);
     case CTL_DEMO:
         return ctl_demo(&options.demo, options.json);
     default:
