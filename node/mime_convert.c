@@ -177,7 +177,11 @@ static void scan_between(void *arg, const char *data, size_t len)
 
 struct mime_scan *mime_scan_open(enum mime_target target)
 {
-    struct mime_scan *s = mr_calloc(1, sizeof(*s));
+    struct mime_scan *s = mr_malloc(sizeof(*s));
+    s->found = (struct mime_found){0};
+    s->part = (struct mime_part){0};
+    s->eight = s->binary = s->long_line = false;
+    s->column = 0;
     s->plan = mr_calloc(1, sizeof(*s->plan));
     s->plan->target = target;
     s->visitor =
@@ -373,10 +377,13 @@ static void convert_between(void *arg, const char *data, size_t len)
 
 struct mime_convert *mime_convert_open(const struct mime_plan *p, mime_out out, void *arg)
 {
-    struct mime_convert *c = mr_calloc(1, sizeof(*c));
+    struct mime_convert *c = mr_malloc(sizeof(*c));
     c->plan = p;
     c->out = out;
     c->arg = arg;
+    c->action = KEEP;
+    c->named = false;
+    c->column = 0;
     c->visitor = (struct mime_visitor){
         convert_field, convert_header_end, convert_content, convert_content_end, convert_frame, convert_between, c};
     mime_walk_begin(&c->walk, &c->visitor);

@@ -120,8 +120,10 @@ static void take_parameters(struct cursor *c, struct mime_type *out)
 void mime_type_parse(const char *value, size_t len, struct mime_type *out)
 {
     struct cursor c = {value, value + len};
-    memset(out, 0, sizeof(*out));
     out->kind = MIME_TEXT;
+    out->digest = false;
+    out->boundary_len = 0;
+    out->boundary[0] = 0;
     struct token type = take_token(&c);
     if (type.len == 0 || !eat(&c, '/'))
         return;

@@ -1,6 +1,7 @@
 /* mime_walk.c - octets -> pieces of lines (take) -> header, content or delimiter. */
 #include "node/mime_walk.h"
 
+#include <stddef.h>
 #include <string.h>
 #include <strings.h>
 
@@ -10,7 +11,7 @@ static void begin_part(struct mime_walk *w, bool is_message)
     w->where = WALK_HEADER;
     w->in_field = false;
     w->held = false;
-    w->type = (struct mime_type){.kind = MIME_TEXT};
+    w->type.kind = MIME_TEXT;
     if (w->parts > MIME_MAX_PARTS)
         w->error = "the message has too many parts";
 }
@@ -118,7 +119,7 @@ static void enter_body(struct mime_walk *w)
         w->error = "the message is nested too deeply";
     } else if (w->part.kind == MIME_MULTIPART) {
         struct mime_frame *f = &w->frames[w->n_frames++];
-        memcpy(f->boundary, w->type.boundary, sizeof(f->boundary));
+        memcpy(f->boundary, w->type.boundary, w->type.boundary_len);
         f->len = w->type.boundary_len;
         f->digest = w->type.digest;
         f->depth = w->depth;
@@ -222,7 +223,7 @@ static void take(struct mime_walk *w, const char *text, size_t len, bool began, 
 
 void mime_walk_begin(struct mime_walk *w, const struct mime_visitor *visitor)
 {
-    memset(w, 0, sizeof(*w));
+    memset(w, 0, offsetof(struct mime_walk, frames));
     w->visitor = visitor;
     w->line_began = true;
     begin_part(w, true);

@@ -53,23 +53,25 @@ struct mime_walk {
     const struct mime_visitor *visitor;
     struct mime_part part;
     uint32_t parts;
-    struct mime_frame frames[MIME_MAX_DEPTH];
     unsigned n_frames;
     unsigned depth; /* of the current part */
     bool digest;    /* its default type is message/rfc822 */
     enum { WALK_HEADER, WALK_LEAF, WALK_BETWEEN } where;
     const char *error; /* static text: all that follows is content of one leaf */
 
-    char line[MIME_LINE];
     size_t line_len;
     bool line_began; /* line[0] is the first octet of a line */
     bool held;       /* a line end that belongs to a delimiter, should one come */
 
     bool in_field;
     enum mime_field_kind field;
-    char value[MIME_MAX_FIELD];
     size_t value_len;
     struct mime_type type;
+
+    /* Not set at the beginning: of each only so much is read as was written. */
+    struct mime_frame frames[MIME_MAX_DEPTH];
+    char line[MIME_LINE];
+    char value[MIME_MAX_FIELD];
 };
 
 /* The visitor is the caller's and stays. */

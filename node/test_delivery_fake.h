@@ -48,6 +48,8 @@ struct connection {
     char *body;          /* of the last message, as it came: with stuffing, without the final dot */
     size_t body_len, body_cap;
     unsigned dots;
+    size_t chunk; /* octets of a BDAT chunk that are to come */
+    bool in_chunk, last_chunk;
 };
 
 static struct {
@@ -155,9 +157,37 @@ static inline const char *reply_to(const char *line, const char *usual)
     return usual;
 }
 
+static inline void keep_body(struct connection *c, const char *data, size_t n)
+{
+    if (c->body_len + n > c->body_cap) {
+        c->body_cap = (c->body_len + n) * 2;
+        c->body = mr_realloc(c->body, c->body_cap);
+    }
+    if (n > 0)
+        memcpy(c->body + c->body_len, data, n);
+    c->body_len += n;
+}
+
+static inline void on_dot(struct connection *c);
+
+/* "BDAT n [LAST]"; its reply comes behind the chunk. */
+static inline void on_bdat(struct connection *c, const char *line)
+{
+    char *rest;
+    c->chunk = strtoul(line + 5, &rest, 10);
+    c->in_chunk = true;
+    c->last_chunk = strcmp(rest, " LAST") == 0;
+}
+
 static inline void on_command(struct connection *c, const char *line)
 {
     const char *reply = "502 5.5.2 what?";
+    if (strncmp(line, "BDAT ", 5) == 0) {
+        assert_true(strlen(c->commands) + strlen(line) + 2 < sizeof(c->commands));
+        (void)strcat(strcat(c->commands, line), "|");
+        on_bdat(c, line);
+        return;
+    }
     assert_true(strlen(c->commands) + strlen(line) + 2 < sizeof(c->commands));
     (void)strcat(strcat(c->commands, line), "|");
     if (strncmp(line, server.lmtp ? "LHLO " : "EHLO ", 5) == 0)
@@ -172,6 +202,8 @@ static inline void on_command(struct connection *c, const char *line)
         reply = "221 2.0.0 bye";
     if (strncmp(line, "MAIL ", 5) == 0)
         c->accepted = 0;
+    if (strncmp(line, "MAIL ", 5) == 0)
+        c->body_len = 0;
     reply = reply_to(line, reply);
     c->accepted += strncmp(line, "RCPT ", 5) == 0 && reply[0] == '2';
     c->data = strcmp(line, "DATA") == 0 && reply[0] == '3';
@@ -189,9 +221,28 @@ static inline void on_dot(struct connection *c)
         say(c, reply_to(".", "250 2.0.0 taken"));
 }
 
+/* Eats what is there of a chunk; false: more has to come. */
+static inline bool eat_chunk(struct connection *c, size_t *at)
+{
+    size_t n = c->len - *at < c->chunk ? c->len - *at : c->chunk;
+    keep_body(c, c->in + *at, n);
+    *at += n;
+    c->chunk -= n;
+    if (c->chunk > 0)
+        return false;
+    c->in_chunk = false;
+    if (c->last_chunk)
+        on_dot(c);
+    else
+        say(c, reply_to("BDAT", "250 2.0.0 chunk"));
+    return true;
+}
+
 /* Eats one line of what came from *at on; false: there is none. */
 static inline bool eat_line(struct connection *c, size_t *at)
 {
+    if (c->in_chunk)
+        return c->fd >= 0 && eat_chunk(c, at);
     char *line = c->in + *at;
     char *end = memmem(line, c->len - *at, "\r\n", 2);
     if (end == NULL || c->fd < 0)
@@ -204,12 +255,7 @@ static inline bool eat_line(struct connection *c, size_t *at)
     } else if (n == 3 && line[0] == '.') {
         on_dot(c);
     } else {
-        if (c->body_len + n > c->body_cap) {
-            c->body_cap = (c->body_len + n) * 2;
-            c->body = mr_realloc(c->body, c->body_cap);
-        }
-        memcpy(c->body + c->body_len, line, n);
-        c->body_len += n;
+        keep_body(c, line, n);
     }
     return true;
 }
