@@ -693,6 +693,39 @@ static void fill_in_does_not_overtake(void **state)
     world_close(w);
 }
 
+/* One connection for all: what is urgent (RFC 6710) gets the next attempt, whenever it came; a fill-in does not
+ * overtake what is less urgent either, but stands before it in the list. */
+static void urgent_mail_is_assigned_first(void **state)
+{
+    (void)state;
+    static const int32_t priorities[] = {0, -5, 9, 0, 4, 9};
+    static const unsigned first_to_last[] = {2, 5, 4, 0, 3, 1};
+    enum { MAILS = 6 };
+    struct world *w = limited(1, 1, 0);
+    struct mr_id ids[MAILS];
+    const void *cursor = NULL;
+    struct ready_delivery d;
+
+    for (unsigned i = 0; i < MAILS; i++) {
+        struct world_enqueue e;
+        Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
+        world_enqueue_init(w, &e, hop_a, 1, UINT64_MAX, NULL);
+        e.enqueue.priority = priorities[i];
+        assert_int_equal(sched_grant(w->sched, e.id, 0, hop_a, 1, w->now_ns, &a), i == 0);
+        sched_ungrant(w->sched, e.id, 0, w->now_ns);
+        assert_int_equal(world_do(w, &e.op), APPLIED);
+        ids[i] = e.id;
+    }
+    for (unsigned i = 0; i < MAILS && world_step(w) > 0;)
+        while (i < MAILS && state_assigned_next(w->state, 0, &cursor, &d)) {
+            struct message_view v;
+            state_message_view(d.message, &v);
+            assert_true(mr_id_equal(v.id, ids[first_to_last[i++]]));
+        }
+    assert_non_null(cursor);
+    world_close(w);
+}
+
 /* A fill-in travels in the enqueue, and is assigned by its apply. */
 static void fill_in_is_assigned_with_the_message(void **state)
 {
@@ -819,6 +852,7 @@ int main(void)
         cmocka_unit_test(holders_of_the_body_come_first),
         cmocka_unit_test(open_connection_is_used_again),
         cmocka_unit_test(fill_in_does_not_overtake),
+        cmocka_unit_test(urgent_mail_is_assigned_first),
         cmocka_unit_test(fill_in_is_assigned_with_the_message),
         cmocka_unit_test(suspended_rules_start_nothing),
         cmocka_unit_test(notices_go_to_one_holder_once),

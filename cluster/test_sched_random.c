@@ -565,6 +565,8 @@ static void accept_mail(void)
     if (s.w->next_id + 2 >= MAILS || !s.nodes[acceptor].running)
         return;
     world_enqueue_init(s.w, &e, next_hop, acceptor, holders, NULL);
+    if (chance(3) == 0)
+        e.enqueue.priority = (int32_t)chance(19) - 9;
     if (sched_grant(s.w->sched, e.id, 0, next_hop, acceptor, s.w->now_ns, &a)) {
         e.assign[0] = &a;
         e.enqueue.n_assign = 1;
