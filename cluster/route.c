@@ -127,7 +127,7 @@ int next_hop_parse(const char *text, struct next_hop *out)
     struct next_hop hop = {.kind = NEXT_HOP_MX};
     int r = 0;
 
-    if (strnlen(text, ROUTE_MAX) >= ROUTE_MAX)
+    if (strnlen(text, NEXT_HOP_MAX) >= NEXT_HOP_MAX)
         return MR_MALFORMED;
     if (strncasecmp(text, "smtp://", 7) == 0) {
         hop.kind = NEXT_HOP_SMTP;
@@ -140,15 +140,15 @@ int next_hop_parse(const char *text, struct next_hop *out)
     } else if (strcasecmp(text, "mx") != 0) {
         r = MR_MALFORMED;
     }
-    /* "[USER@]HOST:PORT" at their longest do not fit ROUTE_MAX together; a name that long is none. */
-    if (r == 0 && strlen(hop.user) + strlen(hop.host) + sizeof("smtp://@[]:65535") > ROUTE_MAX)
+    /* "[USER@]HOST:PORT" at their longest do not fit NEXT_HOP_MAX together; a name that long is none. */
+    if (r == 0 && strlen(hop.user) + strlen(hop.host) + sizeof("smtp://@[]:65535") > NEXT_HOP_MAX)
         r = MR_MALFORMED;
     if (r == 0)
         *out = hop;
     return r;
 }
 
-char *next_hop_format(const struct next_hop *hop, char text[ROUTE_MAX])
+char *next_hop_format(const struct next_hop *hop, char text[NEXT_HOP_MAX])
 {
     static const char *const schemes[] = {
         [NEXT_HOP_MX] = "mx:", [NEXT_HOP_SMTP] = "smtp://", [NEXT_HOP_LMTP] = "lmtp://"};
@@ -161,8 +161,67 @@ char *next_hop_format(const struct next_hop *hop, char text[ROUTE_MAX])
              six ? "[" : "", hop->host, six ? "]" : "", port);
     if (hop->kind == NEXT_HOP_MX && hop->host[0] == '\0')
         all[2] = '\0';
-    size_t len = strnlen(all, ROUTE_MAX - 1); /* what next_hop_parse gave fits */
+    size_t len = strnlen(all, NEXT_HOP_MAX - 1); /* what next_hop_parse gave fits */
     memcpy(text, all, len);
+    text[len] = '\0';
+    return text;
+}
+
+/* Where this host's text ends: at the end, or at a comma before another scheme (a user's name may have commas). */
+static const char *host_end(const char *text, const char **next)
+{
+    for (const char *p = text; *p != '\0'; p++) {
+        const char *after = p + 1 + strspn(p + 1, " \t");
+        if (*p == ',' && (strncasecmp(after, "smtp://", 7) == 0 || strncasecmp(after, "lmtp://", 7) == 0)) {
+            *next = after;
+            return p;
+        }
+    }
+    *next = NULL;
+    return text + strlen(text);
+}
+
+int next_hop_list_parse(const char *text, struct next_hop_list *out)
+{
+    struct next_hop_list list = {.n = 0};
+    size_t length = 0;
+
+    if (strnlen(text, 2 * ROUTE_MAX) >= 2 * ROUTE_MAX)
+        return MR_MALFORMED;
+    for (const char *next; text != NULL; text = next) {
+        char one[NEXT_HOP_MAX];
+        size_t len = (size_t)(host_end(text, &next) - text);
+        if (list.n == NEXT_HOP_MAX_HOSTS)
+            return MR_LIMIT;
+        if (len >= sizeof(one))
+            return MR_MALFORMED;
+        memcpy(one, text, len);
+        one[len] = '\0';
+        if (next_hop_parse(one, &list.at[list.n]) != 0 || list.at[list.n].kind != list.at[0].kind)
+            return MR_MALFORMED;
+        length += strlen(next_hop_format(&list.at[list.n], one)) + 1;
+        list.n++;
+    }
+    if (length > ROUTE_MAX)
+        return MR_LIMIT;
+    *out = list;
+    return 0;
+}
+
+char *next_hop_list_format(const struct next_hop_list *list, char text[ROUTE_MAX])
+{
+    size_t len = 0;
+
+    for (unsigned i = 0; i < list->n; i++) {
+        char one[NEXT_HOP_MAX];
+        size_t n = strlen(next_hop_format(&list->at[i], one));
+        if (len + n + 2 > ROUTE_MAX) /* what next_hop_list_parse gave fits */
+            break;
+        if (i > 0)
+            text[len++] = ',';
+        memcpy(text + len, one, n);
+        len += n;
+    }
     text[len] = '\0';
     return text;
 }
@@ -178,7 +237,7 @@ int route_lookup(const Mailraft__Rules *rules, const char *domain, size_t len, c
 {
     const Mailraft__Route *exact = NULL, *otherwise = NULL;
     bool is_local = false;
-    struct next_hop hop;
+    struct next_hop_list hops;
 
     if (len == 0 || len > 255 || memchr(domain, '\0', len) != NULL)
         return MR_MALFORMED;
@@ -198,20 +257,28 @@ int route_lookup(const Mailraft__Rules *rules, const char *domain, size_t len, c
     const Mailraft__Route *route = exact != NULL ? exact : otherwise;
     if (route == NULL)
         return MR_NOTFOUND;
-    int r = next_hop_parse(route->route, &hop);
-    if (r == 0 && hop.kind == NEXT_HOP_MX && hop.host[0] == '\0')
-        r = parse_host(domain, len, hop.host);
+    int r = next_hop_list_parse(route->route, &hops);
+    if (r == 0 && hops.at[0].kind == NEXT_HOP_MX && hops.at[0].host[0] == '\0')
+        r = parse_host(domain, len, hops.at[0].host);
     if (r == 0)
-        next_hop_format(&hop, next_hop);
+        next_hop_list_format(&hops, next_hop);
     return r;
 }
 
 char *route_site(const char *next_hop, char text[ROUTE_MAX])
 {
     struct next_hop hop;
+    char first[NEXT_HOP_MAX];
+    const char *next;
+    size_t len = (size_t)(host_end(next_hop, &next) - next_hop);
 
-    if (next_hop_parse(next_hop, &hop) != 0)
-        hop.host[0] = '\0';
+    hop.host[0] = '\0';
+    if (len < sizeof(first)) {
+        memcpy(first, next_hop, len);
+        first[len] = '\0';
+        if (next_hop_parse(first, &hop) != 0)
+            hop.host[0] = '\0';
+    }
     memcpy(text, hop.host, strlen(hop.host) + 1);
     return text;
 }

@@ -160,8 +160,8 @@ void sched_heartbeat(struct sched *d, uint32_t node, const Mailraft__Heartbeat *
         if (o->n_slots == 0 || o->next_hop[0] == 0 || strlen(o->next_hop) >= ROUTE_MAX)
             continue;
         struct hop *h = sched_hop_find(d, o->next_hop);
-        struct next_hop parsed;
-        if (h == NULL && next_hop_parse(o->next_hop, &parsed) == 0)
+        struct next_hop_list parsed;
+        if (h == NULL && next_hop_list_parse(o->next_hop, &parsed) == 0)
             h = sched_hop_get(d, o->next_hop);
         for (size_t k = 0; h != NULL && k < o->n_slots; k++)
             report_slot(d, h, node, o->slots[k]);

@@ -99,6 +99,60 @@ static void every_parsed_text_fits(void **arg)
     }
 }
 
+static void lists(void **state)
+{
+    static const struct {
+        const char *text, *canonical;
+        unsigned n;
+    } cases[] = {
+        {"mx", "mx", 1},
+        {"SMTP://A.example", "smtp://a.example:25", 1},
+        {"smtp://a.example:25, smtp://B.example:2525", "smtp://a.example:25,smtp://b.example:2525", 2},
+        {"lmtp://[::1]:24,lmtp://u", "lmtp://[::1]:24,lmtp://u:24", 2},
+        {"smtp://u,v@a.example:25,smtp://w@b.example", "smtp://u,v@a.example:25,smtp://w@b.example:25", 2},
+    };
+    static const char *const bad[] = {
+        "",
+        ",",
+        "smtp://a.example,",
+        ",smtp://a.example",
+        "smtp://a.example,,smtp://b.example",
+        "smtp://a.example,b.example",
+        "smtp://a.example,lmtp://b.example",
+        "mx,smtp://b.example",
+        "smtp://b.example,mx",
+        "smtp://a.example smtp://b.example",
+    };
+    struct next_hop_list list, again;
+    char text[ROUTE_MAX], twice[ROUTE_MAX], many[2 * ROUTE_MAX] = "";
+    char site[ROUTE_MAX];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(next_hop_list_parse(cases[i].text, &list), 0);
+        assert_int_equal(list.n, cases[i].n);
+        assert_string_equal(next_hop_list_format(&list, text), cases[i].canonical);
+        assert_int_equal(next_hop_list_parse(text, &again), 0);
+        assert_string_equal(next_hop_list_format(&again, twice), text);
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_int_equal(next_hop_list_parse(bad[i], &list), MR_MALFORMED);
+    for (int i = 0; i < NEXT_HOP_MAX_HOSTS; i++)
+        strcat(many, i == 0 ? "smtp://a" : ",smtp://a");
+    assert_int_equal(next_hop_list_parse(many, &list), 0);
+    strcat(many, ",smtp://a");
+    assert_int_equal(next_hop_list_parse(many, &list), MR_LIMIT);
+    many[0] = '\0';
+    for (int i = 0; i < 6; i++) {
+        strcat(many, i == 0 ? "smtp://" : ",smtp://");
+        for (int k = 0; k < 19; k++)
+            strcat(many, "abcdefghi.");
+        strcat(many, "example");
+    }
+    assert_int_equal(next_hop_list_parse(many, &list), MR_LIMIT); /* as text, together */
+    assert_string_equal(route_site("smtp://a.example:25,smtp://b.example:2525", site), "a.example");
+}
+
 static Mailraft__Route route_of(const char *domain, const char *route, bool local)
 {
     Mailraft__Route r = MAILRAFT__ROUTE__INIT;
@@ -166,6 +220,7 @@ static void limit_is_the_sites_then_default_then_none(void **arg)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lists),
         cmocka_unit_test(has_one_canonical_text),
         cmocka_unit_test(refuses_what_is_none),
         cmocka_unit_test(every_parsed_text_fits),

@@ -2,6 +2,7 @@
 #include "node/config_internal.h"
 
 #include "cluster/route.h"
+#include "proto/base/error.h"
 #include "proto/base/memory.h"
 
 #include <ctype.h>
@@ -67,15 +68,21 @@ static bool domain_ok(const char *domain)
 static char *route_text(struct yaml_reader *r, yaml_node_t *node)
 {
     char canonical[ROUTE_MAX];
-    struct next_hop hop;
+    struct next_hop_list hops;
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return NULL;
-    if (next_hop_parse(text, &hop) != 0) {
-        yaml_problem(r, node, "has to be mx, smtp://host:port or lmtp://host:port, not \"%s\"", text);
-        return NULL;
-    }
-    return mr_strdup(next_hop_format(&hop, canonical));
+    int rc = next_hop_list_parse(text, &hops);
+    if (rc == 0)
+        return mr_strdup(next_hop_list_format(&hops, canonical));
+    if (rc == MR_LIMIT)
+        yaml_problem(r, node, "names more than %d hosts, or too long ones", NEXT_HOP_MAX_HOSTS);
+    else
+        yaml_problem(r, node,
+                     "has to be mx, smtp://host:port or lmtp://host:port, or several of one of the last two with "
+                     "commas between, not \"%s\"",
+                     text);
+    return NULL;
 }
 
 static void route_pair(struct yaml_reader *r, const char *key, yaml_node_t *value, void *arg)

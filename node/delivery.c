@@ -57,6 +57,8 @@ static struct slot *slot_of(struct delivery *d, const char *next_hop, uint32_t n
     struct slot *s = mr_calloc(1, sizeof(*s));
     s->d = d;
     (void)snprintf(s->next_hop, sizeof(s->next_hop), "%s", next_hop);
+    mr_assert(next_hop_list_parse(s->next_hop, &s->hops) == 0);
+    s->hop = s->hops.at[0];
     s->number = number;
     s->last = &s->first;
     s->phase = PHASE_NONE;
@@ -186,7 +188,7 @@ void delivery_attempt(struct delivery *d, struct attempt *a)
     struct slot *s = slot_of(d, a->next_hop, a->slot);
     struct queued *q = mr_calloc(1, sizeof(*q));
 
-    mr_assert(next_hop_parse(s->next_hop, &s->hop) == 0 && a->n_recipients > 0);
+    mr_assert(a->n_recipients > 0);
     d->running++;
     s->given++;
     q->a = a;
@@ -288,6 +290,8 @@ int delivery_open(struct delivery **out, struct worker *w)
         free(d);
         return rc;
     }
+    host_memory_open(&d->hosts);
+    delivery_sources_open(d);
     *out = d;
     return 0;
 }
@@ -298,6 +302,8 @@ static void on_resolver_closed(void *arg)
     void (*cb)(void *) = d->close_cb;
     void *cb_arg = d->close_arg;
     delivery_tls_close(d);
+    delivery_sources_close(d);
+    host_memory_close(d->hosts);
     free(d);
     cb(cb_arg);
 }

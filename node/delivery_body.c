@@ -286,13 +286,13 @@ void body_pump(struct slot *s)
         }
         write_piece(s);
         ask_piece(s);
-        slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
+        slot_timer(s, slot_timeout_ms(s));
     }
 }
 
 void body_send(struct slot *s)
 {
     s->phase = PHASE_BODY;
-    slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
+    slot_timer(s, slot_timeout_ms(s));
     body_pump(s);
 }

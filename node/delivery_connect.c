@@ -7,6 +7,7 @@
  * reached. Everything that arrives goes through one place (on_read), every wait has a timer. */
 #include "node/delivery_internal.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
@@ -17,9 +18,30 @@
 #include <string.h>
 #include <strings.h>
 
-static void try_address(struct slot *s);
+static void try_next(struct slot *s);
 
 /* ---- timers ---- */
+
+unsigned slot_timeout_ms(const struct slot *s)
+{
+    enum { DATA_MS = 2 * 60 * 1000, BLOCK_MS = 3 * 60 * 1000 };
+    unsigned command = s->d->w->config->delivery.command_timeout_ms;
+    unsigned data = s->d->w->config->delivery.data_timeout_ms;
+
+    switch (s->phase) {
+    case PHASE_CONNECT:
+        return s->d->w->config->delivery.connect_timeout_ms;
+    case PHASE_DATA:
+        return command < DATA_MS ? command : DATA_MS;
+    case PHASE_BODY:
+        return data < BLOCK_MS ? data : BLOCK_MS;
+    case PHASE_QUEUE:
+    case PHASE_DOT:
+        return data;
+    default:
+        return command;
+    }
+}
 
 static void on_timer(uv_timer_t *timer)
 {
@@ -75,7 +97,7 @@ static void on_tcp_closed(uv_handle_t *handle)
     if (s->phase == PHASE_CLOSING)
         slot_closed(s);
     else
-        try_address(s); /* the one before did not work */
+        try_next(s); /* the one before did not work */
 }
 
 static void close_tcp(struct slot *s, bool reset)
@@ -222,6 +244,8 @@ void slot_ready(struct slot *s)
 
 static void on_greeting(struct slot *s, int code, const char *text)
 {
+    if (code / 100 == 2)
+        host_memory_worked(s->d->hosts, &s->resolution.list[s->address].address.any);
     if (code / 100 == 2 && s->helo_only) {
         s->phase = PHASE_HELO;
         say_hello(s, "HELO");
@@ -364,7 +388,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
         /* Old servers, and boxes before servers, that end the session at EHLO: once more, with HELO. */
         s->helo_only = true;
         uv_timer_stop(&s->timer);
-        close_tcp(s, false); /* try_address follows */
+        close_tcp(s, false); /* try_next follows */
         return;
     }
     if (n < 0)
@@ -397,6 +421,7 @@ static void on_connected(uv_connect_t *req, int status)
     if (status == UV_ECANCELED)
         return; /* its handle is being closed: on_tcp_closed goes on, perhaps with the next address */
     if (status < 0) {
+        s->connect_error = status;
         slot_lost(s, uv_strerror(status));
         return;
     }
@@ -405,14 +430,8 @@ static void on_connected(uv_connect_t *req, int status)
     smtp_reply_begin(&s->parser);
     s->parser.on_line = on_reply_line;
     s->parser.arg = s;
-    slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
+    slot_timer(s, slot_timeout_ms(s));
     uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
-}
-
-static void try_address(struct slot *s)
-{
-    name_peer(s, &s->resolution.list[s->address]);
-    slot_secure(s);
 }
 
 void slot_dial(struct slot *s)
@@ -422,15 +441,23 @@ void slot_dial(struct slot *s)
     smtp_capabilities_clear(&s->can);
     s->messages = 0;
     s->writes = 0;
-    mr_assert(uv_tcp_init(&s->d->w->loop, &s->tcp) == 0);
-    s->tcp.data = s;
+    s->connect_error = 0;
     s->tcp_open = true;
     atomic_fetch_add(&s->d->w->counters->connections_out_open, 1);
     s->connect.data = s;
-    slot_timer(s, s->d->w->config->delivery.connect_timeout_ms);
-    int rc = uv_tcp_connect(&s->connect, &s->tcp, &a->address.any, on_connected);
+    slot_timer(s, slot_timeout_ms(s));
+    int rc = slot_open_socket(s, &a->address.any);
+    s->source_failed = rc != 0;
+    if (rc == 0)
+        rc = uv_tcp_connect(&s->connect, &s->tcp, &a->address.any, on_connected);
+    s->connect_error = rc;
     if (rc != 0)
         slot_lost(s, uv_strerror(rc));
+}
+
+static uint64_t now_ms(void)
+{
+    return mr_boot_ns(&mr_clock_real) / MR_NS_PER_MS;
 }
 
 static void on_resolved(void *arg, const struct resolution *resolution)
@@ -440,7 +467,19 @@ static void on_resolved(void *arg, const struct resolution *resolution)
     s->resolution = *resolution;
     s->address = 0;
     if (resolution->result == RESOLVED) {
-        try_address(s);
+        host_memory_arrange(s->d->hosts, s->resolution.list, s->resolution.n, now_ms());
+        /* A host of several that is known to be down is left for last. */
+        if (s->hop_at < s->hops.n && s->hops.n > 1 &&
+            host_memory_avoids(s->d->hosts, &s->resolution.list[0].address.any, now_ms())) {
+            s->hop_order[s->n_hop_order++] = s->hop_order[s->hop_at];
+            s->address = s->resolution.n;
+        }
+        try_next(s);
+        return;
+    }
+    if (s->hop_at + 1 < s->n_hop_order) { /* another host of the route may be known */
+        s->address = s->resolution.n = 0;
+        try_next(s);
         return;
     }
     s->phase = PHASE_NONE;
@@ -453,14 +492,37 @@ static void on_resolved(void *arg, const struct resolution *resolution)
     slot_next(s);
 }
 
+static void resolve(struct slot *s)
+{
+    s->hop = s->hops.at[s->hop_order[s->hop_at]];
+    s->phase = PHASE_RESOLVE;
+    s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
+}
+
+/* The address that s->address says, or beyond the last the next host of the route. */
+static void try_next(struct slot *s)
+{
+    if (s->address < s->resolution.n) {
+        name_peer(s, &s->resolution.list[s->address]);
+        slot_secure(s);
+    } else {
+        mr_assert(s->hop_at + 1 < s->n_hop_order);
+        s->hop_at++;
+        resolve(s);
+    }
+}
+
 void slot_connect(struct slot *s)
 {
     s->peer[0] = 0;
     s->helo_only = false;
     s->secure.temporary = false;
     slot_secure_forget(s);
-    s->phase = PHASE_RESOLVE;
-    s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
+    s->n_hop_order = s->hops.n;
+    for (unsigned i = 0; i < s->hops.n; i++)
+        s->hop_order[i] = (uint8_t)i;
+    s->hop_at = 0;
+    resolve(s);
 }
 
 /* ---- a connection that fails ---- */
@@ -487,9 +549,9 @@ static void reconnect(struct slot *s)
 {
     uv_timer_stop(&s->timer);
     if (s->tcp_open)
-        close_tcp(s, false); /* try_address follows when the descriptor is closed */
+        close_tcp(s, false); /* try_next follows when the descriptor is closed */
     else
-        try_address(s);
+        try_next(s);
 }
 
 bool slot_fresh(const struct slot *s)
@@ -518,17 +580,33 @@ static void no_address(struct slot *s, const char *why)
     slot_close(s, true);
 }
 
+/* For the order of addresses the next time. What failed later than the greeting says little about the host. */
+static void remember_failure(struct slot *s)
+{
+    const struct sockaddr *address = &s->resolution.list[s->address].address.any;
+    enum host_failure how = HOST_REFUSED;
+
+    if ((s->phase != PHASE_CONNECT && s->phase != PHASE_GREETING) || s->source_failed)
+        return;
+    if (s->connect_error == UV_ENETUNREACH || s->connect_error == UV_EAFNOSUPPORT)
+        how = HOST_UNREACHABLE;
+    else if (s->phase == PHASE_CONNECT && (s->connect_error == 0 || s->connect_error == UV_ETIMEDOUT))
+        how = HOST_TIMED_OUT;
+    host_memory_failed(s->d->hosts, address, how, now_ms());
+}
+
 void slot_lost(struct slot *s, const char *why)
 {
     struct job *j = s->job;
 
     if (s->phase == PHASE_CLOSING || s->phase == PHASE_NONE)
         return;
+    remember_failure(s);
     if (j == NULL) {
         slot_close(s, true);
     } else if (!greeted(s) && slot_tls_fallback(s, why)) {
         reconnect(s);
-    } else if (!greeted(s) && s->address + 1 < s->resolution.n) {
+    } else if (!greeted(s) && (s->address + 1 < s->resolution.n || s->hop_at + 1 < s->n_hop_order)) {
         s->secure.temporary = s->secure.temporary || s->secure.status == NULL || s->secure.status[0] != '5';
         s->address++;
         s->helo_only = false;

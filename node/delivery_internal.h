@@ -16,6 +16,7 @@
 #include "node/delivery.h"
 #include "node/delivery_form.h"
 #include "node/delivery_tls.h"
+#include "node/host_memory.h"
 #include "node/mime_convert.h"
 #include "node/resolver.h"
 #include "node/smtp_capabilities.h"
@@ -104,7 +105,13 @@ struct slot {
     struct slot *next; /* bucket */
     struct delivery *d;
     char next_hop[ROUTE_MAX];
-    struct next_hop hop;
+    struct next_hop_list hops;
+    uint8_t hop_order[2 * NEXT_HOP_MAX_HOSTS]; /* of hops: each once, then again those that were passed over */
+    unsigned n_hop_order;
+    unsigned hop_at;     /* of hop_order, in use or to be tried */
+    struct next_hop hop; /* that one */
+    int connect_error;   /* UV_E..., of the address in use */
+    bool source_failed;  /* it was not even tried: our own address could not be had */
     uint32_t number;
     uint64_t given;
     struct queued *first, **last;
@@ -140,6 +147,9 @@ struct slot {
 struct delivery {
     struct worker *w;
     struct resolver *resolver;
+    struct host_memory *hosts;
+    struct source *sources; /* delivery.source */
+    unsigned n_sources;
     SSL_CTX *tls_verified, *tls_opportunistic; /* made when they are needed first */
     struct slot *slots[DELIVERY_BUCKETS];
     unsigned n_slots;
@@ -159,7 +169,15 @@ void slot_closed(struct slot *s);
 void delivery_ended(struct delivery *d);
 uint64_t delivery_random(struct delivery *d);
 
+/* delivery_source.c */
+void delivery_sources_open(struct delivery *d);
+void delivery_sources_close(struct delivery *d);
+/* Opens s->tcp for the family of the address that it will connect to, at one of the sources. 0 or UV_E... (logged). */
+int slot_open_socket(struct slot *s, const struct sockaddr *to);
+
 /* delivery_connect.c */
+/* How long the next hop may take for what it is asked now (RFC 5321 section 4.5.3.2). */
+unsigned slot_timeout_ms(const struct slot *s);
 void slot_connect(struct slot *s);
 /* The connection stands, as secure and as known as it has to be. */
 void slot_ready(struct slot *s);

@@ -372,8 +372,7 @@ void transaction_reply(struct slot *s, int code, const char *text)
         return;
     }
     j->answered = true;
-    slot_timer(s, s->phase < PHASE_BODY ? s->d->w->config->delivery.command_timeout_ms
-                                        : s->d->w->config->delivery.data_timeout_ms);
+    slot_timer(s, slot_timeout_ms(s));
     if (code == 421) { /* the server ends the session, whatever it was asked (RFC 5321 3.8) */
         s->quit = true;
         job_decide_all(j, code, text);

@@ -64,7 +64,7 @@ struct lookup {
     struct lookup *next;
     struct resolver *resolver;
     struct next_hop hop;
-    char key[ROUTE_MAX];
+    char key[NEXT_HOP_MAX];
     resolved_cb cb;
     void *arg;
     struct resolution resolution;
