@@ -1,6 +1,7 @@
 /* test_tls.c - both ends of a TLS connection in memory. */
 #include "node/test_tls_cert.h"
 #include "node/tls.h"
+#include "node/tls_tickets.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
@@ -451,6 +452,84 @@ static void test_resumption(void **state)
     SSL_SESSION_free(session);
 }
 
+static uint64_t hours;
+
+static uint64_t boot_by_hand(const struct mr_clock *clock)
+{
+    (void)clock;
+    return hours * 3600 * MR_NS_PER_S;
+}
+
+static const struct mr_clock by_hand = {.boot_ns = boot_by_hand};
+
+/* A full handshake, or one that resumes; the session that comes of it takes the place of the one that was given. */
+static bool resume(SSL_SESSION **session)
+{
+    struct tls *server = tls_accept(server_ctx), *client = tls_connect(client_ctx, "mx.example");
+    SSL_SESSION *fresh;
+    bool resumed;
+
+    if (*session != NULL)
+        tls_offer_session(client, *session);
+    shake(server, client, 4096);
+    assert_int_equal(tls_state(client), TLS_OPEN);
+    assert_int_equal(tls_resumed(client), tls_resumed(server));
+    resumed = tls_resumed(client);
+    tls_write(server, "hello", 5);
+    carry(server, client, 4096);
+    expect_read(client, "hello");
+    fresh = tls_take_session(client);
+    if (fresh != NULL) { /* TLS 1.2 gives none while the ticket's key is the newest */
+        SSL_SESSION_free(*session);
+        *session = fresh;
+    }
+    assert_non_null(*session);
+    tls_free(server);
+    tls_free(client);
+    return resumed;
+}
+
+/* The key of the tickets changes; a ticket of the one before is good once more, an older one is not. */
+static void test_tickets(void **state)
+{
+    struct tls_tickets *tickets = tls_tickets_open(&by_hand);
+    SSL_CTX *kept = server_ctx;
+
+    (void)state;
+    server_ctx = tls_context(true);
+    test_cert_use(&server_cert, server_ctx);
+    tls_tickets_use(tickets, server_ctx);
+    tls_tickets_close(tickets);
+    for (int version = TLS1_2_VERSION; version <= TLS1_3_VERSION; version++) {
+        SSL_SESSION *session = NULL, *old = NULL;
+
+        assert_int_equal(SSL_CTX_set_max_proto_version(client_ctx, version), 1);
+        assert_false(resume(&session));
+        assert_true(resume(&session));
+        old = SSL_SESSION_dup(session);
+        hours += 5; /* the next new ticket has a new key */
+        assert_true(resume(&session));
+        SSL_SESSION *other = NULL;
+        assert_false(resume(&other));
+        assert_true(resume(&old));
+        SSL_SESSION_free(old);
+        old = SSL_SESSION_dup(other);
+        for (int i = 0; i < 2; i++) {
+            hours += 5;
+            SSL_SESSION_free(other);
+            other = NULL;
+            assert_false(resume(&other));
+        }
+        assert_false(resume(&old));
+        SSL_SESSION_free(session);
+        SSL_SESSION_free(other);
+        SSL_SESSION_free(old);
+    }
+    assert_int_equal(SSL_CTX_set_max_proto_version(client_ctx, 0), 1);
+    SSL_CTX_free(server_ctx);
+    server_ctx = kept;
+}
+
 /* A client that asks for a new handshake (TLS 1.2) gets none. */
 static void test_renegotiation(void **state)
 {
@@ -475,10 +554,11 @@ static void test_renegotiation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_talk),     cmocka_unit_test(test_big),         cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_altered),  cmocka_unit_test(test_foreign),     cmocka_unit_test(test_garbage),
-        cmocka_unit_test(test_bounds),   cmocka_unit_test(test_old_version), cmocka_unit_test(test_verification),
-        cmocka_unit_test(test_bindings), cmocka_unit_test(test_resumption),  cmocka_unit_test(test_renegotiation),
+        cmocka_unit_test(test_talk),          cmocka_unit_test(test_big),         cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_altered),       cmocka_unit_test(test_foreign),     cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_bounds),        cmocka_unit_test(test_old_version), cmocka_unit_test(test_verification),
+        cmocka_unit_test(test_bindings),      cmocka_unit_test(test_resumption),  cmocka_unit_test(test_tickets),
+        cmocka_unit_test(test_renegotiation),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,6 +1,7 @@
 #include "node/tls_server.h"
 
 #include "cluster/tls_files.h"
+#include "node/tls_tickets.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -38,6 +39,7 @@ struct tls_server {
     unsigned n_pairs;
     struct name *names; /* of all pairs, sorted; of equal ones the first pair's comes first */
     unsigned n_names;
+    struct tls_tickets *tickets;
     bool ask; /* for a client's certificate */
     bool check_ca;
     uint8_t (*listed)[TLS_FINGERPRINT];
@@ -268,6 +270,7 @@ static int open_pair(struct tls_server *ts, const struct certificate_config *fil
     if (p->ctx == NULL)
         mr_panic("out of memory for TLS");
     ts->n_pairs++;
+    tls_tickets_use(ts->tickets, p->ctx);
     p->file = mr_strdup(files->cert);
     p->key_name = ts->n_pairs == 1 ? mr_strdup("smtp.tls") : mr_asprintf("smtp.tls.more[%u]", ts->n_pairs - 1);
     if (tls_files_use(p->ctx, files->cert, files->key, problem, sizeof(problem)) != 0) {
@@ -301,6 +304,7 @@ int tls_server_open(struct tls_server **out, const struct config *c, char *error
     ts = mr_calloc(1, sizeof(*ts));
     atomic_init(&ts->references, 1);
     ts->pairs = mr_calloc(1 + c->smtp.tls.n_more, sizeof(*ts->pairs));
+    ts->tickets = tls_tickets_open(&mr_clock_real);
     ts->check_ca = c->smtp.tls.client_ca != NULL;
     ts->ask = ts->check_ca || c->smtp.tls.n_relay_certs > 0;
     rc = read_listed(ts, c);
@@ -345,6 +349,7 @@ void tls_server_unref(struct tls_server *ts)
         X509_free(p->cert);
         SSL_CTX_free(p->ctx);
     }
+    tls_tickets_close(ts->tickets);
     free(ts->pairs);
     free(ts->names);
     free(ts->listed);
