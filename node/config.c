@@ -252,7 +252,7 @@ static void finish(struct yaml_reader *r, yaml_node_t *root, struct config *c)
     if (!found)
         yaml_problem(r, root, "node.name \"%s\" is not in cluster.initial", c->node.name);
     config_smtp_finish(r, root, c);
-    config_delivery_finish(c);
+    config_delivery_finish(r, root, c);
     config_rules_finish(c);
 }
 

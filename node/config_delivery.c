@@ -116,7 +116,7 @@ void config_read_dns(struct yaml_reader *r, yaml_node_t *node, void *target)
 
 /* What a resolver on this host says of an answer cannot be changed on its way here. Without servers of our own those
  * of the system count, which the resolver looks at when it opens. */
-void config_delivery_finish(struct config *c)
+void config_delivery_finish(struct yaml_reader *r, yaml_node_t *root, struct config *c)
 {
     bool loopback = c->dns.n_servers > 0;
 
@@ -124,6 +124,14 @@ void config_delivery_finish(struct config *c)
         loopback = loopback && config_address_is_loopback(c->dns.servers[i]);
     if (!c->dns.trust_ad_given)
         c->dns.trust_ad = loopback;
+    /* With the system's resolvers it shows at the start only whether they are on this host. */
+    if (c->dns.trust_ad || (c->dns.n_servers == 0 && !c->dns.trust_ad_given))
+        return;
+    for (size_t i = 0; i < c->rules->n_tls; i++) {
+        if (c->rules->tls[i]->policy == MAILRAFT__TLS_POLICY__TLS_POLICY_DANE)
+            yaml_problem(r, root, "delivery.tls.%s: policy dane needs a resolver that validates (dns.trust_ad)",
+                         c->rules->tls[i]->site);
+    }
 }
 
 void config_delivery_free(struct config *c)

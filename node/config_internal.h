@@ -24,7 +24,7 @@ void config_smtp_free(struct config *c);
 void config_delivery_init(struct config *c);
 void config_read_delivery(struct yaml_reader *r, yaml_node_t *node, void *target);
 void config_read_dns(struct yaml_reader *r, yaml_node_t *node, void *target);
-void config_delivery_finish(struct config *c);
+void config_delivery_finish(struct yaml_reader *r, yaml_node_t *root, struct config *c);
 void config_delivery_free(struct config *c);
 
 /* char **: "host:port", port 0 allowed. */

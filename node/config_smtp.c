@@ -431,12 +431,31 @@ static void finish_listener(struct yaml_reader *r, yaml_node_t *root, struct con
         yaml_problem(r, root, "listener %s: LMTP must not be on port 25 (RFC 2033)", l->listen);
     if (l->proxy && c->smtp.proxy_from.n == 0)
         yaml_problem(r, root, "listener %s: proxy needs smtp.proxy_from", l->listen);
+    /* SO_REUSEPORT would let both have it, and clients find now the one, now the other. */
+    for (const struct listener_config *other = c->smtp.listeners; other < l; other++) {
+        if (strcasecmp(other->listen, l->listen) == 0)
+            yaml_problem(r, root, "listener %s: given twice", l->listen);
+    }
+}
+
+/* Passwords that nobody can ever be asked for are a mistake that would show only when the first user complains. */
+static void finish_auth(struct yaml_reader *r, yaml_node_t *root, const struct config *c)
+{
+    if (c->smtp.auth.file == NULL && c->smtp.auth.dovecot == NULL)
+        return;
+    for (unsigned i = 0; i < c->smtp.n_listeners; i++) {
+        const struct listener_config *l = &c->smtp.listeners[i];
+        if (l->profile == PROFILE_SUBMISSION && (l->tls != TLS_OFF || c->smtp.auth.without_tls))
+            return;
+    }
+    yaml_problem(r, root, "smtp.auth: no listener has profile: submission with TLS, where users could log in");
 }
 
 void config_smtp_finish(struct yaml_reader *r, yaml_node_t *root, struct config *c)
 {
     for (unsigned i = 0; i < c->smtp.n_listeners; i++)
         finish_listener(r, root, c, &c->smtp.listeners[i]);
+    finish_auth(r, root, c);
     /* Who may relay is ours, and is not held back unless the file says so. */
     if (!c->smtp.client_limits.exempt_given && c->smtp.relay_from.n > 0) {
         size_t bytes = c->smtp.relay_from.n * sizeof(struct network);
