@@ -4,7 +4,8 @@
  *   core_drain.c      the end: drain and close
  *   core_links.c      what peers say: hello, formation, frames; Raft's messages over the links
  *   core_raft.c       the log: apply, snapshot, restore, changes of leader
- *   core_lead.c       the leader's duties: batches, fill-in, heartbeats of others, silent nodes, scheduling
+ *   core_lead.c       the leader's duties: batches, fill-in, heartbeats of others, scheduling
+ *   core_keep.c       what it keeps in order: formation, version, rules, silent nodes, overdue assignments
  *   core_heartbeat.c  this node's heartbeats and lease
  *   core_attempts.c   assignments of this node to its workers, and its connections
  *   core_request.h    a request of a worker or of HTTP, to the core and back
@@ -266,10 +267,15 @@ void core_lead_begin(struct cluster *c);
 void core_lead_end(struct cluster *c);
 /* An operation to propose here; takes it. peer 0: own. MR_NOTLEADER, MR_BUSY: op is still the caller's. */
 int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request);
+/* The leader's own, whose fate nobody waits for. Takes message. */
+void core_lead_stage_own(struct cluster *c, Mailraft__Op__KindCase kind, ProtobufCMessage *message);
 void core_lead_flush(struct cluster *c);
 void core_lead_tick(struct cluster *c, uint64_t now);
 void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heartbeat *hb);
 void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results, size_t n);
+
+/* core_keep.c */
+void core_keep_tick(struct cluster *c, uint64_t now);
 
 /* Voters by the state, or by the formation while the state knows none: bits (1 << raft id). */
 uint64_t core_voters(const struct cluster *c);

@@ -93,6 +93,10 @@ static Mailraft__Release *new_release(struct mr_id id, uint32_t delivery, uint32
 static bool say_otherwise(struct core_request *r, enum apply_result reason)
 {
     if (r->fallback != NULL) {
+        char text[MR_ID_TEXT + 1];
+        /* What failed is tried again and told then; that something was delivered is told no more. */
+        log_event(LOG_WARN, "dsn_refused", LOG_S("id", mr_id_format(r->id, text)), LOG_N("delivery", r->delivery),
+                  LOG_N("attempt", r->attempt), LOG_S("reason", apply_result_text(reason)));
         r->op = new_op(MAILRAFT__OP__KIND_OUTCOME);
         r->op->outcome = r->fallback;
         r->fallback = NULL;

@@ -16,12 +16,7 @@
 
 enum {
     PART_BYTES = 48 * 1024,
-    HOUSEKEEPING_MS = 200,
-    MAX_FILL_IN = 64,      /* deliveries of a message that are assigned with it */
-    FIRST_RULES_MS = 2000, /* how long a new cluster's rules wait until all members said which version they know */
-    OVERDUE_MS = 15 * 60 * 1000, /* after its deadline: a dot written at the last moment may wait 10 minutes for its
-                                    reply (RFC 5321 4.5.3.2.6) */
-    OVERDUE_WALK = 256,          /* assignments looked at in one turn */
+    MAX_FILL_IN = 64, /* deliveries of a message that are assigned with it */
 };
 
 /* ---- answers ---- */
@@ -85,6 +80,12 @@ static Mailraft__Op *new_op(Mailraft__Op__KindCase kind, ProtobufCMessage *messa
     op->kind_case = kind;
     op->enqueue = (Mailraft__Enqueue *)message; /* one of a union of pointers */
     return op;
+}
+
+void core_lead_stage_own(struct cluster *c, Mailraft__Op__KindCase kind, ProtobufCMessage *message)
+{
+    Mailraft__Op *op = new_op(kind, message);
+    append_staged(c, op, mailraft__op__get_packed_size(op) + 8, 0, 0);
 }
 
 /* The queue's own times count from the release of held mail (RFC 4865); DELIVERBY's (RFC 2852) from its arrival. Who
@@ -409,168 +410,7 @@ void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heart
         (void)links_send_message(c->links, node, LINK_CONTROL, FRAME_HEARTBEAT_REPLY, &reply.base, NULL, 0);
 }
 
-/* ---- housekeeping ---- */
-
-static void stage_own(struct cluster *c, Mailraft__Op__KindCase kind, ProtobufCMessage *message)
-{
-    Mailraft__Op *op = new_op(kind, message);
-    append_staged(c, op, mailraft__op__get_packed_size(op) + 8, 0, 0);
-}
-
-static void stage_form(struct cluster *c)
-{
-    Mailraft__Form *form = mr_malloc(sizeof(*form));
-    mailraft__form__init(form);
-    struct mr_id cluster = identity_cluster(c->identity);
-    form->cluster.data = mr_memdup(cluster.bytes, MR_ID_SIZE);
-    form->cluster.len = MR_ID_SIZE;
-    form->n_members = identity_members(c->identity);
-    form->members = mr_calloc(form->n_members, sizeof(*form->members));
-    for (unsigned i = 0; i < form->n_members; i++) {
-        const struct identity_member *m = identity_member(c->identity, i);
-        Mailraft__Member *member = mr_malloc(sizeof(*member));
-        mailraft__member__init(member);
-        member->node = m->node;
-        member->name = mr_strdup(m->name);
-        member->address = mr_strdup(m->address);
-        member->directory.data = mr_memdup(m->directory.bytes, MR_ID_SIZE);
-        member->directory.len = MR_ID_SIZE;
-        form->members[i] = member;
-    }
-    stage_own(c, MAILRAFT__OP__KIND_FORM, &form->base);
-}
-
-static void stage_version(struct cluster *c, uint32_t version)
-{
-    Mailraft__SetVersion *v = mr_malloc(sizeof(*v));
-    mailraft__set_version__init(v);
-    v->version = version;
-    stage_own(c, MAILRAFT__OP__KIND_SET_VERSION, &v->base);
-}
-
-static void stage_rules(struct cluster *c)
-{
-    size_t size = mailraft__rules__get_packed_size(c->own_rules);
-    uint8_t *packed = mr_malloc(size);
-    mailraft__rules__pack(c->own_rules, packed);
-    Mailraft__Rules *copy = mailraft__rules__unpack(NULL, size, packed);
-    free(packed);
-    mr_assert(copy != NULL);
-    if (state_version(c->state) < 2 && (copy->n_tls > 0 || copy->n_user_limits > 0)) {
-        /* Only a cluster that has none yet takes them without what not all members know; under another hash, so that
-         * the whole of them is seen to be missing. */
-        for (size_t i = 0; i < copy->n_tls; i++)
-            mailraft__tls_rule__free_unpacked(copy->tls[i], NULL);
-        for (size_t i = 0; i < copy->n_user_limits; i++)
-            mailraft__user_limit__free_unpacked(copy->user_limits[i], NULL);
-        copy->n_tls = copy->n_user_limits = 0;
-        copy->hash.data[0] ^= 1;
-    }
-    stage_own(c, MAILRAFT__OP__KIND_RULES, &copy->base);
-}
-
-/* Every member that is up reports the same rules, and they are not those in force: a change that reached all
- * configurations. */
-static bool all_want_new_rules(const struct cluster *c)
-{
-    for (unsigned i = 0; i < state_nodes(c->state); i++) {
-        struct node_view v;
-        state_node_view(c->state, i, &v);
-        if (!v.up)
-            return false;
-        if (v.node == c->self)
-            continue;
-        if (!c->lead.nodes[v.node].has_hash ||
-            memcmp(c->lead.nodes[v.node].rules_hash, c->own_rules->hash.data, 16) != 0)
-            return false;
-    }
-    return true;
-}
-
-static bool rules_too_new(const struct cluster *c)
-{
-    return state_version(c->state) < 2 && (c->own_rules->n_tls > 0 || c->own_rules->n_user_limits > 0);
-}
-
-/* A new cluster takes mail from its first rules on: they wait a moment for the version, so that no session is greeted
- * before it is known what may be offered. */
-static void stage_first_rules(struct cluster *c, uint64_t now)
-{
-    if (state_version(c->state) >= STATE_VERSION || now - c->lead.since_ns >= FIRST_RULES_MS * MR_NS_PER_MS)
-        stage_rules(c);
-}
-
-static void keep_rules(struct cluster *c, uint64_t now)
-{
-    const Mailraft__Rules *in_force = state_rules(c->state);
-    bool same = in_force != NULL && in_force->hash.len == c->own_rules->hash.len &&
-                memcmp(in_force->hash.data, c->own_rules->hash.data, in_force->hash.len) == 0;
-    if (same)
-        c->lead.rules_wanted = false;
-    else if (in_force == NULL)
-        stage_first_rules(c, now);
-    else if ((c->lead.rules_wanted || all_want_new_rules(c)) && !rules_too_new(c))
-        stage_rules(c);
-}
-
-static void keep_version(struct cluster *c)
-{
-    uint32_t lowest = STATE_VERSION;
-    for (unsigned i = 0; i < state_nodes(c->state); i++) {
-        struct node_view v;
-        state_node_view(c->state, i, &v);
-        if (v.node != c->self && c->lead.nodes[v.node].version < lowest)
-            lowest = c->lead.nodes[v.node].version;
-    }
-    if (state_nodes(c->state) > 0 && lowest > state_version(c->state))
-        stage_version(c, lowest);
-}
-
-static void declare_silent(struct cluster *c, uint64_t now)
-{
-    for (unsigned i = 0; i < state_nodes(c->state); i++) {
-        struct node_view v;
-        state_node_view(c->state, i, &v);
-        if (!v.up || v.node == c->self || !leader_lease_silent(&c->leader_lease, now, v.node))
-            continue;
-        leader_lease_condemn(&c->leader_lease, v.node);
-        Mailraft__NodeDown *down = mr_malloc(sizeof(*down));
-        mailraft__node_down__init(down);
-        down->node = v.node;
-        down->incarnation = v.incarnation;
-        stage_own(c, MAILRAFT__OP__KIND_NODE_DOWN, &down->base);
-    }
-}
-
-/* PROTOCOL.md 5.10: a worker that lives but never ends an attempt must not hold mail for ever. In the order of
- * assignment all have the same time to go, so only the first few need a look. */
-static void take_back_overdue(struct cluster *c, uint64_t now)
-{
-    const void *cursor = NULL;
-    struct ready_delivery d;
-    uint64_t stamp = committed_time_stamp(&c->ctime, now);
-
-    for (unsigned n = 0; n < OVERDUE_WALK && state_assigned_next(c->state, 0, &cursor, &d); n++) {
-        struct delivery_view v;
-        struct message_view m;
-        state_delivery_view(d.message, d.delivery, &v);
-        if (v.assigned_ms == 0) /* since before version 2 */
-            continue;
-        if (v.assigned_ms + v.deadline_for_ms + OVERDUE_MS > stamp)
-            break;
-        state_message_view(d.message, &m);
-        Mailraft__Release *release = mr_malloc(sizeof(*release));
-        mailraft__release__init(release);
-        release->id.data = mr_memdup(m.id.bytes, MR_ID_SIZE);
-        release->id.len = MR_ID_SIZE;
-        release->delivery = d.delivery;
-        release->attempt = v.attempt;
-        release->node = v.node;
-        release->reason = mr_strdup("long past its deadline");
-        release->overdue = true;
-        stage_own(c, MAILRAFT__OP__KIND_RELEASE, &release->base);
-    }
-}
+/* ---- the tick ---- */
 
 /* Something falls due; or nothing has come for so long that the applied states' time, which new bodies are stamped
  * with, falls behind: after the grace period every enqueue would be refused (3.4), and no orphan be collected. */
@@ -588,18 +428,7 @@ void core_lead_tick(struct cluster *c, uint64_t now)
             propose_batch(c);
         return;
     }
-    if (now - c->lead.housekeeping_ns >= HOUSEKEEPING_MS * MR_NS_PER_MS) {
-        c->lead.housekeeping_ns = now;
-        if (mr_id_is_zero(state_cluster(c->state))) {
-            stage_form(c);
-        } else {
-            keep_version(c);
-            keep_rules(c, now);
-            take_back_overdue(c, now);
-        }
-    }
-    if (leader_lease_may_grant(&c->leader_lease, now))
-        declare_silent(c, now);
+    core_keep_tick(c, now);
     if (c->lead.staged == NULL && c->lead.n_batches == 0 && time_wants_entry(c, now))
         propose_batch(c);
 }

@@ -4,6 +4,7 @@
 #include "proto/base/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { GIVE_UP_MS = 10 * 1000 };
 
@@ -15,13 +16,29 @@ static void remembered(void *arg, int status, enum apply_result reason)
     c->n_remember--;
 }
 
+/* Much the same is known already: a busy site that fails is told of by every attempt to it. */
+static bool no_news(const struct cluster *c, const Mailraft__SiteMemory *m)
+{
+    uint64_t now = state_now_ms(c->state);
+    struct site_view v;
+
+    (void)state_site(c->state, m->site, &v);
+    if (m->tls_failed_for_ms != 0 && v.tls_failed_until_ms <= now + m->tls_failed_for_ms / 2)
+        return false;
+    if (m->sts != NULL && (v.sts_id == NULL || strcmp(v.sts_id, m->sts->id) != 0 || v.sts_mode != m->sts->mode ||
+                           v.sts_expires_ms <= now + m->sts->max_age_for_ms / 4 * 3))
+        return false;
+    return !m->sts_gone || v.sts_id == NULL;
+}
+
 static void run_remember(struct mail *mail)
 {
     struct core_request *r = core_request_of(mail);
     struct cluster *c = r->c;
     uint64_t now = core_now(c);
 
-    if (!c->closing && state_version(c->state) >= 2 && c->n_remember < CLUSTER_MAX_REMEMBER &&
+    if (!c->closing && !no_news(c, r->op->site_memory) && state_version(c->state) >= 2 &&
+        c->n_remember < CLUSTER_MAX_REMEMBER &&
         proposals_add(c->proposals, r->op, now, now + GIVE_UP_MS * MR_NS_PER_MS, remembered, c, NULL) == 0) {
         c->n_remember++;
         r->op = NULL;
