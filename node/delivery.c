@@ -292,6 +292,8 @@ int delivery_open(struct delivery **out, struct worker *w)
     }
     host_memory_open(&d->hosts);
     delivery_sources_open(d);
+    rc = sts_open(&d->sts, w, d->resolver);
+    mr_assert(rc == 0); /* no memory */
     *out = d;
     return 0;
 }
@@ -308,12 +310,18 @@ static void on_resolver_closed(void *arg)
     cb(cb_arg);
 }
 
+static void on_sts_closed(void *arg)
+{
+    struct delivery *d = arg;
+    resolver_close(d->resolver, on_resolver_closed, d);
+}
+
 void delivery_ended(struct delivery *d)
 {
     if (!d->closing || d->n_slots > 0 || d->running > 0 || d->resolver_closing)
         return;
     d->resolver_closing = true;
-    resolver_close(d->resolver, on_resolver_closed, d);
+    sts_close(d->sts, on_sts_closed, d);
 }
 
 static void close_slot(struct slot *s)

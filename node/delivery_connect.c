@@ -119,7 +119,7 @@ void slot_close(struct slot *s, bool reset)
         resolver_cancel(s->lookup);
         s->lookup = NULL;
     }
-    slot_secure_forget(s);
+    slot_secure_reset(s);
     bool connected = s->phase != PHASE_RESOLVE && s->phase != PHASE_SECURE && s->phase != PHASE_CONNECT;
     if (!reset && s->tls != NULL) {
         tls_shutdown(s->tls);
@@ -495,6 +495,7 @@ static void on_resolved(void *arg, const struct resolution *resolution)
 static void resolve(struct slot *s)
 {
     s->hop = s->hops.at[s->hop_order[s->hop_at]];
+    slot_secure_reset(s);
     s->phase = PHASE_RESOLVE;
     s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
 }
@@ -517,7 +518,6 @@ void slot_connect(struct slot *s)
     s->peer[0] = 0;
     s->helo_only = false;
     s->secure.temporary = false;
-    slot_secure_forget(s);
     s->n_hop_order = s->hops.n;
     for (unsigned i = 0; i < s->hops.n; i++)
         s->hop_order[i] = (uint8_t)i;

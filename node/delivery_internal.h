@@ -150,6 +150,7 @@ struct delivery {
     struct host_memory *hosts;
     struct source *sources; /* delivery.source */
     unsigned n_sources;
+    struct sts *sts;
     SSL_CTX *tls_verified, *tls_opportunistic; /* made when they are needed first */
     struct slot *slots[DELIVERY_BUCKETS];
     unsigned n_slots;

@@ -107,6 +107,20 @@ static bool wants_dane(const struct slot *s)
            slot_requires_tls(s);
 }
 
+static bool is_literal(const char *host)
+{
+    struct in6_addr any;
+    return inet_pton(AF_INET, host, &any) == 1 || inet_pton(AF_INET6, host, &any) == 1;
+}
+
+static bool wants_sts(const struct slot *s)
+{
+    Mailraft__TlsPolicy policy = policy_of(s);
+    if (s->hop.kind != NEXT_HOP_MX || is_literal(s->hop.host) || policy == MAILRAFT__TLS_POLICY__TLS_POLICY_VERIFY)
+        return false;
+    return policy == MAILRAFT__TLS_POLICY__TLS_POLICY_STS || slot_requires_tls(s);
+}
+
 /* ---- TLSA records (RFC 7672 2.2) ---- */
 
 static void use_tlsa(struct slot *s, const char *base, const uint8_t *answer, size_t len)
@@ -195,6 +209,27 @@ void slot_secure_forget(struct slot *s)
     x->status = NULL;
 }
 
+void slot_secure_reset(struct slot *s)
+{
+    struct secure *x = &s->secure;
+    slot_secure_forget(s);
+    if (x->sts_wait != NULL)
+        sts_cancel(x->sts_wait);
+    x->sts_wait = NULL;
+    sts_unref(x->sts);
+    x->sts = NULL;
+    x->sts_known = false;
+}
+
+static void on_policy(void *arg, struct sts_policy *policy)
+{
+    struct slot *s = arg;
+    s->secure.sts_wait = NULL;
+    s->secure.sts_known = true;
+    s->secure.sts = policy == NULL ? NULL : sts_ref(policy);
+    slot_secure(s);
+}
+
 static bool site_failed(const struct slot *s)
 {
     return s->job != NULL && s->job->a->site.tls_failed;
@@ -214,6 +249,43 @@ static enum demand demand_of_policy(const struct slot *s)
     }
 }
 
+static void log_testing(const struct slot *s, const char *why)
+{
+    log_event(LOG_WARN, "sts_testing_failed", LOG_S("domain", s->hop.host), LOG_S("peer", s->peer),
+              LOG_S("sts_id", s->secure.sts->id), LOG_S("reason", why));
+}
+
+/* The domain's policy says which hosts are its own; false: not this one, and it was refused. */
+static bool decide_by_sts(struct slot *s)
+{
+    struct secure *x = &s->secure;
+    bool named = sts_matches(x->sts, address_of(s)->host);
+
+    if (named && (x->sts->mode == STS_ENFORCE || slot_requires_tls(s))) {
+        x->demand = DEMAND_STS;
+    } else if (x->sts->mode == STS_ENFORCE) {
+        slot_refuse(s, "4.7.5", "the MTA-STS policy of %s does not name %s", s->hop.host, address_of(s)->host);
+        return false;
+    } else if (named) {
+        x->testing = true;
+    } else {
+        log_testing(s, "the policy does not name the host");
+    }
+    return true;
+}
+
+/* For REQUIRETLS somebody has to vouch that this is a host of the domain (RFC 8689 4.2.1): DNSSEC, where neither TLSA
+ * records nor a policy do. The host itself is then proven by an authority. */
+static bool decide_by_dnssec(struct slot *s)
+{
+    if (!address_of(s)->secure) {
+        slot_refuse(s, "4.7.5", "REQUIRETLS: nothing proves that %s is a host of %s", address_of(s)->host, s->hop.host);
+        return false;
+    }
+    s->secure.demand = DEMAND_NAMES;
+    return true;
+}
+
 /* What this address has to meet, by what is known of it now; false: it was refused. */
 static bool decide(struct slot *s)
 {
@@ -222,22 +294,20 @@ static bool decide(struct slot *s)
     x->verified = NULL;
     x->policy = policy_of(s);
     x->demand = demand_of_policy(s);
-    if (x->tlsa.n > 0 && any_usable(x)) {
+    if (x->tlsa.n > 0 && any_usable(x)) { /* DANE wins (RFC 8461 2) */
         x->demand = DEMAND_DANE;
-    } else if (slot_requires_tls(s) && x->demand != DEMAND_NAMES) {
-        if (!address_of(s)->secure) {
-            slot_refuse(s, "4.7.5", "REQUIRETLS: nothing proves that %s is a host of %s", address_of(s)->host,
-                        s->hop.host);
-            return false;
-        }
-        x->demand = DEMAND_NAMES; /* RFC 8689 4.2.1: found by DNSSEC, and proven by an authority */
-    } else if (x->tlsa.n > 0) {
+    } else if (x->tlsa.n > 0 && !slot_requires_tls(s)) {
         x->demand = DEMAND_TLS; /* RFC 7672 2.2: records that nobody can use still say that there is TLS */
+    } else if (x->sts != NULL) {
+        if (!decide_by_sts(s))
+            return false;
     }
     /* A password is at stake: the host has to prove itself, unless the operator asks for less in so many words. */
     if (s->hop.user[0] != '\0' && x->policy != MAILRAFT__TLS_POLICY__TLS_POLICY_ENCRYPT &&
         (x->demand == DEMAND_MAY || x->demand == DEMAND_TLS))
         x->demand = DEMAND_NAMES;
+    if (slot_requires_tls(s) && x->demand < DEMAND_NAMES && !decide_by_dnssec(s))
+        return false;
     if (x->demand == DEMAND_MAY && (x->plain || site_failed(s)))
         x->demand = DEMAND_PLAIN;
     return true;
@@ -246,15 +316,17 @@ static bool decide(struct slot *s)
 void slot_secure(struct slot *s)
 {
     struct secure *x = &s->secure;
+    const struct attempt *a = s->job->a;
 
     s->phase = PHASE_SECURE;
     if (!x->tlsa_known && wants_dane(s)) {
         x->asking_alias = address_of(s)->alias[0] != 0;
         ask_tlsa(s, x->asking_alias ? address_of(s)->alias : address_of(s)->host);
-        return;
-    }
-    if (decide(s))
+    } else if (!x->sts_known && x->tlsa.n == 0 && wants_sts(s)) {
+        x->sts_wait = sts_find(s->d->sts, s->hop.host, &a->site, a->now_ms, on_policy, s);
+    } else if (decide(s)) {
         slot_dial(s);
+    }
 }
 
 /* ---- STARTTLS ---- */
@@ -302,12 +374,6 @@ static bool add_tlsa(SSL *ssl, const struct slot *s)
     return added > 0; /* OpenSSL may still refuse a whole certificate or key that it cannot read */
 }
 
-static bool is_literal(const char *host)
-{
-    struct in6_addr any;
-    return inet_pton(AF_INET, host, &any) == 1 || inet_pton(AF_INET6, host, &any) == 1;
-}
-
 /* Settings of the handshake for the demand; NULL: not possible. */
 static struct tls *prepare(struct slot *s)
 {
@@ -339,6 +405,8 @@ bool slot_starttls(struct slot *s)
     if (s->tls != NULL || x->demand == DEMAND_PLAIN)
         return false;
     if ((s->can.flags & CAP_STARTTLS) == 0) {
+        if (x->testing)
+            log_testing(s, "STARTTLS is not offered");
         if (x->demand == DEMAND_MAY)
             return false;
         slot_refuse(s, "4.7.4", "TLS is demanded, but %s does not offer STARTTLS", s->peer);
@@ -404,7 +472,10 @@ static void handshake_failed(struct slot *s)
 static void handshake_done(struct slot *s)
 {
     struct cluster_counters *counters = s->d->w->counters;
+    long result = SSL_get_verify_result(tls_ssl(s->tls));
     s->secure.verified = verified_as(s);
+    if (s->secure.testing && result != X509_V_OK)
+        log_testing(s, X509_verify_cert_error_string(result));
     atomic_fetch_add(&counters->tls_out, 1);
     if (s->secure.demand >= DEMAND_NAMES)
         atomic_fetch_add(&counters->tls_out_verified, 1);
@@ -465,6 +536,8 @@ bool slot_tls_fallback(struct slot *s, const char *why)
         x->status = "4.7.0";
     if (!in_tls || x->demand != DEMAND_MAY || x->plain)
         return false;
+    if (x->testing)
+        log_testing(s, why);
     x->plain = true;
     x->status = NULL;
     log_event(LOG_WARN, "tls_fallback", LOG_S("next_hop", s->next_hop), LOG_S("peer", s->peer), LOG_S("reason", why));

@@ -8,6 +8,7 @@
 #define MR_NODE_DELIVERY_TLS_H
 
 #include "node/dns_answer.h"
+#include "node/sts.h"
 #include "ops.pb-c.h"
 
 #include <stdbool.h>
@@ -37,6 +38,10 @@ struct secure {
     uint8_t *tlsa_answer; /* `tlsa` points into it */
     struct dns_tlsa_answer tlsa;
     char tlsa_base[256]; /* name that they were found at, without port and protocol */
+    /* the domain's policy of MTA-STS, for all addresses of the attempt */
+    struct sts_wait *sts_wait;
+    bool sts_known;
+    struct sts_policy *sts; /* a reference of our own; NULL: none */
 };
 
 struct slot;
@@ -46,6 +51,8 @@ struct delivery;
 void slot_secure(struct slot *s);
 /* The next address, or none: what was found out about this one is dropped. */
 void slot_secure_forget(struct slot *s);
+/* What was found out about the domain is dropped too. */
+void slot_secure_reset(struct slot *s);
 /* After EHLO's reply. False: nothing to do, the connection is as secure as it has to be. */
 bool slot_starttls(struct slot *s);
 /* more: bytes stand behind the reply. */

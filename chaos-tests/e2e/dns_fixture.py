@@ -10,22 +10,22 @@ from harness import Process, free_port, run, wait_for
 
 KNOT = """\
 server:
-    rundir: {dir}
+    rundir: "{dir}"
     user: root:root
     listen: 127.0.0.1@{port}
     udp-workers: 1
     tcp-workers: 1
     background-workers: 1
 control:
-    listen: {dir}/knot.sock
+    listen: "{dir}/knot.sock"
 log:
   - target: stderr
     any: info
 database:
-    storage: {dir}
-    journal-db: {dir}/journal
-    kasp-db: {dir}/keys
-    timer-db: {dir}/timers
+    storage: "{dir}"
+    journal-db: "{dir}/journal"
+    kasp-db: "{dir}/keys"
+    timer-db: "{dir}/timers"
 policy:
   - id: test
     algorithm: ecdsap256sha256
@@ -37,7 +37,7 @@ acl:
     address: 127.0.0.0/8
 template:
   - id: default
-    storage: {dir}
+    storage: "{dir}"
     file: "%s.zone"
     journal-content: none
     zonefile-sync: -1

@@ -2,6 +2,7 @@
 real authoritative server with DNSSEC (knot), a real validating resolver (unbound) and a real HTTPS server."""
 
 import smtplib
+import threading
 
 import pytest
 
@@ -179,3 +180,239 @@ def test_dane_without_starttls_is_no_plain_text(world):
     w.assert_deferred("r@cut.test", "4.7.4", "STARTTLS")
     w.assert_delivered("r@two.test", "dane")
     assert not cut.messages and not [c for c in cut.commands() if c.startswith("MAIL")]
+
+
+# ---- MTA-STS ----
+
+
+def sts_record(number=1):
+    return f'_mta-sts TXT "v=STSv1; id={number};"'
+
+
+POLICY_HOST = "mta-sts A 127.0.0.1"
+
+
+def test_sts(world):
+    """Policies that are right, name other hosts, are for testing, none, absent, malformed, and hosts that do not keep them."""
+    w = world.open()
+    names = ("right", "wild", "wrongmx", "wrongname", "cut", "testing", "testmx", "none", "gone", "nopolicy", "broken", "two")
+    policies = w.policy_server(*(f"{n}.test" for n in names))
+    named = w.ca.issue(*(f"mx.{n}.test" for n in names if n != "wrongname"))
+    hop, cut = w.hop(named), w.hop(named, {"nostarttls"})
+    for name in names:
+        records = [] if name == "nopolicy" else [sts_record(), POLICY_HOST]
+        if name == "two":
+            records.append('_mta-sts TXT "v=STSv1; id=2"')
+        w.domain(f"{name}.test", cut if name == "cut" else hop, *records, signed=name == "right")
+        mode = {"testing": "testing", "testmx": "testing", "none": "none"}.get(name, "enforce")
+        mx = {"wild": f"*.{name}.test", "wrongmx": "other.wrongmx.test", "testmx": "other.testmx.test"}.get(name, f"mx.{name}.test")
+        policies.answers[f"{name}.test"] = policy(mode, [mx])
+    del policies.answers["gone.test"]
+    policies.answers["broken.test"] = "version: STSv1\r\nmode: enforce\r\n"
+    w.start()
+    for name in names:
+        w.send(f"r@{name}.test")
+    w.assert_delivered("r@right.test", "sts")
+    w.assert_delivered("r@wild.test", "sts")
+    w.assert_deferred("r@wrongmx.test", "4.7.5", "policy of wrongmx.test does not name mx.wrongmx.test")
+    w.assert_deferred("r@wrongname.test", "4.7.5", "certificate is not accepted (sts)")
+    w.assert_deferred("r@cut.test", "4.7.4", "STARTTLS")
+    for name in ("testing", "testmx", "none", "gone", "nopolicy", "broken", "two"):
+        w.assert_delivered(f"r@{name}.test", "none")
+    assert policies.fetches.get("nopolicy.test") is None and policies.fetches.get("two.test") is None
+    assert all(n == 1 for n in policies.fetches.values()), policies.fetches
+    node = w.cluster.nodes[0]
+    failed = {e["domain"]: e["reason"] for e in node.events("sts_fetch_failed")}
+    assert failed == {"gone.test": "HTTP status 404", "broken.test": "the policy is malformed"}, failed
+    assert {e["domain"] for e in node.events("sts_testing_failed")} == {"testmx.test"}
+    assert not cut.messages
+
+
+def test_sts_fetches_that_go_wrong(world):
+    """Wrong certificates, redirects, endless and huge answers, other types: no policy, and mail flows on."""
+    w = world.open()
+    names = ("cert", "expired", "redirect", "huge", "html", "error", "slow", "nobody")
+    policies = w.policy_server(*(f"{n}.test" for n in names))
+    hop = w.hop(w.ca.issue("somebody.else"))
+    good = policy(mx=["other"])
+    for name in names:
+        w.domain(f"{name}.test", hop, sts_record(), *([POLICY_HOST] if name != "nobody" else []), signed=False)
+        policies.answers[f"{name}.test"] = good
+    policies.use("cert.test", w.ca.issue("mta-sts.other.test"))
+    policies.use("expired.test", w.ca.issue("mta-sts.expired.test", days=-1))
+    to = f"https://mta-sts.html.test:{policies.port}/.well-known/mta-sts.txt"
+    policies.answers["redirect.test"] = lambda r: policies.say(r, good, 302, headers=[("Location", to)])
+    policies.answers["huge.test"] = lambda r: policies.say(r, good + "x: y\r\n" * 20000)
+    policies.answers["html.test"] = lambda r: policies.say(r, good, kind="text/html")
+    policies.answers["error.test"] = lambda r: policies.say(r, good, 500)
+    released = threading.Event()
+    policies.answers["slow.test"] = lambda r: released.wait(100)
+    w.start()
+    for name in names:
+        w.send(f"r@{name}.test")
+    try:
+        for name in names:
+            if name != "slow":
+                w.assert_delivered(f"r@{name}.test", "none")
+        assert not w.events("r@slow.test"), "it did not wait for the policy"
+    finally:
+        released.set()
+    w.assert_delivered("r@slow.test", "none")
+    failed = {e["domain"].split(".")[0]: e["reason"] for e in w.cluster.nodes[0].events("sts_fetch_failed")}
+    assert set(failed) == set(names), failed
+    assert "302" in failed["redirect"] and "500" in failed["error"] and "65536" in failed["huge"], failed
+    assert "text/plain" in failed["html"] and "certificate" in failed["expired"].lower(), failed
+    assert w.cluster.nodes[0].metric("sts_failed_total") == len(names)
+
+
+def test_sts_policy_outlives_its_server_and_changes_by_id(world):
+    w = world.open()
+    policies = w.policy_server("a.test")
+    named, other = w.ca.issue("mx.a.test"), w.ca.issue("mx.b.test")
+    hop = w.hop(named)
+    w.domain("a.test", hop, sts_record(1), POLICY_HOST, signed=False)
+    policies.answers["a.test"] = policy(mx=["mx.a.test"])
+    w.start()
+    w.send("1@a.test")
+    w.assert_delivered("1@a.test", "sts")
+    wait_for(lambda: w.cluster.nodes[0].metric("connections_out") == 0, "the connection is closed")
+    # The server is gone, the record too: the policy stays in force.
+    del policies.answers["a.test"]
+    w.dns.change("a.test", "@ MX 10 mx", f"mx A {hop.address}")
+    hop.use(other)
+    w.send("2@a.test")
+    w.assert_deferred("2@a.test", "4.7.5", "certificate is not accepted (sts)")
+    # A new id whose policy cannot be had changes nothing.
+    w.dns.change("a.test", "@ MX 10 mx", f"mx A {hop.address}", sts_record(2), POLICY_HOST)
+    wait_for(lambda: policies.fetches["a.test"] == 2, "the new policy was asked for")
+    w.send("3@a.test")
+    w.assert_deferred("3@a.test", "4.7.5", "certificate is not accepted (sts)")
+    # A third one takes it back.
+    policies.answers["a.test"] = policy("none", [])
+    w.dns.change("a.test", "@ MX 10 mx", f"mx A {hop.address}", sts_record(3), POLICY_HOST)
+    for n in (2, 3):
+        wait_for(lambda i=n: any(e["event"] == "delivered" for e in w.events(f"{i}@a.test")), f"{n} is delivered")
+    assert policies.fetches["a.test"] == 3
+
+
+def test_dane_wins_over_sts(world):
+    """TLSA records that fit and a policy that does not: DANE alone counts. The other way round it counts as well."""
+    w = world.open()
+    policies = w.policy_server("fits.test", "fails.test")
+    cert = w.ca.issue("mx.fails.test")
+    hop = w.hop(cert)
+    w.domain("fits.test", hop, sts_record(), POLICY_HOST, w.tlsa(cert.tlsa(3)))
+    w.domain("fails.test", hop, sts_record(), POLICY_HOST, w.tlsa(w.ca.tlsa(3)))
+    policies.answers["fits.test"] = policy(mx=["other.fits.test"])
+    policies.answers["fails.test"] = policy(mx=["mx.fails.test"])
+    w.start()
+    w.send("r@fits.test")
+    w.send("r@fails.test")
+    w.assert_delivered("r@fits.test", "dane")
+    w.assert_deferred("r@fails.test", "4.7.5", "certificate is not accepted (dane)")
+
+
+def test_one_node_fetches_for_all(world):
+    """Three nodes: the policy that one has fetched is in force at the others, which fetch nothing; so is a failure of TLS."""
+    w = world.open(n=3)
+    policies = w.policy_server("a.test")
+    named = w.ca.issue("mx.a.test")
+    hop, shaky = w.hop(named), w.hop(named, {"handshake"})
+    w.domain("a.test", hop, sts_record(1), POLICY_HOST, signed=False)
+    w.domain("shaky.test", shaky, signed=False)
+    policies.answers["a.test"] = policy(mx=["mx.a.test"])
+    w.start()
+    w.send("0@a.test", "0@shaky.test")
+
+    def where(recipient):
+        found = [i for i in range(3) if w.events(recipient, "delivered", node=i)]
+        return found[0] if found else None
+
+    for recipient in ("0@a.test", "0@shaky.test"):
+        wait_for(lambda r=recipient: where(r) is not None, f"{recipient} is delivered")
+    first = where("0@a.test")
+    w.assert_delivered("0@a.test", "sts", node=first)
+    w.assert_delivered("0@shaky.test", None, node=where("0@shaky.test"))
+    assert len([c for c in shaky.commands() if c == "STARTTLS"]) == 1
+    # The policy's server is gone for good: what the others know they have from the cluster.
+    del policies.answers["a.test"]
+    nodes = {first}
+    for i in range(1, 60):
+        if len(nodes) == 3:
+            break
+        recipient = f"{i}@a.test"
+        w.send(recipient, f"{i}@shaky.test", node=i % 3)
+        wait_for(lambda r=recipient: where(r) is not None, f"{recipient} is delivered")
+        w.assert_delivered(recipient, "sts", node=where(recipient))
+        nodes.add(where(recipient))
+    assert len(nodes) == 3, nodes
+    assert policies.fetches["a.test"] == 1
+    wait_for(lambda: len(shaky.messages) >= i, "the shaky one has them all")
+    assert len([c for c in shaky.commands() if c == "STARTTLS"]) == 1, "TLS was tried again"
+    assert sum(len(n.events("tls_fallback")) for n in w.cluster.nodes) == 1
+
+
+# ---- policies of the configuration ----
+
+
+def test_may_falls_back(world):
+    """STARTTLS that does not work costs one more connection, once; where it is demanded nothing is sent."""
+    w = world.open()
+    cert = w.ca.issue("mx.a.test")
+    faults = ("refuse", "handshake", "garbage", "inject", "plainonly")
+    hops = {fault: w.hop(cert, {fault}) for fault in faults}
+    for fault, hop in hops.items():
+        w.domain(f"{fault}.test", hop, signed=False)
+        w.domain(f"must-{fault}.test", hop, signed=False)
+    w.start(tls={f"must-{fault}.test": {"policy": "encrypt"} for fault in faults})
+    node = w.cluster.nodes[0]
+    for fault in faults:
+        w.send(f"1@{fault}.test", f"1@must-{fault}.test")
+    for fault, hop in hops.items():
+        w.assert_delivered(f"1@{fault}.test", None)
+        w.assert_deferred(f"1@must-{fault}.test", "4.7.0", f"mx.must-{fault}.test")
+        w.send(f"2@{fault}.test")
+        w.assert_delivered(f"2@{fault}.test", None)
+        assert not [m for m in hop.messages if "must" in m[0][1]]
+        plain = [s for s in hop.sessions if any(f"@{fault}" in c for c in s.commands)]
+        assert plain and all("STARTTLS" not in s.commands for s in plain), "it was tried again"
+    events = {e["next_hop"]: e["reason"] for e in node.events("tls_fallback")}
+    assert set(events) == {f"mx:{fault}.test" for fault in faults} and len(node.events("tls_fallback")) == 5, events
+    assert "454" in events["mx:refuse.test"] and "plain text" in events["mx:inject.test"], events
+    assert node.metric("tls_fallbacks_total") == 5 and node.metric("tls_out_failed_total") >= 10
+
+
+def test_policies(world):
+    w = world.open()
+    named = w.ca.issue("mx.right.test", "secret.partner.test")
+    hop, cut = w.hop(named), w.hop(named, {"nostarttls"})
+    stranger = w.hop(Authority(w.dir, "stranger").issue("mx.stranger.test", "stranger.test"))
+    own = w.hop(w.ca.issue("gate.own.test"))
+    for name, at in (("none", hop), ("encrypt", hop), ("cutencrypt", cut), ("cut", cut), ("byname", hop), ("badname", hop),
+                     ("stranger", stranger), ("own", own), ("right", hop)):
+        w.domain(f"{name}.test", at, signed=name == "right")
+    verify = {"policy": "verify"}
+    w.start(tls={
+        "default": {"policy": "may"},
+        "none.test": {"policy": "none"},
+        "encrypt.test": {"policy": "encrypt"},
+        "cutencrypt.test": {"policy": "encrypt"},
+        "byname.test": {"policy": "verify", "names": ["secret.partner.test"]},
+        "badname.test": verify,
+        "stranger.test": verify,
+        "own.test": verify,  # without names: the domain or what is below it
+        "right.test": verify,  # DNSSEC vouches for the MX host
+    })
+    names = ("none", "encrypt", "cutencrypt", "cut", "byname", "badname", "stranger", "own", "right")
+    for name in names:
+        w.send(f"r@{name}.test")
+    w.assert_delivered("r@none.test", None)
+    w.assert_delivered("r@encrypt.test", "none")
+    w.assert_delivered("r@cut.test", None)
+    w.assert_delivered("r@byname.test", "verify")
+    w.assert_delivered("r@own.test", "verify")
+    w.assert_delivered("r@right.test", "verify")
+    w.assert_deferred("r@cutencrypt.test", "4.7.4", "STARTTLS")
+    w.assert_deferred("r@badname.test", "4.7.5", "certificate is not accepted (verify)")
+    w.assert_deferred("r@stranger.test", "4.7.5", "certificate is not accepted (verify)")
+    assert not stranger.messages
