@@ -106,7 +106,8 @@ static void send_commands(struct slot *s)
     struct form_text t = {0};
     struct form_mail mail = {.reverse_path = j->reverse_path != NULL ? j->reverse_path : j->a->reverse_path,
                              .size = j->plan == NULL ? j->a->body_length : 0, /* what it grows to is not known */
-                             .left_s = seconds_left(j)};
+                             .left_s = seconds_left(j),
+                             .authenticated = s->logged_in};
     form_add_mail(&t, &j->form, j->a, &mail, &s->can);
     if (s->can.flags & CAP_PIPELINING) {
         for (uint32_t i = 0; i < j->n_order; i++)
