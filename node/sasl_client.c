@@ -64,11 +64,11 @@ struct sasl_client *sasl_client_open(unsigned mechanism, const char *user, const
     }
     mr_assert(gsasl_property_set(c->session, GSASL_AUTHID, user) == GSASL_OK);
     mr_assert(gsasl_property_set(c->session, GSASL_PASSWORD, password) == GSASL_OK);
-    /* Also without -PLUS: then the client says that it could have, and a server that was not allowed to offer it by
-     * somebody in between finds out (RFC 5802 section 6). */
-    if (binding(tls, TLS_BINDING_EXPORTER, text))
+    /* Not without -PLUS: GNU SASL cannot say "could have bound" (RFC 5802 section 6, flag "y"). Whoever takes -PLUS out
+     * of an offer had to get into TLS with the name of the host first. */
+    if (mechanism == SASL_SCRAM_SHA_256_PLUS && binding(tls, TLS_BINDING_EXPORTER, text))
         mr_assert(gsasl_property_set(c->session, GSASL_CB_TLS_EXPORTER, text) == GSASL_OK);
-    if (binding(tls, TLS_BINDING_UNIQUE, text))
+    if (mechanism == SASL_SCRAM_SHA_256_PLUS && binding(tls, TLS_BINDING_UNIQUE, text))
         mr_assert(gsasl_property_set(c->session, GSASL_CB_TLS_UNIQUE, text) == GSASL_OK);
     return c;
 }
