@@ -137,6 +137,13 @@ class Peer:
         assert len(found) == n, [m[:300] for m in found]
         return found[0] if n == 1 else found
 
+    def wait_mail(self, message):
+        """The message itself, not a report that quotes it."""
+        found = lambda: [m for m in self.messages(message.marker) if message.marker in m.split(b"\r\n\r\n", 1)[0]]  # noqa: E731
+        wait_for(found, f"{self.name} has {message.key}; see {self.dir}")
+        assert len(found()) == 1, [m[:300] for m in found()]
+        return found()[0]
+
     def lines(self, *words):
         """Lines of its log that hold all words."""
         return [line for line in self.log().splitlines() if all(w in line for w in words)]

@@ -46,7 +46,7 @@ def test_lmtp_into_maildir(store):
     """Over TLS that we verified; the same octets."""
     m = Message("alice@client.test", BOB)
     send(store.c.nodes[0].smtp, "alice@client.test", BOB, m.data)
-    top = m.same(store.dovecot.wait_message(m.marker))
+    top = m.same(store.dovecot.wait_mail(m))
     assert top["Return-Path"] == "<alice@client.test>" and top["Delivered-To"] == BOB
     assert "with LMTPS" in by(top, "dovecot.test")
 
@@ -73,7 +73,7 @@ def test_reply_for_each_recipient(store):
 def test_many_recipients_in_one_transaction(store):
     m = Message("alice@client.test", BOB)
     send(store.c.nodes[0].smtp, "alice@client.test", [BOB, f"{USER}@{STORE}"], m.data)
-    m.same(store.dovecot.wait_message(m.marker))
+    m.same(store.dovecot.wait_mail(m))
     wait_for(lambda: store.dovecot.messages(m.marker, user=USER), f"{USER} has it")
     m.same(store.dovecot.messages(m.marker, user=USER)[0])
 
@@ -98,7 +98,7 @@ def test_scram_by_dovecot_with_postfix(store):
     store.c.peers.append(p)
     m = Message(BOB, BOB)
     send(p.port, BOB, BOB, m.data)
-    assert "with ESMTPSA" in by(m.same(store.dovecot.wait_message(m.marker)), "mx1.test")
+    assert "with ESMTPSA" in by(m.same(store.dovecot.wait_mail(m)), "mx1.test")
 
 
 def test_wrong_password(store):
@@ -117,7 +117,7 @@ def test_auth_without_dovecot(store):
     d.start()
     m = Message(BOB, BOB)
     send(store.ports.submission, BOB, BOB, m.data, tls=store.c.pki.ca, login=(USER, PASSWORD))
-    m.same(d.wait_message(m.marker))
+    m.same(d.wait_mail(m))
 
 
 def test_no_auth_without_tls(store):

@@ -66,7 +66,7 @@ def chain(shared_cluster):
 def through(chain, message, recipient, sender=ALICE, **more):
     """Gives the message to the first Exim; the header fields on top of it in the last one's Maildir."""
     assert not send(chain.out.port, sender, recipient, message.data, **more)
-    return message.same(chain.box.wait_message(message.marker))
+    return message.same(chain.box.wait_mail(message))
 
 
 def flags(line):
@@ -102,7 +102,7 @@ def test_data_where_bdat_is_not_used(chain):
     chain.c.peers.append(p)
     m = Message(ALICE, f"bob@{BOX}")
     send(p.port, ALICE, f"bob@{BOX}", m.data)
-    m.same(chain.box.wait_message(m.marker))
+    m.same(chain.box.wait_mail(m))
     assert "K" not in flags(p.wait_line(" => ", f"bob@{BOX}"))
 
 

@@ -68,7 +68,7 @@ def chain(shared_cluster):
 def through(chain, message, recipient, sender=ALICE, **more):
     """Gives the message to the first Postfix; the header fields on top of it in the last one's Maildir."""
     assert not send(chain.out.port, sender, recipient, message.data, **more)
-    return message.same(chain.box.wait_message(message.marker))
+    return message.same(chain.box.wait_mail(message))
 
 
 def test_tls_and_sasl_on_both_sides(chain):
@@ -189,5 +189,5 @@ def test_haproxy_in_front(chain):
     for port in (proxy.v1, proxy.v2):
         m = Message(ALICE, f"bob@{BOX}")
         send(port, ALICE, f"bob@{BOX}", m.data)
-        m.same(chain.box.wait_message(m.marker))
+        m.same(chain.box.wait_mail(m))
     assert can_connect(chain.ports.proxied)
