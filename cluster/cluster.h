@@ -248,6 +248,8 @@ struct cluster_counters {
      */
     atomic_ullong limited_connections, limited_network_connections, limited_connection_rate, limited_messages,
         limited_recipients, limited_logins, limited_clients, early_talkers, slow_clients, junk_clients;
+    /* Sessions with clients: secured by TLS, of these resumed; handshakes and TLS that failed. */
+    atomic_ullong tls_in, tls_in_resumed, tls_in_failed;
     /* Connections to next hops: secured by TLS, of these with the host proven, TLS that failed, plain text instead. */
     atomic_ullong tls_out, tls_out_verified, tls_out_failed, tls_fallbacks;
     /* Policies of MTA-STS: fetched, and not to be had though the domain says that it has one. */

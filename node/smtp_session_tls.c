@@ -107,8 +107,12 @@ void smtp_tls_begin(struct smtp_session *s)
 
 static void opened(struct smtp_session *s)
 {
+    struct cluster_counters *counters = s->server->worker->counters;
     char name[256];
 
+    atomic_fetch_add_explicit(&counters->tls_in, 1, memory_order_relaxed);
+    if (tls_resumed(s->tls))
+        atomic_fetch_add_explicit(&counters->tls_in_resumed, 1, memory_order_relaxed);
     s->handshaking = false;
     s->active_ms = smtp_session_now_ms(s);
     s->client.tls = tls_version(s->tls);
@@ -129,6 +133,7 @@ static void opened(struct smtp_session *s)
 /* A client that goes without close_notify, as many do, is no event; one that does not get through the handshake is. */
 static void log_failure(const struct smtp_session *s, bool in_handshake, const char *why)
 {
+    atomic_fetch_add_explicit(&s->server->worker->counters->tls_in_failed, 1, memory_order_relaxed);
     log_event(LOG_INFO, "tls_failed", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
               LOG_S("stage", in_handshake ? "handshake" : smtp_session_stage(s)),
               LOG_S("server_name", tls_server_name(s->tls)), LOG_S("reason", why));

@@ -672,6 +672,69 @@ static void test_drain(void **state)
     host_stop_tls();
 }
 
+/* A proxy in front of a port that is TLS only: its header, then the client's handshake, in one segment or in octets. */
+static void test_behind_proxy(void **state)
+{
+    static const char header[] = "PROXY TCP4 192.0.2.7 127.0.0.1 4711 465\r\n";
+
+    (void)state;
+    host_configure_tls(TLS_IMPLICIT);
+    host.listener.proxy = true;
+    host.config.smtp.proxy_from = (struct network_list){loopback, 2};
+    host.config.smtp.relay_from = (struct network_list){loopback, 2};
+    host_start_tls();
+    for (int pieces = 0; pieces < 2; pieces++) {
+        struct secure c = {.socket_eof = false};
+        size_t len;
+        uint8_t *hello;
+        char all[4096];
+
+        client_open(&c.c);
+        c.t = tls_connect(pki.ctx, "mx1.example.net");
+        tls_start(c.t);
+        hello = tls_take(c.t, &len);
+        assert_non_null(hello);
+        assert_true(len + sizeof(header) < sizeof(all));
+        memcpy(all, header, sizeof(header) - 1);
+        memcpy(all + sizeof(header) - 1, hello, len);
+        free(hello);
+        len += sizeof(header) - 1;
+        for (size_t at = 0; at < len; at += pieces ? 1 : len)
+            client_send_n(&c.c, all + at, pieces ? 1 : len);
+        WAIT_FOR(secure_shaken(&c));
+        secure_expect_open(&c);
+        secure_expect(&c, "220 ");
+        secure_say(&c, "HELO client.example", "250 ");
+        secure_say(&c, "MAIL FROM:<a@b>", "250 ");
+        secure_say(&c, "RCPT TO:<u@elsewhere.example>", "554 5.7.1"); /* the proxy may relay, its client may not */
+        secure_say(&c, "RCPT TO:<u@example.net>", "250 ");
+        secure_close(&c);
+    }
+    assert_int_equal(atomic_load(&host.counters.tls_in), 2);
+    assert_int_equal(atomic_load(&host.counters.tls_in_failed), 0);
+    host_stop_tls();
+}
+
+/* The greeting waits under TLS as well; who speaks before it is told so, in TLS. */
+static void test_early(void **state)
+{
+    struct secure c = {.socket_eof = false};
+
+    (void)state;
+    host_configure_tls(TLS_IMPLICIT);
+    host_start_tls();
+    host.server->limits.greeting_delay_ms = 60000;
+    client_table_open(&host.worker.clients, &(struct client_limits){.entries = 1000});
+    client_open(&c.c);
+    secure_shake(&c, NULL, NULL);
+    secure_expect_open(&c);
+    secure_send(&c, "EHLO client.example\r\n");
+    secure_expect(&c, "554 5.5.1");
+    secure_expect_end(&c);
+    host_stop_tls();
+    client_table_close(host.worker.clients);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -693,6 +756,8 @@ int main(void)
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_behind_proxy),
+        cmocka_unit_test(test_early),
     };
 
     (void)signal(SIGPIPE, SIG_IGN);
