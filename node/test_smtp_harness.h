@@ -216,8 +216,10 @@ static void client_expect(struct client *c, const char *start)
 
     WAIT_FOR(client_has_line(c));
     end = strstr(c->in, "\r\n");
-    if (end == NULL || strncmp(c->in, start, strlen(start)) != 0)
+    if (end == NULL || strncmp(c->in, start, strlen(start)) != 0) {
         fail_msg("expected \"%s\", got \"%s\"%s", start, c->in, c->eof ? " and the end" : "");
+        return;
+    }
     c->len -= (size_t)(end + 2 - c->in);
     memmove(c->in, end + 2, c->len + 1);
 }

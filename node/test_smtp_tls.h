@@ -213,8 +213,10 @@ static void secure_expect(struct secure *c, const char *start)
 
     WAIT_FOR(secure_has_line(c));
     end = strstr(c->c.in, "\r\n");
-    if (end == NULL || strncmp(c->c.in, start, strlen(start)) != 0)
+    if (end == NULL || strncmp(c->c.in, start, strlen(start)) != 0) {
         fail_msg("expected \"%s\", got \"%s\"%s", start, c->c.in, c->c.eof ? " and the end" : "");
+        return;
+    }
     c->c.len -= (size_t)(end + 2 - c->c.in);
     memmove(c->c.in, end + 2, c->c.len + 1);
 }
