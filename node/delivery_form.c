@@ -38,6 +38,9 @@ struct send_form form_choose(uint32_t flags, const struct smtp_capabilities *can
         f.ascii_only = !f.utf8;
     }
     f.scan = f.convert != FORM_AS_IT_IS || f.ascii_only;
+    /* A chunk's length says where the text ends: nobody on the way can be made to see another end in it (smuggling). */
+    if (!f.scan && has(can, CAP_CHUNKING))
+        f.bdat = true;
     return f;
 }
 
