@@ -189,7 +189,7 @@ void state_message_view(const struct state_message *m, struct message_view *out)
         .arrived_ms = m->arrived_ms,
         .warn_ms = m->warn_ms,
         .expire_ms = m->expire_ms,
-        .priority = m->priority,
+        .priority = message_priority(m),
         .user = "",
         .n_recipients = m->n_recipients,
         .n_deliveries = m->n_deliveries,

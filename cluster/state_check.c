@@ -37,7 +37,7 @@ static void check_assigned(const struct state *s, const struct state_delivery *d
 /* In the list of its priority, behind those that come before it. */
 static void check_ready(const struct state_delivery *d)
 {
-    int priority = delivery_message(d)->priority;
+    int32_t priority = message_priority(delivery_message(d));
     const struct state_list *list = priority == 0 ? &d->hop->ready : &d->hop->urgencies[priority - STATE_MIN_PRIORITY];
     const struct state_link *next = d->in_list.next;
 
@@ -46,7 +46,7 @@ static void check_ready(const struct state_delivery *d)
         return;
     }
     mr_assert(DELIVERY_OF(next, in_list)->order > d->order);
-    mr_assert(delivery_message(DELIVERY_OF(next, in_list))->priority == priority);
+    mr_assert(message_priority(delivery_message(DELIVERY_OF(next, in_list))) == priority);
 }
 
 static void check_delivery(const struct state *s, const struct state_delivery *d, struct sums *sums)

@@ -100,7 +100,7 @@ static void hop_due_in(struct state *s, struct state_next_hop *hop)
 
 struct state_list *delivery_ready_list(struct state *s, const struct state_delivery *d)
 {
-    int priority = delivery_message(d)->priority;
+    int32_t priority = message_priority(delivery_message(d));
 
     if (priority == 0)
         return &d->hop->ready;
@@ -133,7 +133,7 @@ const struct state_delivery *ready_after(const struct state_delivery *d)
 {
     if (d->in_list.next != NULL)
         return DELIVERY_OF(d->in_list.next, in_list);
-    return d->hop->urgencies != NULL ? ready_from(d->hop, delivery_message(d)->priority - 1) : NULL;
+    return d->hop->urgencies != NULL ? ready_from(d->hop, message_priority(delivery_message(d)) - 1) : NULL;
 }
 
 uint64_t delivery_order_back(struct state *s, const struct state_delivery *d)

@@ -183,7 +183,7 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
     m->ret = e->ret;
     m->flags = e->flags;
     m->acceptor = e->acceptor;
-    m->priority = (int8_t)e->priority;
+    m->urgency = (uint8_t)(e->priority - STATE_MIN_PRIORITY);
     m->has_extras = extras != 0;
     m->n_recipients = m->queued = (uint32_t)e->n_recipients;
     m->n_deliveries = (uint32_t)e->n_next_hops;

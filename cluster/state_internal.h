@@ -136,7 +136,7 @@ struct state_message {
     uint32_t notice_attempt;
     uint8_t notice_kind; /* assigned now */
     uint8_t notice_node;
-    int8_t priority;
+    uint8_t urgency; /* priority - STATE_MIN_PRIORITY */
     bool has_extras;
     struct state_delivery deliveries[];
 };
@@ -257,6 +257,10 @@ static inline struct state_message *delivery_message(const struct state_delivery
 static inline uint64_t message_sequence(const struct state_message *m)
 {
     return m->by_sequence.major;
+}
+static inline int32_t message_priority(const struct state_message *m)
+{
+    return m->urgency + STATE_MIN_PRIORITY;
 }
 static inline uint64_t delivery_key(const struct state_delivery *d)
 {

@@ -270,7 +270,7 @@ static void write_message(struct writer *w, const struct state_message *m)
     put_number(w, 17, m->notice_attempt);
     put_number(w, 18, m->notice_node);
     put_number(w, 19, m->notice_incarnation);
-    put_signed(w, 20, m->priority);
+    put_signed(w, 20, message_priority(m));
     if (m->has_extras) {
         const struct state_extras *x = message_extras(m);
         put_number(w, 21, x->hold_for_ms);
