@@ -40,6 +40,7 @@ struct rule {
 
 struct connection {
     int fd; /* -1: closed */
+    struct tls *tls;
     char in[262144];
     size_t len;
     bool data, mute, ended; /* ended: the peer has closed */
@@ -59,6 +60,8 @@ static struct {
     bool lmtp;
     bool reading;     /* false: takes nothing from its sockets */
     const char *ehlo; /* reply; NULL: 500 */
+    SSL_CTX *tls;     /* NULL: STARTTLS is unknown */
+    const char *ehlo_tls;
     struct rule rules[MOST_RULES];
     unsigned n_rules;
     struct connection *connections[MOST_CONNECTIONS];
@@ -111,7 +114,23 @@ static inline void connection_close(struct connection *c)
         return;
     (void)close(c->fd);
     c->fd = -1;
+    tls_free(c->tls);
+    c->tls = NULL;
     server.open--;
+}
+
+static inline void connection_send(struct connection *c, const void *bytes, size_t len)
+{
+    assert_int_equal(send(c->fd, bytes, len, MSG_NOSIGNAL), len);
+}
+
+static inline void connection_flush(struct connection *c)
+{
+    size_t len;
+    uint8_t *bytes = tls_take(c->tls, &len);
+    if (len > 0)
+        (void)!send(c->fd, bytes, len, MSG_NOSIGNAL); /* the client may have gone for what it was told before */
+    free(bytes);
 }
 
 static inline void server_close(void)
@@ -136,7 +155,12 @@ static inline void say(struct connection *c, const char *reply)
     }
     bool close_after = strncmp(reply, "421", 3) == 0;
     int n = snprintf(line, sizeof(line), "%s\r\n", reply);
-    assert_int_equal(send(c->fd, line, (size_t)n, MSG_NOSIGNAL), n);
+    if (c->tls == NULL) {
+        connection_send(c, line, (size_t)n);
+    } else {
+        assert_true(tls_write(c->tls, line, (size_t)n));
+        connection_flush(c);
+    }
     if (close_after)
         connection_close(c);
 }
@@ -191,7 +215,9 @@ static inline void on_command(struct connection *c, const char *line)
     assert_true(strlen(c->commands) + strlen(line) + 2 < sizeof(c->commands));
     (void)strcat(strcat(c->commands, line), "|");
     if (strncmp(line, server.lmtp ? "LHLO " : "EHLO ", 5) == 0)
-        reply = server.ehlo != NULL ? server.ehlo : "500 5.5.1 what?";
+        reply = c->tls != NULL ? server.ehlo_tls : server.ehlo != NULL ? server.ehlo : "500 5.5.1 what?";
+    else if (strcmp(line, "STARTTLS") == 0 && server.tls != NULL)
+        reply = "220 go ahead";
     else if (strncmp(line, "HELO ", 5) == 0 || strcmp(line, "RSET") == 0 || strncmp(line, "MAIL ", 5) == 0)
         reply = "250 2.0.0 fine";
     else if (strncmp(line, "RCPT ", 5) == 0)
@@ -210,6 +236,10 @@ static inline void on_command(struct connection *c, const char *line)
     if (c->data)
         c->body_len = 0;
     say(c, reply);
+    if (strcmp(line, "STARTTLS") == 0 && reply[0] == '2' && c->fd >= 0 && server.tls != NULL) {
+        c->tls = tls_accept(server.tls);
+        tls_start(c->tls);
+    }
 }
 
 static inline void on_dot(struct connection *c)
@@ -260,12 +290,35 @@ static inline bool eat_line(struct connection *c, size_t *at)
     return true;
 }
 
+/* Like recv, out of TLS where that is. */
+static inline ssize_t connection_recv(struct connection *c)
+{
+    char bytes[16384];
+    if (c->tls == NULL)
+        return recv(c->fd, c->in + c->len, sizeof(c->in) - c->len, MSG_DONTWAIT);
+    size_t got = tls_read(c->tls, c->in + c->len, sizeof(c->in) - c->len);
+    if (got > 0)
+        return (ssize_t)got;
+    ssize_t n = recv(c->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+    if (n <= 0)
+        return n;
+    tls_feed(c->tls, bytes, (size_t)n);
+    got = tls_read(c->tls, c->in + c->len, sizeof(c->in) - c->len);
+    connection_flush(c);
+    if (tls_state(c->tls) == TLS_ENDED || tls_state(c->tls) == TLS_BROKEN)
+        return got > 0 ? (ssize_t)got : 0;
+    errno = EINTR; /* nothing of it is text: look again */
+    return got > 0 ? (ssize_t)got : -1;
+}
+
 static inline void connection_turn(struct connection *c)
 {
     while (c->fd >= 0 && server.reading) {
-        ssize_t n = recv(c->fd, c->in + c->len, sizeof(c->in) - c->len, MSG_DONTWAIT);
+        ssize_t n = connection_recv(c);
         if (n < 0 && errno == EAGAIN)
             break;
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n <= 0) {
             c->ended = true;
             connection_close(c);
@@ -626,6 +679,8 @@ static inline void host_rules(void)
     host.worker.rules = &host.rules;
 }
 
+static bool trust_ad; /* of the next host_open */
+
 /* After server_open; a test changes host.config and host.limit behind it. */
 static inline void host_open(void)
 {
@@ -647,6 +702,8 @@ static inline void host_open(void)
     host.config.dns.n_servers = 1;
     host.config.dns.timeout_ms = 5000;
     host.config.dns.tries = 2;
+    host.config.dns.trust_ad = trust_ad;
+    host.config.dns.trust_ad_given = true;
     host.config.smtp.hostname = (char *)(uintptr_t) "mx1.example.net";
     host.config.delivery.hostname = (char *)(uintptr_t) "out.example.net";
     host.config.delivery.port = server.port;
