@@ -2,6 +2,7 @@
  */
 #include "node/smtp_address.h"
 
+#include "node/smtp_text.h"
 #include "proto/base/error.h"
 
 #include <arpa/inet.h>
@@ -11,6 +12,7 @@
 struct cursor {
     const char *at;
     const char *end;
+    bool utf8; /* a character over 127 was eaten */
 };
 
 static int peek(const struct cursor *c)
@@ -28,13 +30,31 @@ static bool is_atext(int ch)
     return is_alnum(ch) || (ch > 0 && strchr("!#$%&'*+-/=?^_`{|}~", ch) != NULL);
 }
 
+/* A whole character over 127 (RFC 6531: UTF8-non-ascii). */
+static bool take_utf8(struct cursor *c)
+{
+    size_t n = peek(c) > 127 ? smtp_utf8_character(c->at, c->end) : 0;
+
+    c->at += n;
+    c->utf8 = c->utf8 || n > 0;
+    return n > 0;
+}
+
+static bool take_atext(struct cursor *c)
+{
+    if (!is_atext(peek(c)))
+        return take_utf8(c);
+    c->at++;
+    return true;
+}
+
 static int take_dot_string(struct cursor *c)
 {
     for (;;) {
-        if (!is_atext(peek(c)))
+        if (!take_atext(c))
             return MR_MALFORMED;
-        while (is_atext(peek(c)))
-            c->at++;
+        while (take_atext(c))
+            continue;
         if (peek(c) != '.')
             return 0;
         c->at++;
@@ -47,6 +67,8 @@ static int take_quoted_string(struct cursor *c)
     for (;;) {
         int ch = peek(c);
 
+        if (ch > 127 && take_utf8(c))
+            continue;
         if (ch < 32 || ch > 126)
             return MR_MALFORMED;
         c->at++;
@@ -99,6 +121,15 @@ static int take_literal(struct cursor *c)
     return 0;
 }
 
+static bool take_label_character(struct cursor *c)
+{
+    if (!is_alnum(peek(c)) && peek(c) != '-' && peek(c) != '_')
+        return take_utf8(c);
+    c->at++;
+    return true;
+}
+
+/* U-labels are only read here: whether IDNA knows them, and how long they are as A-labels, is smtp_idn's matter. */
 static int take_domain(struct cursor *c)
 {
     const char *from = c->at;
@@ -106,11 +137,11 @@ static int take_domain(struct cursor *c)
     for (;;) {
         const char *label = c->at;
 
-        while (is_alnum(peek(c)) || peek(c) == '-' || peek(c) == '_')
-            c->at++;
+        while (take_label_character(c))
+            continue;
         if (c->at == label || *label == '-' || c->at[-1] == '-')
             return MR_MALFORMED;
-        if (c->at - label > 63)
+        if (c->at - label > 63 && !c->utf8)
             return MR_LIMIT;
         if (peek(c) != '.')
             break;
@@ -145,23 +176,18 @@ static int take_source_route(struct cursor *c)
     return MR_MALFORMED;
 }
 
-static bool has_8bit(const char *text, size_t len)
-{
-    for (size_t i = 0; i < len; i++)
-        if ((unsigned char)text[i] > 127)
-            return true;
-    return false;
-}
-
 static int take_mailbox(struct cursor *c, struct smtp_path *out)
 {
     int rc;
 
     out->address = c->at;
+    c->utf8 = false;
     rc = take_local(c);
     if (rc != 0)
         return rc;
     out->local_len = (size_t)(c->at - out->address);
+    out->utf8_local = c->utf8;
+    c->utf8 = false;
     if (peek(c) == '@') {
         c->at++;
         out->domain = c->at;
@@ -169,6 +195,7 @@ static int take_mailbox(struct cursor *c, struct smtp_path *out)
         if (rc != 0)
             return rc;
         out->domain_len = (size_t)(c->at - out->domain);
+        out->utf8_domain = c->utf8;
     }
     out->len = (size_t)(c->at - out->address);
     return 0;
@@ -176,12 +203,12 @@ static int take_mailbox(struct cursor *c, struct smtp_path *out)
 
 int smtp_path_parse(const char *text, size_t len, struct smtp_path *out, size_t *used)
 {
-    struct cursor c = {text, text + len};
+    struct cursor c = {text, text + len, false};
     int rc = 0;
 
     *out = (struct smtp_path){.address = text, .domain = text};
     if (peek(&c) != '<')
-        return has_8bit(text, len) ? MR_REFUSED : MR_MALFORMED;
+        return MR_MALFORMED;
     c.at++;
     if (peek(&c) == '>') {
         *used = 2;
@@ -194,20 +221,27 @@ int smtp_path_parse(const char *text, size_t len, struct smtp_path *out, size_t 
     if (rc == 0 && peek(&c) != '>')
         rc = MR_MALFORMED;
     if (rc != 0)
-        return has_8bit(text, len) ? MR_REFUSED : rc;
+        return rc;
     *used = (size_t)(c.at + 1 - text);
     return 0;
 }
 
 int smtp_domain_parse(const char *text, size_t len)
 {
-    struct cursor c = {text, text + len};
+    struct cursor c = {text, text + len, false};
     int rc;
 
-    if (has_8bit(text, len))
-        return MR_REFUSED;
     rc = take_host(&c);
-    if (rc == 0 && c.at != c.end)
+    if (rc == 0 && (c.at != c.end || c.utf8))
         rc = MR_MALFORMED;
     return rc;
+}
+
+bool smtp_mailbox_valid(const char *text, size_t len)
+{
+    struct cursor c = {text, text + len, false};
+    struct smtp_path path = {.len = 0};
+
+    return take_mailbox(&c, &path) == 0 && c.at == c.end && path.domain_len > 0 && !path.utf8_local &&
+           !path.utf8_domain;
 }

@@ -1,4 +1,4 @@
-/* smtp_command.c - lines into verbs, paths and parameters. Each parameter that is taken is a row of a table. */
+/* smtp_command.c - lines into verbs and paths. Parameters are in smtp_parameters.c. */
 #include "node/smtp_command.h"
 
 #include "proto/base/error.h"
@@ -41,124 +41,22 @@ int smtp_line_parse(const char *line, size_t len, struct smtp_slice *verb, struc
     return 0;
 }
 
-/* ---- parameters ---- */
-
-static const struct smtp_reply bad_parameter = {501, "5.5.4", "Bad parameter"};
-static const struct smtp_reply unknown_parameter = {555, "5.5.4", "Parameter not recognized or not implemented"};
-static const struct smtp_reply twice = {501, "5.5.4", "Parameter given twice"};
-
-static const struct smtp_reply *take_size(struct smtp_mail *m, struct smtp_slice value)
-{
-    uint64_t n = 0;
-
-    if (m->has_size)
-        return &twice;
-    if (value.len == 0 || value.len > 20) /* RFC 1870: at most 20 digits */
-        return &bad_parameter;
-    for (size_t i = 0; i < value.len; i++) {
-        unsigned digit = (unsigned)(unsigned char)value.at[i] - '0';
-
-        if (digit > 9)
-            return &bad_parameter;
-        if (__builtin_mul_overflow(n, (uint64_t)10, &n) || __builtin_add_overflow(n, (uint64_t)digit, &n)) {
-            n = UINT64_MAX;
-            break;
-        }
-    }
-    for (size_t i = 0; i < value.len; i++)
-        if (value.at[i] < '0' || value.at[i] > '9')
-            return &bad_parameter;
-    m->has_size = true;
-    m->size = n;
-    return NULL;
-}
-
-static const struct smtp_reply *take_body(struct smtp_mail *m, struct smtp_slice value)
-{
-    if (smtp_slice_is(value, "8BITMIME"))
-        m->eight_bit = true;
-    else if (!smtp_slice_is(value, "7BIT"))
-        return &bad_parameter;
-    return NULL;
-}
-
-static const struct {
-    const char *keyword;
-    const struct smtp_reply *(*take)(struct smtp_mail *m, struct smtp_slice value);
-} mail_parameters[] = {
-    {"SIZE", take_size},
-    {"BODY", take_body},
-};
-
-/* esmtp-param of RFC 5321 section 4.1.2: keyword [ "=" value ]. *end: just behind it. False: not of that form. */
-static bool split_parameter(const char *at, const char *limit, struct smtp_slice *keyword, struct smtp_slice *value,
-                            const char **end)
-{
-    const char *p = at;
-
-    while (p < limit && ((*p >= '0' && *p <= '9') || ((*p | 32) >= 'a' && (*p | 32) <= 'z') || (p > at && *p == '-')))
-        p++;
-    *keyword = (struct smtp_slice){at, (size_t)(p - at)};
-    *value = (struct smtp_slice){p, 0};
-    if (p < limit && *p == '=') {
-        const char *from = ++p;
-
-        while (p<limit && * p> 32 && *p < 127 && *p != '=')
-            p++;
-        *value = (struct smtp_slice){from, (size_t)(p - from)};
-        if (p == from)
-            return false;
-    }
-    *end = p;
-    return keyword->len > 0 && (p == limit || *p == ' ' || *p == '\t');
-}
-
-/* m NULL: RCPT, which knows none. */
-static const struct smtp_reply *take_parameters(struct smtp_slice rest, struct smtp_mail *m)
-{
-    const char *at = rest.at;
-    const char *limit = rest.at + rest.len;
-    bool body_given = false;
-
-    while (at < limit) {
-        struct smtp_slice keyword, value;
-        const struct smtp_reply *why = &unknown_parameter;
-
-        if (*at == ' ' || *at == '\t') {
-            at++;
-            continue;
-        }
-        if (!split_parameter(at, limit, &keyword, &value, &at))
-            return &bad_parameter;
-        for (size_t i = 0; m != NULL && i < sizeof(mail_parameters) / sizeof(mail_parameters[0]); i++) {
-            if (smtp_slice_is(keyword, mail_parameters[i].keyword))
-                why = mail_parameters[i].take(m, value);
-        }
-        if (why == NULL && smtp_slice_is(keyword, "BODY")) {
-            if (body_given)
-                return &twice;
-            body_given = true;
-        }
-        if (why != NULL)
-            return why;
-    }
-    return NULL;
-}
-
 /* ---- MAIL and RCPT ---- */
 
 struct path_replies {
-    struct smtp_reply syntax, length, utf8;
+    struct smtp_reply syntax, length, utf8, no_domain;
 };
 static const struct path_replies sender_replies = {
     {501, "5.1.7", "Bad sender address syntax"},
     {501, "5.1.7", "Sender address too long"},
-    {553, "5.6.7", "Non-ASCII sender address: SMTPUTF8 is not offered"},
+    {553, "5.6.7", "Non-ASCII sender address: give SMTPUTF8 with MAIL, where it is offered"},
+    {501, "5.1.7", "Sender address needs a domain"},
 };
 static const struct path_replies recipient_replies = {
     {501, "5.1.3", "Bad recipient address syntax"},
     {501, "5.1.3", "Recipient address too long"},
-    {553, "5.6.7", "Non-ASCII recipient address: SMTPUTF8 is not offered"},
+    {553, "5.6.7", "Non-ASCII recipient address: SMTPUTF8 was not given with MAIL"},
+    {501, "5.1.3", "Recipient address needs a domain"},
 };
 
 /* "FROM:" or "TO:", the path, then parameters after at least one blank. */
@@ -176,8 +74,6 @@ static const struct smtp_reply *take_path(struct smtp_slice args, const char *pr
     /* A blank behind the colon is no RFC grammar, but common and harmless. */
     text = trim(args.at + n, args.at + args.len);
     rc = smtp_path_parse(text.at, text.len, out, &used);
-    if (rc == MR_REFUSED)
-        return &replies->utf8;
     if (rc != 0)
         return rc == MR_LIMIT ? &replies->length : &replies->syntax;
     *rest = (struct smtp_slice){text.at + used, text.len - used};
@@ -186,30 +82,58 @@ static const struct smtp_reply *take_path(struct smtp_slice args, const char *pr
     return NULL;
 }
 
-int smtp_mail_parse(struct smtp_slice args, struct smtp_mail *out, const struct smtp_reply **why)
+static bool is_utf8(const struct smtp_path *path)
 {
-    static const struct smtp_reply no_domain = {501, "5.1.7", "Sender address needs a domain"};
+    return path->utf8_local || path->utf8_domain;
+}
+
+int smtp_mail_parse(struct smtp_slice args, unsigned offered, struct smtp_mail *out, const struct smtp_reply **why)
+{
     struct smtp_slice rest;
 
     *out = (struct smtp_mail){.size = 0};
     *why = take_path(args, "FROM:", &sender_replies, &out->path, &rest);
     if (*why == NULL && out->path.len > 0 && out->path.domain_len == 0)
-        *why = &no_domain;
+        *why = &sender_replies.no_domain;
+    if (*why == NULL && is_utf8(&out->path) && !(offered & SMTP_SMTPUTF8))
+        *why = &sender_replies.utf8;
     if (*why == NULL)
-        *why = take_parameters(rest, out);
+        *why = smtp_mail_parameters(rest, offered, out);
+    if (*why == NULL && is_utf8(&out->path) && !out->utf8)
+        *why = &sender_replies.utf8;
     return *why == NULL ? 0 : MR_REFUSED;
 }
 
-int smtp_rcpt_parse(struct smtp_slice args, struct smtp_path *out, const struct smtp_reply **why)
+int smtp_rcpt_parse(struct smtp_slice args, unsigned offered, bool utf8, struct smtp_rcpt *out,
+                    const struct smtp_reply **why)
 {
-    static const struct smtp_reply no_domain = {501, "5.1.3", "Recipient address needs a domain"};
     struct smtp_slice rest;
 
-    *why = take_path(args, "TO:", &recipient_replies, out, &rest);
-    if (*why == NULL && out->domain_len == 0 &&
-        !smtp_slice_is((struct smtp_slice){out->address, out->len}, "postmaster"))
-        *why = out->len == 0 ? &recipient_replies.syntax : &no_domain;
+    *out = (struct smtp_rcpt){.notify = 0};
+    *why = take_path(args, "TO:", &recipient_replies, &out->path, &rest);
+    if (*why == NULL && out->path.domain_len == 0 &&
+        !smtp_slice_is((struct smtp_slice){out->path.address, out->path.len}, "postmaster"))
+        *why = out->path.len == 0 ? &recipient_replies.syntax : &recipient_replies.no_domain;
+    if (*why == NULL && is_utf8(&out->path) && !utf8)
+        *why = &recipient_replies.utf8;
     if (*why == NULL)
-        *why = take_parameters(rest, NULL);
+        *why = smtp_rcpt_parameters(rest, offered, utf8, out);
     return *why == NULL ? 0 : MR_REFUSED;
+}
+
+/* ---- BDAT ---- */
+
+int smtp_bdat_parse(struct smtp_slice args, uint64_t *octets, bool *last)
+{
+    const char *end = args.at + args.len;
+    const char *p = args.at;
+    struct smtp_slice word;
+
+    while (p < end && *p != ' ' && *p != '\t')
+        p++;
+    if (!smtp_number_parse((struct smtp_slice){args.at, (size_t)(p - args.at)}, octets))
+        return MR_MALFORMED;
+    word = trim(p, end);
+    *last = word.len > 0;
+    return word.len == 0 || smtp_slice_is(word, "LAST") ? 0 : MR_MALFORMED;
 }

@@ -1,15 +1,17 @@
-/* smtp_data.c - the dot reader as a state machine with a fast way through text.
+/* smtp_data.c - the reader as a state machine with a fast way through text.
  *
  * LINE_START --'.'--> DOT --CR--> DOT_CR --LF--> END
- * LINE_START, TEXT, DOT --other--> TEXT; LINE_START, TEXT --CR--> CR --LF--> LINE_START
+ * LINE_START, MENDED_START, TEXT, DOT --other--> TEXT; those --CR--> CR --LF--> LINE_START
+ * mended: those --LF--> MENDED_START; CR, DOT_CR --other--> MENDED_START, which looks at that octet again
+ * MENDED_START --'.'--> TEXT, and the dot is gone
  * A CR is held back until the octet behind it is known, so that CR LF is produced as a whole. */
 #include "node/smtp_data.h"
 
 #include <string.h>
 
-void smtp_data_init(struct smtp_data *d)
+void smtp_data_init(struct smtp_data *d, bool dots, bool mend)
 {
-    *d = (struct smtp_data){.state = DATA_LINE_START};
+    *d = (struct smtp_data){.state = DATA_LINE_START, .dots = dots, .mend = mend};
 }
 
 struct feed {
@@ -49,7 +51,21 @@ static size_t take_text(struct feed *f, const uint8_t *p, size_t n)
     return n;
 }
 
-/* One octet in LINE_START, TEXT or DOT that begins or ends something. True: it was consumed. */
+/* A line end that is none in SMTP. */
+static void bare(struct feed *f, bool *which)
+{
+    struct smtp_data *d = f->d;
+
+    if (!d->mend) {
+        *which = true;
+        d->state = DATA_TEXT;
+        return;
+    }
+    put(f, "\r\n", 2);
+    d->state = DATA_MENDED_START;
+}
+
+/* One octet in LINE_START, MENDED_START, TEXT or DOT that begins or ends something. True: it was consumed. */
 static bool take_octet(struct feed *f, uint8_t ch)
 {
     struct smtp_data *d = f->d;
@@ -59,12 +75,15 @@ static bool take_octet(struct feed *f, uint8_t ch)
         return true;
     }
     if (ch == '\n') {
-        d->bare_lf = true;
-        d->state = DATA_TEXT;
+        bare(f, &d->bare_lf);
         return true;
     }
-    if (ch == '.' && d->state == DATA_LINE_START) {
+    if (ch == '.' && d->dots && d->state == DATA_LINE_START) {
         d->state = DATA_DOT;
+        return true;
+    }
+    if (ch == '.' && d->dots && d->state == DATA_MENDED_START) {
+        d->state = DATA_TEXT;
         return true;
     }
     d->state = DATA_TEXT; /* a dot before it was stuffing */
@@ -77,8 +96,7 @@ static bool after_cr(struct feed *f, uint8_t ch)
     struct smtp_data *d = f->d;
 
     if (ch != '\n') {
-        d->bare_cr = true;
-        d->state = DATA_TEXT;
+        bare(f, &d->bare_cr);
         return false; /* it may be a CR itself, which begins a line end */
     }
     if (d->state == DATA_DOT_CR) {
@@ -103,10 +121,11 @@ size_t smtp_data_feed(struct smtp_data *d, const uint8_t *in, size_t len, uint8_
             break;
         case DATA_TEXT:
             i += take_text(&f, in + i, len - i);
-            if (i < len && (in[i] == '\r' || in[i] == '\n'))
+            if (i < len && has_room(&f) && (in[i] == '\r' || in[i] == '\n'))
                 i += take_octet(&f, in[i]);
             break;
         case DATA_LINE_START:
+        case DATA_MENDED_START:
         case DATA_DOT:
             i += take_octet(&f, in[i]);
             break;
@@ -116,4 +135,16 @@ size_t smtp_data_feed(struct smtp_data *d, const uint8_t *in, size_t len, uint8_
     }
     *produced = f.produced;
     return i;
+}
+
+size_t smtp_data_finish(struct smtp_data *d, uint8_t out[2])
+{
+    struct feed f = {d, out, 0, 2};
+
+    if (d->state == DATA_CR)
+        bare(&f, &d->bare_cr);
+    else if (d->state == DATA_TEXT)
+        put(&f, "\r\n", 2);
+    d->state = DATA_END;
+    return f.produced;
 }

@@ -16,14 +16,22 @@
 
 void smtp_envelope_close(struct smtp_envelope *e)
 {
-    free(e->addresses);
-    e->addresses = NULL;
+    free(e->records);
+    e->records = NULL;
 }
 
-int smtp_envelope_add(struct smtp_envelope *e, const char *address, size_t len, const char *domain)
+static void append(struct smtp_envelope *e, const char *text, size_t len)
 {
-    size_t domain_len = domain != NULL ? strlen(domain) + 1 : 0;
-    size_t need = e->used + len + domain_len + 1;
+    memcpy(e->records + e->used, text, len);
+    e->used += len;
+}
+
+int smtp_envelope_add(struct smtp_envelope *e, const char *address, size_t len, const char *domain, unsigned notify,
+                      struct smtp_slice orcpt)
+{
+    size_t domain_len = domain != NULL ? strlen(domain) : 0;
+    size_t need = e->used + 1 + len + 1 + domain_len + 1 + orcpt.len + 1;
+    char bits = (char)notify;
 
     if (need > SMTP_ENVELOPE_MAX)
         return MR_LIMIT;
@@ -31,18 +39,24 @@ int smtp_envelope_add(struct smtp_envelope *e, const char *address, size_t len, 
         e->cap = e->cap == 0 ? 512 : e->cap * 2;
         if (e->cap < need)
             e->cap = need;
-        e->addresses = mr_realloc(e->addresses, e->cap);
+        e->records = mr_realloc(e->records, e->cap);
     }
-    memcpy(e->addresses + e->used, address, len);
-    e->used += len;
+    append(e, &bits, 1);
+    append(e, address, len);
     if (domain != NULL) {
-        e->addresses[e->used++] = '@';
-        memcpy(e->addresses + e->used, domain, domain_len - 1);
-        e->used += domain_len - 1;
+        append(e, "@", 1);
+        append(e, domain, domain_len);
     }
-    e->addresses[e->used++] = '\0';
+    append(e, "", 1);
+    append(e, orcpt.len > 0 ? orcpt.at : "", orcpt.len);
+    append(e, "", 1);
     e->n++;
     return 0;
+}
+
+const char *smtp_envelope_first(const struct smtp_envelope *e)
+{
+    return e->records + 1;
 }
 
 /* Deliveries to one next hop: filled one after the other. */
@@ -118,13 +132,19 @@ static bool is_known(struct builder *b, const char *address, size_t len)
     return false;
 }
 
-static int add_recipient(struct builder *b, const char *address, size_t len)
+/* *record moves behind it. */
+static int add_recipient(struct builder *b, const char **record)
 {
     char next_hop[ROUTE_MAX];
+    unsigned notify = (unsigned char)**record;
+    const char *address = *record + 1;
+    size_t len = strlen(address);
     const char *domain = domain_of(address);
+    const char *orcpt = address + len + 1;
     Mailraft__Recipient *r;
     int rc;
 
+    *record = orcpt + strlen(orcpt) + 1;
     rc = route_lookup(b->rules, domain, len - (size_t)(domain - address), next_hop, NULL);
     if (rc != 0 || is_known(b, address, len))
         return rc;
@@ -133,41 +153,60 @@ static int add_recipient(struct builder *b, const char *address, size_t len)
     r->address.data = mr_memdup(address, len);
     r->address.len = len;
     r->delivery = find_delivery(b, next_hop);
+    r->notify = notify;
+    if (*orcpt != '\0') {
+        r->orcpt.len = strlen(orcpt);
+        r->orcpt.data = mr_memdup(orcpt, r->orcpt.len);
+    }
     b->m->recipients[b->m->n_recipients++] = r;
     return 0;
+}
+
+static Mailraft__Enqueue *begin(const struct smtp_envelope *e, struct mr_id id, Mailraft__Body *body,
+                                const char *client)
+{
+    Mailraft__Enqueue *m = mr_malloc(sizeof(*m));
+
+    mailraft__enqueue__init(m);
+    m->id.data = mr_memdup(id.bytes, MR_ID_SIZE);
+    m->id.len = MR_ID_SIZE;
+    m->body = body;
+    if (e->reverse_path[0] != '\0') {
+        m->reverse_path.len = strlen(e->reverse_path);
+        m->reverse_path.data = mr_memdup(e->reverse_path, m->reverse_path.len);
+    }
+    m->flags = e->flags;
+    m->client = mr_strdup(client);
+    m->ret = e->ret;
+    if (e->envid[0] != '\0')
+        m->envid = mr_strdup(e->envid);
+    m->priority = e->priority;
+    m->hold_for_ms = e->hold_for_ms;
+    m->deliver_by = (Mailraft__DeliverBy)e->by;
+    m->deliver_by_for_ms = e->by_for_ms;
+    m->deliver_by_trace = e->by_trace;
+    if (e->user[0] != '\0')
+        m->user = mr_strdup(e->user);
+    m->recipients = mr_calloc(e->n, sizeof(void *));
+    m->next_hops = mr_calloc(e->n, sizeof(m->next_hops[0]));
+    return m;
 }
 
 int smtp_envelope_build(const struct smtp_envelope *e, const Mailraft__Rules *rules, struct mr_id id,
                         Mailraft__Body *body, const char *client, Mailraft__Enqueue **out)
 {
     struct builder b = {.rules = rules, .mask = 3};
-    const char *address = e->addresses;
+    const char *record = e->records;
     int rc = 0;
 
-    b.m = mr_malloc(sizeof(*b.m));
-    mailraft__enqueue__init(b.m);
-    b.m->id.data = mr_memdup(id.bytes, MR_ID_SIZE);
-    b.m->id.len = MR_ID_SIZE;
-    b.m->body = body;
-    if (e->reverse_path[0] != '\0') {
-        b.m->reverse_path.len = strlen(e->reverse_path);
-        b.m->reverse_path.data = mr_memdup(e->reverse_path, b.m->reverse_path.len);
-    }
-    b.m->flags = e->eight_bit ? MESSAGE_8BITMIME : 0;
-    b.m->client = mr_strdup(client);
-    b.m->recipients = mr_calloc(e->n, sizeof(void *));
-    b.m->next_hops = mr_calloc(e->n, sizeof(b.m->next_hops[0]));
+    b.m = begin(e, id, body, client);
     while (b.mask < 2 * (size_t)e->n)
         b.mask = b.mask * 2 + 1;
     b.by_hop = mr_calloc(b.mask + 1, sizeof(b.by_hop[0]));
     b.by_name = mr_calloc(b.mask + 1, sizeof(b.by_name[0]));
     b.groups = mr_calloc(e->n, sizeof(b.groups[0]));
-    for (unsigned i = 0; i < e->n && rc == 0; i++) {
-        size_t len = strlen(address);
-
-        rc = add_recipient(&b, address, len);
-        address += len + 1;
-    }
+    for (unsigned i = 0; i < e->n && rc == 0; i++)
+        rc = add_recipient(&b, &record);
     free(b.by_hop);
     free(b.by_name);
     free(b.groups);

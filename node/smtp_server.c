@@ -157,8 +157,6 @@ static void read_limits(struct smtp_server *s, const struct config *c)
     };
     if (s->limits.recipients > STATE_MAX_RECIPIENTS)
         s->limits.recipients = STATE_MAX_RECIPIENTS;
-    snprintf(s->ehlo, sizeof(s->ehlo), "%s\nPIPELINING\nSIZE %" PRIu64 "\n8BITMIME\nENHANCEDSTATUSCODES",
-             c->smtp.hostname, s->limits.message_size);
 }
 
 static void free_half_open(void *arg)

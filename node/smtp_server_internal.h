@@ -63,7 +63,6 @@ struct smtp_server {
     unsigned n_sessions; /* in slots */
     unsigned n_handles;  /* connections whose uv handles are not closed yet */
     unsigned n_transactions;
-    char ehlo[512]; /* lines of the reply to EHLO */
     char out[SMTP_OUT_HIGH + SMTP_MAX_REPLY];
     size_t out_len;
     uint8_t in[SMTP_READ_BUFFER];

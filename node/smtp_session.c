@@ -25,8 +25,10 @@ void smtp_session_move(struct smtp_session *s, enum smtp_state to)
         [SMTP_READY] = TO(MAIL) | TO(LOGIN) | TO(GREETED) | TO(CLOSING),
         [SMTP_LOGIN] = TO(READY) | TO(CLOSING),
         [SMTP_MAIL] = TO(RCPT) | TO(READY) | TO(CLOSING),
-        [SMTP_RCPT] = TO(DATA) | TO(READY) | TO(CLOSING),
+        [SMTP_RCPT] = TO(DATA) | TO(CHUNK) | TO(READY) | TO(CLOSING),
         [SMTP_DATA] = TO(WAIT) | TO(READY) | TO(CLOSING),
+        [SMTP_BDAT] = TO(CHUNK) | TO(READY) | TO(CLOSING),
+        [SMTP_CHUNK] = TO(BDAT) | TO(WAIT) | TO(READY) | TO(CLOSING),
         [SMTP_WAIT] = TO(READY) | TO(CLOSING),
         [SMTP_CLOSING] = 0,
     };
@@ -34,7 +36,7 @@ void smtp_session_move(struct smtp_session *s, enum smtp_state to)
     mr_assert(allowed[s->state] & (1U << to));
     s->state = to;
     /* A message in chunks is one data phase. */
-    if (to == SMTP_DATA && s->pace_ms == 0)
+    if ((to == SMTP_DATA || to == SMTP_CHUNK) && s->pace_ms == 0)
         smtp_session_pace_anew(s);
     else if (to <= SMTP_READY || to == SMTP_CLOSING)
         s->pace_ms = 0;
@@ -47,8 +49,8 @@ uint64_t smtp_session_now_ms(const struct smtp_session *s)
 
 const char *smtp_session_stage(const struct smtp_session *s)
 {
-    static const char *const names[] = {"opening", "greeted", "ready", "login",  "mail",
-                                        "rcpt",    "data",    "dot",   "closing"};
+    static const char *const names[] = {"opening", "greeted", "ready", "login", "mail",   "rcpt",
+                                        "data",    "bdat",    "chunk", "dot",   "closing"};
 
     return names[s->state];
 }
@@ -149,7 +151,7 @@ void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply)
 /* The cluster is waited for, not the client: its own limits hold. */
 static bool waits_for_cluster(const struct smtp_session *s)
 {
-    return s->state == SMTP_WAIT || (s->state == SMTP_DATA && smtp_transaction_blocked(s->transaction));
+    return s->state == SMTP_WAIT || smtp_session_blocked(s);
 }
 
 void smtp_session_pace_anew(struct smtp_session *s)
@@ -168,7 +170,7 @@ static uint64_t idle_deadline(const struct smtp_session *s)
 {
     const struct smtp_limits *limits = &s->server->limits;
 
-    return s->active_ms + (s->state == SMTP_DATA ? limits->data_ms : limits->idle_ms);
+    return s->active_ms + (smtp_session_in_text(s) ? limits->data_ms : limits->idle_ms);
 }
 
 /* For who speaks, but drips: the rest of a line, the data of this window. */

@@ -28,6 +28,8 @@ enum smtp_state {
     SMTP_MAIL,  /* a sender, no recipient yet */
     SMTP_RCPT,  /* recipients */
     SMTP_DATA,
+    SMTP_BDAT,    /* between chunks */
+    SMTP_CHUNK,   /* in one */
     SMTP_WAIT,    /* for the answer to the final dot */
     SMTP_CLOSING, /* the last reply was given */
 };
@@ -74,7 +76,14 @@ struct smtp_session {
     bool writing; /* the rest of the last replies */
     bool linger;  /* shutdown before close, so that the last reply is not lost in a reset */
     bool lingering;
-    bool skipping; /* the rest of a command line that is too long */
+    bool skipping;       /* the rest of a command line that is too long */
+    unsigned extensions; /* enum smtp_extension: what the last EHLO offered; 0 after HELO */
+    size_t behind;       /* octets that came behind the command being looked at */
+    uint64_t skip;       /* octets of a refused chunk that are still to come */
+    struct {
+        uint64_t octets, left; /* in all, still to come */
+        bool last;
+    } chunk;
     unsigned handles;
     unsigned errors;
     unsigned transactions;
@@ -151,6 +160,8 @@ void smtp_session_login_failed(struct smtp_session *s);
 
 /* ---- for the commands ---- */
 
+enum smtp_moment { SMTP_AT_GREETING, SMTP_AT_MAIL, SMTP_AT_DATA };
+
 void smtp_session_move(struct smtp_session *s, enum smtp_state to);
 void smtp_session_reply(struct smtp_session *s, const struct smtp_reply *reply);
 /* 334 with base64 of at most 1536 octets: longer than the lines of other replies. */
@@ -165,6 +176,31 @@ void smtp_session_answer_each(struct smtp_session *s, const struct smtp_reply *r
 void smtp_session_reset(struct smtp_session *s);
 /* One command line without its CR LF (smtp_session_commands.c). */
 void smtp_session_command(struct smtp_session *s, const char *line, size_t len);
+/* True: the cluster takes mail now; else the refusal was given. */
+bool smtp_session_is_ready(struct smtp_session *s, enum smtp_moment moment);
+/* What may be used on this connection, as things are (smtp_ehlo.c): bits of enum smtp_extension. */
+unsigned smtp_session_offers(const struct smtp_session *s);
+/* The reply to EHLO or LHLO; from now on this is what is offered. */
+void smtp_session_greet_back(struct smtp_session *s);
+void smtp_session_mail(struct smtp_session *s, struct smtp_slice args);
+void smtp_session_rcpt(struct smtp_session *s, struct smtp_slice args);
+void smtp_session_data(struct smtp_session *s, struct smtp_slice args);
+/* Legal at any time: a chunk follows, whatever the answer. */
+void smtp_session_bdat(struct smtp_session *s, struct smtp_slice args);
+/* In DATA and CHUNK: takes text; 0: blocked. */
+size_t smtp_session_text(struct smtp_session *s, const uint8_t *p, size_t len);
+/* Takes octets of a refused chunk. */
+size_t smtp_session_skip(struct smtp_session *s, size_t len);
+/* The client is to send text, wanted or not. */
+static inline bool smtp_session_in_text(const struct smtp_session *s)
+{
+    return s->state == SMTP_DATA || s->state == SMTP_CHUNK || s->skip > 0;
+}
+/* The cluster has to take what is here before more is asked of the client. */
+static inline bool smtp_session_blocked(const struct smtp_session *s)
+{
+    return (s->state == SMTP_DATA || s->state == SMTP_CHUNK) && smtp_transaction_blocked(s->transaction);
+}
 void smtp_session_starttls(struct smtp_session *s);
 /* May STARTTLS be given now? Is mail refused until it was (530)? */
 bool smtp_session_offers_tls(const struct smtp_session *s);
@@ -173,7 +209,6 @@ enum { SMTP_MAX_TLS_COMMENT = TLS_MAX_COMMENT + 64 };
 /* For Received: "(using TLSv1.3 with cipher ... (256/256 bits))", and folded behind it whether a client's certificate
  * was verified, when it showed one; "" without TLS. */
 const char *smtp_session_tls_comment(const struct smtp_session *s, char out[SMTP_MAX_TLS_COMMENT]);
-enum smtp_moment { SMTP_AT_GREETING, SMTP_AT_MAIL, SMTP_AT_DATA };
 /* NULL: mail may be taken. Code 421: the session is to end with it. */
 const struct smtp_reply *smtp_readiness(const struct smtp_server *server, enum smtp_moment moment);
 

@@ -2,7 +2,7 @@
 #include "node/smtp_session.h"
 #include "node/smtp_xclient.h"
 
-#include "proto/base/error.h"
+#include "node/smtp_text.h"
 #include "proto/base/panic.h"
 
 #include <stdio.h>
@@ -18,10 +18,6 @@ static void no_memory_of_mail(struct smtp_session *s)
 
 static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
 {
-    struct smtp_server *server = s->server;
-    char text[sizeof(server->ehlo) + 96 + SASL_NAMES];
-    char login[SASL_NAMES + 8];
-
     if (name.len == 0 || name.len >= sizeof(s->client.helo) || smtp_domain_parse(name.at, name.len) != 0) {
         smtp_session_refuse(s, SMTP_REPLY(501, "5.5.4", "A host name or an address literal is needed"));
         return;
@@ -32,14 +28,12 @@ static void greet(struct smtp_session *s, struct smtp_slice name, bool esmtp)
     s->client.esmtp = esmtp;
     if (s->state == SMTP_GREETED)
         smtp_session_move(s, SMTP_READY);
-    if (!esmtp) {
-        smtp_session_reply(s, SMTP_REPLY(250, NULL, server->worker->config->smtp.hostname));
+    if (esmtp) {
+        smtp_session_greet_back(s);
         return;
     }
-    snprintf(text, sizeof(text), "%s%s%s%s%s", server->ehlo, smtp_session_offers_tls(s) ? "\nSTARTTLS" : "",
-             smtp_login_capability(s, login) ? "\n" : "", login,
-             s->xclient ? "\nXCLIENT " SMTP_XCLIENT_ATTRIBUTES : "");
-    smtp_session_reply(s, SMTP_REPLY(250, NULL, text));
+    s->extensions = 0;
+    smtp_session_reply(s, SMTP_REPLY(250, NULL, s->server->worker->config->smtp.hostname));
 }
 
 static void do_ehlo(struct smtp_session *s, struct smtp_slice args)
@@ -73,7 +67,7 @@ static void do_xclient(struct smtp_session *s, struct smtp_slice args)
         smtp_session_become(s, &x);
 }
 
-/* ---- MAIL ---- */
+/* ---- may mail be taken? ---- */
 
 const struct smtp_reply *smtp_readiness(const struct smtp_server *server, enum smtp_moment moment)
 {
@@ -107,8 +101,7 @@ const struct smtp_reply *smtp_readiness(const struct smtp_server *server, enum s
     return why->code != 0 ? why : NULL;
 }
 
-/* True: the cluster takes mail now; else the refusal was given. */
-static bool is_ready(struct smtp_session *s, enum smtp_moment moment)
+bool smtp_session_is_ready(struct smtp_session *s, enum smtp_moment moment)
 {
     const struct smtp_reply *why = smtp_readiness(s->server, moment);
 
@@ -119,145 +112,6 @@ static bool is_ready(struct smtp_session *s, enum smtp_moment moment)
     else
         smtp_session_refuse(s, why);
     return false;
-}
-
-static void do_mail(struct smtp_session *s, struct smtp_slice args)
-{
-    const struct smtp_limits *limits = &s->server->limits;
-    const struct smtp_reply *why;
-    struct smtp_envelope *e;
-    struct smtp_mail mail;
-
-    if (!is_ready(s, SMTP_AT_MAIL))
-        return;
-    if (s->profile == PROFILE_SUBMISSION && !s->relay) {
-        smtp_session_refuse(s, SMTP_REPLY(554, "5.7.1", "Submission is not open to this address"));
-        return;
-    }
-    if (s->transactions >= limits->transactions) {
-        smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many messages in one session, connect again"));
-        return;
-    }
-    if (smtp_mail_parse(args, &mail, &why) != 0) {
-        smtp_session_refuse(s, why);
-        return;
-    }
-    if (mail.size > limits->message_size) {
-        smtp_session_refuse(s, SMTP_REPLY(552, "5.3.4", "Message too large"));
-        return;
-    }
-    if (smtp_session_limited(s, CLIENT_MESSAGE_RATE))
-        return;
-    s->transaction = smtp_transaction_begin(s->server, s->id);
-    s->transactions++;
-    e = &s->transaction->envelope;
-    memcpy(e->reverse_path, mail.path.address, mail.path.len);
-    e->reverse_path[mail.path.len] = '\0';
-    e->eight_bit = mail.eight_bit;
-    e->size = mail.size;
-    smtp_session_move(s, SMTP_MAIL);
-    smtp_session_reply(s, SMTP_REPLY(250, "2.1.0", "Ok"));
-}
-
-/* ---- RCPT ---- */
-
-/* The domain whose postmaster is meant by "<postmaster>" (RFC 5321 section 4.5.1): this host's name or a parent of it,
- * if mail for it is local. NULL: there is none. */
-static const char *postmaster_domain(const Mailraft__Rules *rules, const char *hostname)
-{
-    char next_hop[ROUTE_MAX];
-
-    for (const char *domain = hostname; domain != NULL;) {
-        bool local = false;
-        const char *dot;
-
-        if (route_lookup(rules, domain, strlen(domain), next_hop, &local) == 0 && local)
-            return domain;
-        dot = strchr(domain, '.');
-        domain = dot != NULL ? dot + 1 : NULL;
-    }
-    return NULL;
-}
-
-static const struct smtp_reply *check_recipient(const struct smtp_session *s, const struct smtp_path *path)
-{
-    static const struct smtp_reply denied = {554, "5.7.1", "Relay access denied"};
-    static const struct smtp_reply no_route = {550, "5.4.4", "No route to the domain"};
-    char next_hop[ROUTE_MAX];
-    bool local = false;
-    int rc;
-
-    rc = route_lookup(s->server->worker->rules->rules, path->domain, path->domain_len, next_hop, &local);
-    if (!s->relay && (rc != 0 || !local))
-        return &denied;
-    return rc == 0 ? NULL : &no_route;
-}
-
-static void do_rcpt(struct smtp_session *s, struct smtp_slice args)
-{
-    static const struct smtp_reply no_postmaster = {550, "5.1.1", "No local domain here for postmaster: give one"};
-    static const struct smtp_reply too_many = {452, "4.5.3", "Too many recipients"};
-    const struct worker *w = s->server->worker;
-    struct smtp_envelope *e = &s->transaction->envelope;
-    const char *domain = NULL;
-    const struct smtp_reply *why;
-    struct smtp_path path;
-
-    if (smtp_rcpt_parse(args, &path, &why) != 0) {
-        smtp_session_refuse(s, why);
-        return;
-    }
-    if (path.domain_len == 0) {
-        domain = postmaster_domain(w->rules->rules, w->config->smtp.hostname);
-        why = domain == NULL ? &no_postmaster : NULL;
-    } else {
-        why = check_recipient(s, &path);
-    }
-    if (why == NULL && smtp_session_limited(s, CLIENT_RECIPIENT_RATE))
-        return;
-    if (why == NULL &&
-        (e->n >= s->server->limits.recipients || smtp_envelope_add(e, path.address, path.len, domain) != 0))
-        why = &too_many;
-    if (why != NULL) {
-        smtp_session_refuse(s, why);
-        return;
-    }
-    if (s->state == SMTP_MAIL)
-        smtp_session_move(s, SMTP_RCPT);
-    smtp_session_reply(s, SMTP_REPLY(250, "2.1.5", "Ok"));
-}
-
-/* ---- DATA ---- */
-
-static void do_data(struct smtp_session *s, struct smtp_slice args)
-{
-    struct smtp_transaction *t = s->transaction;
-    char client[INET6_ADDRSTRLEN + 8];
-    struct smtp_received received = {
-        .helo = s->client.helo,
-        .client = client,
-        .hostname = s->server->worker->config->smtp.hostname,
-        .protocol = s->lmtp           ? "LMTP"
-                    : s->client.esmtp ? "ESMTP"
-                                      : "SMTP",
-    };
-
-    (void)args;
-    if (t->envelope.n == 0) {
-        /* RFC 2033 section 4.2 asks for 503: with no recipient there would be no reply after the dot. */
-        smtp_session_refuse(s, SMTP_REPLY(s->lmtp ? 503 : 554, "5.5.1", "No valid recipients"));
-        return;
-    }
-    if (!is_ready(s, SMTP_AT_DATA))
-        return;
-    snprintf(client, sizeof(client), "%s%s", strchr(s->client.address, ':') != NULL ? "IPv6:" : "", s->client.address);
-    if (t->envelope.n == 1) {
-        received.recipient = t->envelope.addresses;
-        received.recipient_len = strlen(received.recipient);
-    }
-    smtp_transaction_data(t, &received);
-    smtp_session_move(s, SMTP_DATA);
-    smtp_session_reply(s, SMTP_REPLY(354, NULL, "End data with <CR><LF>.<CR><LF>"));
 }
 
 /* ---- the rest ---- */
@@ -275,17 +129,24 @@ static void do_noop(struct smtp_session *s, struct smtp_slice args)
     smtp_session_reply(s, SMTP_REPLY(250, "2.0.0", "Ok"));
 }
 
+/* RFC 6531 section 3.7.4.2: an address that is not ASCII needs the parameter. The reply names no address. */
 static void do_vrfy(struct smtp_session *s, struct smtp_slice args)
 {
-    (void)args;
-    smtp_session_reply(s, SMTP_REPLY(252, "2.5.2", "Cannot verify; send the message and see"));
+    static const char parameter[] = " SMTPUTF8";
+    size_t n = sizeof(parameter) - 1;
+    bool given = args.len > n && smtp_slice_is((struct smtp_slice){args.at + args.len - n, n}, parameter);
+
+    if (given && !(s->extensions & SMTP_SMTPUTF8))
+        smtp_session_refuse(s, SMTP_REPLY(555, "5.5.4", "SMTPUTF8 is not offered here"));
+    else if (smtp_has_8bit(args.at, args.len) && !given)
+        smtp_session_refuse(s, SMTP_REPLY(553, "5.6.7", "Non-ASCII address: give SMTPUTF8, where it is offered"));
+    else if (!smtp_utf8_valid(args.at, args.len))
+        smtp_session_refuse(s, SMTP_REPLY(501, "5.1.3", "Not valid UTF-8"));
+    else
+        smtp_session_reply(s, SMTP_REPLY(252, "2.5.2", "Cannot verify; send the message and see"));
 }
 
-static void do_help(struct smtp_session *s, struct smtp_slice args)
-{
-    (void)args;
-    smtp_session_reply(s, SMTP_REPLY(214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"));
-}
+static void do_help(struct smtp_session *s, struct smtp_slice args);
 
 static void do_quit(struct smtp_session *s, struct smtp_slice args)
 {
@@ -302,9 +163,13 @@ static void do_nothing(struct smtp_session *s, struct smtp_slice args)
 /* ---- the table ---- */
 
 #define IN(state) (1U << SMTP_##state)
-#define ANY       (IN(GREETED) | IN(READY) | IN(MAIL) | IN(RCPT))
+#define ANY       (IN(GREETED) | IN(READY) | IN(MAIL) | IN(RCPT) | IN(BDAT))
 
 enum arguments { NO_ARGUMENT, MAY_HAVE, MUST_HAVE };
+/* RFC 2920 section 3.1: some commands have to be the last of a group, as the client cannot go on without their answer.
+ * (NOOP, which the section also names, harms nobody.) Behind LAST_OF_ALL there may be what is no command: the text of
+ * somebody's message, a handshake, a password. */
+enum order { ANYWHERE, LAST, LAST_OF_ALL };
 
 static void do_starttls(struct smtp_session *s, struct smtp_slice args)
 {
@@ -319,26 +184,28 @@ static const struct smtp_verb {
     enum arguments arguments;
     bool logged; /* the arguments may stand in the log */
     bool junk;   /* brings no mail */
+    enum order order;
     void (*action)(struct smtp_session *s, struct smtp_slice args);
 } verbs[] = {
-    {"MAIL", IN(READY), "EHLO or HELO first, then one MAIL a message", MUST_HAVE, true, false, do_mail},
-    {"RCPT", IN(MAIL) | IN(RCPT), "MAIL first", MUST_HAVE, true, false, do_rcpt},
-    {"DATA", IN(MAIL) | IN(RCPT), "MAIL and RCPT first", NO_ARGUMENT, false, false, do_data},
-    {"QUIT", ANY, "", NO_ARGUMENT, false, false, do_quit},
-    {"EHLO", ANY, "", MUST_HAVE, true, true, do_ehlo},
-    {"HELO", ANY, "", MUST_HAVE, true, true, do_helo},
-    {"LHLO", ANY, "", MUST_HAVE, true, true, do_lhlo},
-    {"XCLIENT", IN(GREETED) | IN(READY), "Not in a transaction", MUST_HAVE, true, true, do_xclient},
-    {"RSET", ANY, "", NO_ARGUMENT, false, true, do_rset},
-    {"NOOP", ANY, "", MAY_HAVE, false, true, do_noop},
-    {"VRFY", ANY, "", MUST_HAVE, true, true, do_vrfy},
-    {"HELP", ANY, "", MAY_HAVE, false, true, do_help},
-    {"STARTTLS", IN(READY) | IN(MAIL) | IN(RCPT), "EHLO first", NO_ARGUMENT, false, true, do_starttls},
-    {"AUTH", ANY, "", MUST_HAVE, false, false, smtp_login_begin},
+    {"MAIL", IN(READY), "EHLO or HELO first, then one MAIL a message", MUST_HAVE, true, false, ANYWHERE,
+     smtp_session_mail},
+    {"RCPT", IN(MAIL) | IN(RCPT), "MAIL first", MUST_HAVE, true, false, ANYWHERE, smtp_session_rcpt},
+    {"DATA", IN(MAIL) | IN(RCPT), "MAIL and RCPT first", NO_ARGUMENT, false, false, LAST_OF_ALL, smtp_session_data},
+    {"BDAT", ANY, "", MAY_HAVE, false, false, ANYWHERE, smtp_session_bdat},
+    {"QUIT", ANY, "", NO_ARGUMENT, false, false, ANYWHERE, do_quit},
+    {"EHLO", ANY, "", MUST_HAVE, true, true, LAST, do_ehlo},
+    {"HELO", ANY, "", MUST_HAVE, true, true, LAST, do_helo},
+    {"LHLO", ANY, "", MUST_HAVE, true, true, LAST, do_lhlo},
+    {"XCLIENT", IN(GREETED) | IN(READY), "Not in a transaction", MUST_HAVE, true, true, LAST_OF_ALL, do_xclient},
+    {"RSET", ANY, "", NO_ARGUMENT, false, true, ANYWHERE, do_rset},
+    {"NOOP", ANY, "", MAY_HAVE, false, true, ANYWHERE, do_noop},
+    {"VRFY", ANY, "", MUST_HAVE, true, true, LAST, do_vrfy},
+    {"HELP", ANY, "", MAY_HAVE, false, true, ANYWHERE, do_help},
+    {"STARTTLS", IN(READY) | IN(MAIL) | IN(RCPT), "EHLO first", NO_ARGUMENT, false, true, ANYWHERE, do_starttls},
+    {"AUTH", ANY, "", MUST_HAVE, false, false, LAST_OF_ALL, smtp_login_begin},
     /* Known, and not offered. */
-    {"BDAT", ANY, "", MAY_HAVE, false, false, do_nothing},
-    {"ETRN", ANY, "", MAY_HAVE, false, false, do_nothing},
-    {"EXPN", ANY, "", MAY_HAVE, true, false, do_nothing},
+    {"ETRN", ANY, "", MAY_HAVE, false, false, ANYWHERE, do_nothing},
+    {"EXPN", ANY, "", MAY_HAVE, true, false, LAST, do_nothing},
 };
 
 /* RFC 3207 section 4: what a server that asks for TLS must take before it; RSET and HELP tell nothing. */
@@ -350,6 +217,38 @@ static bool may_precede_tls(const struct smtp_verb *v)
         if (strcmp(v->verb, allowed[i]) == 0)
             return true;
     return false;
+}
+
+/* The verbs of the table that do something. */
+static void do_help(struct smtp_session *s, struct smtp_slice args)
+{
+    char text[256];
+    size_t len = 0;
+
+    (void)args;
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+        if (verbs[i].action != do_nothing)
+            len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s", i > 0 ? " " : "", verbs[i].verb);
+    mr_assert(len < sizeof(text));
+    smtp_session_reply(s, SMTP_REPLY(214, "2.0.0", text));
+}
+
+/* True: the client did not wait where it had to, or does not know that it need not. The refusal was given. What comes
+ * behind a refused DATA could be another's words, so that the connection ends: never may they become commands. */
+static bool is_improper(struct smtp_session *s, const struct smtp_verb *v)
+{
+    static const struct smtp_reply improper = {503, "5.5.0", "Improper use of pipelining"};
+
+    /* STARTTLS has an answer of its own, and nothing is lost behind QUIT. */
+    if (s->behind == 0 || strcmp(v->verb, "QUIT") == 0 || strcmp(v->verb, "STARTTLS") == 0)
+        return false;
+    if (v->order == ANYWHERE && (s->extensions & SMTP_PIPELINING) != 0)
+        return false;
+    if (v->order == LAST_OF_ALL)
+        smtp_session_bye(s, &improper);
+    else
+        smtp_session_refuse(s, &improper);
+    return true;
 }
 
 static const struct smtp_verb *find_verb(struct smtp_slice verb)
@@ -385,7 +284,11 @@ void smtp_session_command(struct smtp_session *s, const char *line, size_t len)
     s->verb = (struct smtp_slice){v->verb, strlen(v->verb)};
     if (v->logged)
         s->argument = args;
-    if (smtp_session_needs_tls(s) && !may_precede_tls(v))
+    if (v->action == smtp_session_bdat) {
+        smtp_session_bdat(s, args); /* whatever is wrong with it, its chunk has to be dealt with */
+    } else if (is_improper(s, v)) {
+        /* the reply was given */
+    } else if (smtp_session_needs_tls(s) && !may_precede_tls(v))
         smtp_session_refuse(s, SMTP_REPLY(530, "5.7.0", "Must issue a STARTTLS command first"));
     else if (!(v->legal & (1U << s->state)))
         smtp_session_refuse(s, SMTP_REPLY(503, "5.5.1", v->otherwise));

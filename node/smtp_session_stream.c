@@ -129,7 +129,7 @@ void smtp_stream_flush(struct smtp_session *s)
 bool smtp_stream_can_consume(const struct smtp_session *s)
 {
     return !s->writing && s->state != SMTP_WAIT && s->state != SMTP_CLOSING && !s->login.waiting &&
-           !(s->state == SMTP_DATA && smtp_transaction_blocked(s->transaction));
+           !smtp_session_blocked(s);
 }
 
 /* RFC 4954 section 4 lets the lines of an exchange be much longer, AUTH with an initial response too. */
@@ -159,6 +159,7 @@ static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t l
     }
     s->line_ms = 0;
     s->active_ms = smtp_session_now_ms(s);
+    s->behind = len - n;
     if (s->state == SMTP_LOGIN && (s->skipping || n > most))
         smtp_login_line(s, NULL, 0);
     else if (s->skipping || n > most)
@@ -173,23 +174,16 @@ static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t l
     return n;
 }
 
-static size_t consume_data(struct smtp_session *s, const uint8_t *p, size_t len)
+/* Whatever the state is for; 0: nothing more for now. */
+static size_t consume_some(struct smtp_session *s, const uint8_t *p, size_t len)
 {
-    size_t n = smtp_transaction_feed(s->transaction, p, len);
-    const struct smtp_reply *refusal;
+    size_t n;
 
+    if (!smtp_session_in_text(s))
+        return consume_command(s, p, len);
     s->active_ms = smtp_session_now_ms(s);
+    n = s->skip > 0 ? smtp_session_skip(s, len) : smtp_session_text(s, p, len);
     s->pace_octets += n;
-    if (!smtp_data_ended(&s->transaction->reader))
-        return n;
-    refusal = smtp_transaction_finish(s->transaction, &s->client);
-    if (refusal != NULL) {
-        smtp_session_answer_each(s, refusal);
-        if (s->state == SMTP_DATA)
-            smtp_session_reset(s);
-    } else {
-        smtp_session_move(s, SMTP_WAIT);
-    }
     return n;
 }
 
@@ -199,12 +193,13 @@ static size_t consume(struct smtp_session *s, const uint8_t *p, size_t len)
     size_t used = 0;
 
     while (used < len && smtp_stream_can_consume(s)) {
+        size_t n;
+
         if (s->state == SMTP_OPENING) {
             smtp_opening_early(s);
             break;
         }
-        size_t n =
-            s->state == SMTP_DATA ? consume_data(s, p + used, len - used) : consume_command(s, p + used, len - used);
+        n = consume_some(s, p + used, len - used);
 
         if (n == 0)
             break;

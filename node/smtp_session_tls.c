@@ -75,6 +75,7 @@ static void forget(struct smtp_session *s)
     s->client.helo[0] = '\0';
     s->client.esmtp = false;
     smtp_login_forget(s);
+    s->extensions = 0;
     s->relay = network_contains(&s->server->worker->config->smtp.relay_from, &s->address.any);
 }
 

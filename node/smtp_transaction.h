@@ -12,13 +12,19 @@
 
 #include "node/smtp_data.h"
 #include "node/smtp_envelope.h"
+#include "node/smtp_header.h"
 #include "node/smtp_received.h"
 #include "node/smtp_server_internal.h"
 
 #include <netinet/in.h>
 #include <xxhash.h>
 
-enum { SMTP_PIECE = 256 << 10, SMTP_PIECE_FIRST = 16 << 10, SMTP_PIECES_IN_FLIGHT = 4 };
+enum {
+    SMTP_PIECE = 256 << 10,
+    SMTP_PIECE_FIRST = 16 << 10,
+    SMTP_PIECES_IN_FLIGHT = 4,
+    SMTP_PIECE_SPARE = 512, /* of each piece, for fields that we add and a last line end */
+};
 
 /* Who brings the mail, as text. */
 struct smtp_client {
@@ -36,7 +42,11 @@ struct smtp_transaction {
     struct smtp_envelope envelope;
     struct smtp_client client; /* filled in by finish: the session may be gone when the answer comes */
     struct smtp_data reader;
-    struct smtp_hops hops;
+    struct smtp_header header;
+    bool eight_bit;            /* an octet over 127 behind the header */
+    bool chunks;               /* BDAT, not DATA */
+    bool complete;             /* fields that the header lacks are to be added (RFC 6409 section 8) */
+    unsigned how;              /* enum smtp_protocol */
     struct cluster_body *body; /* NULL: no piece was handed over yet */
     uint8_t *piece;
     size_t piece_len, piece_cap;
@@ -50,9 +60,15 @@ struct smtp_transaction {
 };
 
 struct smtp_transaction *smtp_transaction_begin(struct smtp_server *s, uint64_t session);
-/* The data begins, with this trace field before it; its id and time are filled in here. */
-void smtp_transaction_data(struct smtp_transaction *t, struct smtp_received *received);
-/* Takes data; 0: blocked until a piece is written. At the end of the data smtp_data_ended(&t->reader). */
+/* How the text comes. */
+struct smtp_text_kind {
+    bool chunks;   /* by BDAT */
+    bool mend;     /* bare CR and LF become CR LF */
+    bool complete; /* add Message-ID and Date when missing */
+};
+/* The text begins, with this trace field before it; its id and time are filled in here. */
+void smtp_transaction_data(struct smtp_transaction *t, struct smtp_received *received, struct smtp_text_kind kind);
+/* Takes text; 0: blocked until a piece is written. After DATA, at its end: smtp_data_ended(&t->reader). */
 size_t smtp_transaction_feed(struct smtp_transaction *t, const uint8_t *in, size_t len);
 bool smtp_transaction_blocked(const struct smtp_transaction *t);
 /* After the end. Refusal: the reply to give now, and the transaction still has to be dropped; NULL: smtp_session_answer

@@ -104,8 +104,9 @@ static void test_proxy_v2(void **state)
     client_send_n(&c, header + 40, sizeof(header) - 1 - 40);
     client_expect(&c, "220 ");
     client_expect(&c, "250-mx1");
-    for (int i = 0; i < 4; i++)
-        client_expect(&c, "250");
+    while (!client_next_is(&c, "250 "))
+        client_expect(&c, "250-");
+    client_expect(&c, "250 ");
     client_begin_data(&c);
     client_send(&c, "x\r\n.\r\n");
     client_expect(&c, "250 2.0.0");

@@ -96,9 +96,9 @@ static void test_refused(void **state)
         {"<a@b\x01>", MR_MALFORMED},
         {"<\"a\x7f\"@b>", MR_MALFORMED},
         {"<a,b@c>", MR_MALFORMED},
-        {"<\xc3\xbc@b>", MR_REFUSED},
-        {"<a@\xc3\xbc>", MR_REFUSED},
-        {"<\"\xff\"@b>", MR_REFUSED},
+        {"<\xc3@b>", MR_MALFORMED},
+        {"<a@\xc3>", MR_MALFORMED},
+        {"<\"\xff\"@b>", MR_MALFORMED},
         {"<a@[x400:foo]>", MR_MALFORMED},
         {"<<a@b>>", MR_MALFORMED},
     };
@@ -157,16 +157,34 @@ static void test_domain(void **state)
     assert_int_equal(smtp_domain_parse("", 0), MR_MALFORMED);
     assert_int_equal(smtp_domain_parse("a b", 3), MR_MALFORMED);
     assert_int_equal(smtp_domain_parse("a)(b", 4), MR_MALFORMED);
-    assert_int_equal(smtp_domain_parse("\xc3\xbc", 2), MR_REFUSED);
+    assert_int_equal(smtp_domain_parse("\xc3\xbc", 2), MR_MALFORMED);
+}
+
+static void test_utf8(void **state)
+{
+    static const char input[] = "<\xc3\xbc.b@\xc3\xbc.example>", quoted[] = "<\"\xc3\xbc\"@b>", plain[] = "<a@b>";
+    struct smtp_path path;
+    size_t used;
+
+    (void)state;
+    assert_int_equal(smtp_path_parse(input, sizeof(input) - 1, &path, &used), 0);
+    assert_true(path.utf8_local && path.utf8_domain);
+    assert_int_equal(path.domain_len, 10);
+    assert_int_equal(smtp_path_parse(quoted, sizeof(quoted) - 1, &path, &used), 0);
+    assert_true(path.utf8_local && !path.utf8_domain);
+    assert_int_equal(smtp_path_parse(plain, sizeof(plain) - 1, &path, &used), 0);
+    assert_false(path.utf8_local || path.utf8_domain);
+    assert_true(smtp_mailbox_valid("a@b", 3));
+    assert_false(smtp_mailbox_valid("a@b ", 4));
+    assert_false(smtp_mailbox_valid("a", 1));
+    assert_false(smtp_mailbox_valid("a@\xc3\xbc", 4));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_taken),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_domain),
+        cmocka_unit_test(test_utf8),    cmocka_unit_test(test_taken),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_lengths), cmocka_unit_test(test_domain),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

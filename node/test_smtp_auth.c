@@ -387,7 +387,9 @@ static void test_gone(void **state)
     client_hello(&c, "AUTH PLAIN LOGIN SCRAM-SHA-256");
     client_send(&c, "AUTH PLAIN ");
     client_send(&c, base64(PLAIN("\0bob\0wrong")));
-    client_send(&c, "\r\nNOOP\r\n");
+    client_send(&c, "\r\n");
+    turn();
+    client_send(&c, "NOOP\r\n"); /* looked at when the answer was given, and not before */
     client_expect_silence(&c);
     client_close(&c);
     close_all();

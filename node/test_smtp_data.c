@@ -17,6 +17,8 @@ struct result {
     bool ended, bare;
 };
 
+static bool dots = true, mend;
+
 /* Feeds input cut at a and b, with room for `room` octets at a time, from memory of exact size. */
 static void feed(const char *input, size_t len, size_t a, size_t b, size_t room, struct result *r)
 {
@@ -24,7 +26,7 @@ static void feed(const char *input, size_t len, size_t a, size_t b, size_t room,
     struct smtp_data d;
     size_t at = 0;
 
-    smtp_data_init(&d);
+    smtp_data_init(&d, dots, mend);
     memset(r, 0, sizeof(*r));
     for (size_t i = 0; i < 3; i++) {
         size_t n = cuts[i] - at;
@@ -39,7 +41,7 @@ static void feed(const char *input, size_t len, size_t a, size_t b, size_t room,
 
             assert_non_null(out);
             took = smtp_data_feed(&d, piece + used, n - used, out, room, &produced);
-            assert_true(took > 0);
+            assert_true(took > 0 || produced > 0);
             assert_true(produced <= room);
             memcpy(r->text + r->len, out, produced);
             r->len += produced;
@@ -50,6 +52,8 @@ static void feed(const char *input, size_t len, size_t a, size_t b, size_t room,
         r->consumed += used;
         at = cuts[i];
     }
+    if (!dots)
+        r->len += smtp_data_finish(&d, r->text + r->len);
     r->ended = smtp_data_ended(&d);
     r->bare = smtp_data_bare(&d);
 }
@@ -140,7 +144,7 @@ static void test_leaves_rest(void **state)
     size_t produced;
 
     (void)state;
-    smtp_data_init(&d);
+    smtp_data_init(&d, dots, mend);
     assert_int_equal(smtp_data_feed(&d, (const uint8_t *)input, sizeof(input) - 1, out, sizeof(out), &produced), 6);
     assert_true(smtp_data_ended(&d));
     assert_int_equal(produced, 3);
@@ -174,11 +178,97 @@ static void test_exhaustive(void **state)
     }
 }
 
+/* ---- mended ---- */
+
+/* What the text before the end is to become: every CR LF, CR and LF is a line end, and a leading dot goes. */
+static size_t plain_mend(const char *text, size_t len, bool unstuff, char *out)
+{
+    bool start = true;
+    size_t n = 0;
+
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] == '\r' || text[i] == '\n') {
+            i += text[i] == '\r' && i + 1 < len && text[i + 1] == '\n';
+            out[n++] = '\r';
+            out[n++] = '\n';
+            start = true;
+        } else {
+            if (!(start && unstuff && text[i] == '.'))
+                out[n++] = text[i];
+            start = false;
+        }
+    }
+    return n;
+}
+
+/* As above, with a second reading of the rules for mending; and what comes out would end nowhere else than at its own
+ * end, if its next reader took any lone dot on a line for one: only ".." makes such a line, which is stuffed again. */
+static void test_mend_exhaustive(void **state)
+{
+    static const char alphabet[] = {'\r', '\n', '.', 'x'};
+
+    (void)state;
+    mend = true;
+    for (unsigned len = 1; len <= 8; len++) {
+        for (unsigned code = 0; code < 1U << (2 * len); code++) {
+            char input[16] = "\r\n", expected[32];
+            const char *end;
+            struct result r;
+            size_t n;
+
+            for (unsigned i = 0; i < len; i++)
+                input[2 + i] = alphabet[code >> (2 * i) & 3];
+            end = strstr(input, "\r\n.\r\n");
+            feed(input + 2, len, len / 3, len / 2, 2 + code % 5, &r);
+            assert_int_equal(r.ended, end != NULL);
+            assert_false(r.bare);
+            if (end == NULL)
+                continue;
+            assert_int_equal(r.consumed, end + 5 - input - 2);
+            n = plain_mend(input + 2, (size_t)(end - input), true, expected); /* up to the dot */
+            assert_int_equal(r.len, n);
+            assert_memory_equal(r.text, expected, n);
+        }
+    }
+    mend = false;
+}
+
+static void test_mend(void **state)
+{
+    (void)state;
+    mend = true;
+    CHECK("a\nb\rc\r\n.\r\n", "a\r\nb\r\nc\r\n", true);
+    CHECK("a\n.\n", "a\r\n\r\n", false);
+    CHECK("a\n.\r\n", "a\r\n\r\n", false);
+    CHECK("a\r\n.\n", "a\r\n\r\n", false);
+    CHECK("a\r.\r", "a\r\n", false);
+    CHECK("a\r\n.\rx", "a\r\n\r\nx", false);
+    CHECK("a\n..b\n...\n\r\n.\r\n", "a\r\n.b\r\n..\r\n\r\n", true);
+    mend = false;
+}
+
+static void test_chunks(void **state)
+{
+    (void)state;
+    dots = false;
+    CHECK("a\r\n.\r\n..b\r\n", "a\r\n.\r\n..b\r\n", true);
+    CHECK("a", "a\r\n", true);
+    CHECK("a\r\nb", "a\r\nb\r\n", true);
+    CHECK("a\r", NULL, true);
+    CHECK("a\nb", NULL, true);
+    mend = true;
+    CHECK("a\r", "a\r\n", true);
+    CHECK("a\n.\nb", "a\r\n.\r\nb\r\n", true);
+    mend = false;
+    dots = true;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),       cmocka_unit_test(test_smuggling),  cmocka_unit_test(test_bare_anywhere),
-        cmocka_unit_test(test_leaves_rest), cmocka_unit_test(test_exhaustive),
+        cmocka_unit_test(test_plain),           cmocka_unit_test(test_smuggling),  cmocka_unit_test(test_bare_anywhere),
+        cmocka_unit_test(test_leaves_rest),     cmocka_unit_test(test_exhaustive), cmocka_unit_test(test_mend),
+        cmocka_unit_test(test_mend_exhaustive), cmocka_unit_test(test_chunks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

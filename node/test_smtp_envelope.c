@@ -39,7 +39,7 @@ static int set_rules(void **state)
 
 static void add(struct smtp_envelope *e, const char *address)
 {
-    assert_int_equal(smtp_envelope_add(e, address, strlen(address), NULL), 0);
+    assert_int_equal(smtp_envelope_add(e, address, strlen(address), NULL, 0, (struct smtp_slice){"", 0}), 0);
 }
 
 static Mailraft__Body *some_body(void)
@@ -80,7 +80,16 @@ static void check(const Mailraft__Enqueue *m, const Mailraft__Rules *r)
 
 static void test_groups(void **state)
 {
-    struct smtp_envelope e = {.reverse_path = "s@x.example", .eight_bit = true};
+    struct smtp_envelope e = {.reverse_path = "s@x.example",
+                              .flags = MESSAGE_8BITMIME,
+                              .ret = RET_HDRS,
+                              .by = BY_RETURN,
+                              .by_trace = true,
+                              .by_for_ms = 60000,
+                              .hold_for_ms = 5000,
+                              .priority = -3,
+                              .envid = "QQ+2B1",
+                              .user = "jane"};
     Mailraft__Enqueue *m;
     struct mr_id id = mr_id_at(1);
 
@@ -93,12 +102,26 @@ static void test_groups(void **state)
     add(&e, "f@local.example");
     add(&e, "a@one.example");
     add(&e, "A@one.example");
-    assert_int_equal(smtp_envelope_add(&e, "postmaster", 10, "local.example"), 0);
+    assert_int_equal(
+        smtp_envelope_add(&e, "postmaster", 10, "local.example", NOTIFY_NEVER, (struct smtp_slice){"rfc822;p+2Bx", 12}),
+        0);
     assert_int_equal(smtp_envelope_build(&e, &rules, id, some_body(), "c [192.0.2.1]", &m), 0);
     assert_int_equal(m->n_recipients, 8); /* one was given twice; local parts keep their case */
     assert_int_equal(m->n_next_hops, 4);
     check(m, &rules);
     assert_int_equal(m->flags, MESSAGE_8BITMIME);
+    assert_int_equal(m->ret, 2);
+    assert_int_equal(m->deliver_by, MAILRAFT__DELIVER_BY__DELIVER_BY_RETURN);
+    assert_int_equal(m->deliver_by_for_ms, 60000);
+    assert_true(m->deliver_by_trace);
+    assert_int_equal(m->hold_for_ms, 5000);
+    assert_int_equal(m->priority, -3);
+    assert_string_equal(m->envid, "QQ+2B1");
+    assert_string_equal(m->user, "jane");
+    assert_int_equal(m->recipients[7]->notify, NOTIFY_NEVER);
+    assert_int_equal(m->recipients[7]->orcpt.len, 12);
+    assert_memory_equal(m->recipients[7]->orcpt.data, "rfc822;p+2Bx", 12);
+    assert_int_equal(m->recipients[0]->orcpt.len, 0);
     assert_memory_equal(m->reverse_path.data, "s@x.example", 11);
     assert_string_equal(m->client, "c [192.0.2.1]");
     assert_int_equal(m->body->length, 5);
@@ -119,7 +142,7 @@ static void test_many(void **state)
     for (;;) {
         int len = snprintf(address, sizeof(address), "u%u@d%u.example", n, n);
 
-        if (smtp_envelope_add(&e, address, (size_t)len, NULL) != 0)
+        if (smtp_envelope_add(&e, address, (size_t)len, NULL, 0, (struct smtp_slice){"", 0}) != 0)
             break;
         n++;
     }

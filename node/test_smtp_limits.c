@@ -133,16 +133,14 @@ static void test_no_timeout_while_waiting(void **state)
     host.config.smtp.session_timeout_ms = 80;
     fake.hold[FAKE_SUBMIT] = true;
     host_start();
-    client_open(&c);
-    client_send(&c, "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nDATA\r\nx\r\n.\r\n");
+    client_greet(&c);
+    client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nBDAT 3 LAST\r\nx\r\n");
     WAIT_FOR(fake.waiting[FAKE_SUBMIT] == 1);
     since = uv_hrtime();
     WAIT_FOR(uv_hrtime() - since > 200000000);
     fake.hold[FAKE_SUBMIT] = false;
-    client_expect(&c, "220 ");
-    for (int i = 0; i < 7; i++)
-        client_expect(&c, "250");
-    client_expect(&c, "354");
+    client_expect(&c, "250 2.1.0");
+    client_expect(&c, "250 2.1.5");
     client_expect(&c, "250 2.0.0 Ok: queued");
     client_expect(&c, "421 4.4.2 The session");
     client_close(&c);

@@ -1,4 +1,4 @@
-/* test_smtp_received.c - the trace field and the count of those before it. */
+/* test_smtp_received.c - the trace field. */
 #include "node/smtp_received.h"
 
 #include <setjmp.h>
@@ -15,7 +15,7 @@ static void test_write(void **state)
         .helo = "client.example",
         .client = "IPv6:2001:db8::1",
         .hostname = "mx1.example.net",
-        .protocol = "ESMTP",
+        .how = PROTOCOL_EXTENDED,
         .recipient = "u@example.net",
         .recipient_len = 13,
         .unix_ms = 1772366400000,
@@ -38,42 +38,65 @@ static void test_write(void **state)
     assert_null(memmem(out, n, "for <", 5));
 }
 
-static unsigned count(const char *text, size_t cut)
-{
-    struct smtp_hops h = {0};
-    size_t len = strlen(text);
-
-    for (size_t at = 0; at < len; at += cut)
-        smtp_hops_feed(&h, (const uint8_t *)text + at, len - at < cut ? len - at : cut);
-    return h.count;
-}
-
-static void test_count(void **state)
+static void test_names(void **state)
 {
     static const struct {
-        const char *text;
-        unsigned count;
+        unsigned how;
+        const char *name;
     } rows[] = {
-        {"", 0},
-        {"Received: a\r\n", 1},
-        {"RECEIVED:a\r\nreceived : b\r\nSubject: x\r\n Received: folded\r\n\r\nReceived: body\r\n", 2},
-        {"\r\nReceived: body\r\n", 0},
-        {"Received-SPF: x\r\nXReceived: y\r\nReceive: z\r\nReceived x: q\r\nReceived", 0},
-        {"A: b\r\nReceived:\r\nC: d\r\nReceived:\tx\r\n\ty\r\n", 2},
-        {"Recei\r\nved: x\r\nrReceived: y\r\n", 0},
+        {0, "SMTP"},
+        {PROTOCOL_EXTENDED, "ESMTP"},
+        {PROTOCOL_EXTENDED | PROTOCOL_TLS, "ESMTPS"},
+        {PROTOCOL_EXTENDED | PROTOCOL_AUTH, "ESMTPA"},
+        {PROTOCOL_EXTENDED | PROTOCOL_TLS | PROTOCOL_AUTH, "ESMTPSA"},
+        {PROTOCOL_EXTENDED | PROTOCOL_UTF8, "UTF8SMTP"},
+        {PROTOCOL_EXTENDED | PROTOCOL_UTF8 | PROTOCOL_TLS | PROTOCOL_AUTH, "UTF8SMTPSA"},
+        {PROTOCOL_EXTENDED | PROTOCOL_LMTP, "LMTP"},
+        {PROTOCOL_EXTENDED | PROTOCOL_LMTP | PROTOCOL_TLS, "LMTPS"},
+        {PROTOCOL_LMTP | PROTOCOL_UTF8 | PROTOCOL_AUTH, "UTF8LMTPA"},
     };
 
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        for (size_t cut = 1; cut < 100; cut++)
-            assert_int_equal(count(rows[i].text, cut), rows[i].count);
+        assert_string_equal(smtp_protocol_name(rows[i].how), rows[i].name);
+}
+
+/* Everything at its longest stays below the maximum. */
+static void test_long(void **state)
+{
+    static char domain[256], recipient[321], tls[225];
+    struct smtp_received r = {
+        .helo = domain,
+        .client = "IPv6:2001:db8:1111:2222:3333:4444:5555:6666",
+        .hostname = domain,
+        .how = PROTOCOL_UTF8 | PROTOCOL_EXTENDED | PROTOCOL_TLS | PROTOCOL_AUTH,
+        .tls = tls,
+        .has_priority = true,
+        .priority = -9,
+        .recipient = recipient,
+        .recipient_len = 320,
+        .unix_ms = 1772366400000,
+    };
+    char out[SMTP_MAX_RECEIVED];
+    size_t n;
+
+    (void)state;
+    memset(domain, 'd', 255);
+    memset(recipient, 'r', 320);
+    memset(tls, 't', 224);
+    n = smtp_received_write(&r, out);
+    assert_memory_equal(out + n - 2, "\r\n", 2);
+    assert_non_null(memmem(out, n, "\r\n\tpriority -9\r\n\tfor <", 22));
+    assert_non_null(memmem(out, n, "ttt\r\n\tby ddd", 12));
+    assert_non_null(memmem(out, n, " with UTF8SMTPSA id ", 20));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write),
-        cmocka_unit_test(test_count),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_long),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
