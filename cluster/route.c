@@ -189,7 +189,7 @@ int next_hop_list_parse(const char *text, struct next_hop_list *out)
     if (strnlen(text, 2 * ROUTE_MAX) >= 2 * ROUTE_MAX)
         return MR_MALFORMED;
     for (const char *next; text != NULL; text = next) {
-        char one[NEXT_HOP_MAX];
+        char one[NEXT_HOP_MAX] = "";
         size_t len = (size_t)(host_end(text, &next) - text);
         if (list.n == NEXT_HOP_MAX_HOSTS)
             return MR_LIMIT;
@@ -268,7 +268,7 @@ int route_lookup(const Mailraft__Rules *rules, const char *domain, size_t len, c
 char *route_site(const char *next_hop, char text[ROUTE_MAX])
 {
     struct next_hop hop;
-    char first[NEXT_HOP_MAX];
+    char first[NEXT_HOP_MAX] = "";
     const char *next;
     size_t len = (size_t)(host_end(next_hop, &next) - next_hop);
 

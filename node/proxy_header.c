@@ -6,6 +6,7 @@
 #include "node/proxy_header.h"
 
 #include "proto/base/error.h"
+#include "proto/base/panic.h"
 
 #include <arpa/inet.h>
 #include <string.h>
@@ -95,8 +96,9 @@ static int read_line(struct proxy_header *p, char *line)
 static int take_v1(struct proxy_header *p, uint8_t octet)
 {
     char line[PROXY_V1_MAX];
-    size_t len = p->have + 1;
+    size_t len = (size_t)p->have + 1;
 
+    mr_assert(len <= PROXY_V1_MAX);
     p->head[p->have++] = octet;
     if (len <= sizeof(prefix) - 1)
         return octet == (uint8_t)prefix[len - 1] ? MR_MORE : MR_MALFORMED;
