@@ -71,9 +71,13 @@ void smtp_session_data(struct smtp_session *s, struct smtp_slice args)
 
 /* ---- the end ---- */
 
-static void refuse_text(struct smtp_session *s, const struct smtp_reply *why)
+/* last: it was to be the end of the message, to which LMTP has more replies than one. */
+static void refuse_text(struct smtp_session *s, const struct smtp_reply *why, bool last)
 {
-    smtp_session_refuse(s, why);
+    if (last && s->transaction != NULL && s->transaction->envelope.n > 0)
+        smtp_session_answer_each(s, why);
+    else
+        smtp_session_refuse(s, why);
     if (s->transaction != NULL) /* else that was one error too many */
         smtp_session_reset(s);
 }
@@ -101,7 +105,7 @@ static void finish_chunk(struct smtp_session *s)
         return;
     }
     if (s->transaction->refusal != NULL) {
-        refuse_text(s, s->transaction->refusal);
+        refuse_text(s, s->transaction->refusal, false);
         return;
     }
     snprintf(text, sizeof(text), "Ok: %" PRIu64 " octets", s->chunk.octets);
@@ -183,7 +187,7 @@ void smtp_session_bdat(struct smtp_session *s, struct smtp_slice args)
     }
     if (why != NULL) {
         s->skip = octets;
-        refuse_text(s, why);
+        refuse_text(s, why, last);
         if (octets > 0)
             smtp_session_pace_anew(s);
         return;

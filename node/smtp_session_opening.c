@@ -175,7 +175,7 @@ static void admit(struct smtp_session *s)
     const struct smtp_reply *why;
 
     s->relay = network_contains(&c->smtp.relay_from, &s->address.any);
-    s->xclient = network_contains(&c->smtp.xclient_from, &s->address.any);
+    s->xclient = network_contains(&c->smtp.xclient_from, &s->address.any) && (c->smtp.disable & SMTP_XCLIENT) == 0;
     /* Who speaks for others is counted as them. */
     if (!s->xclient) {
         why = limit_reply(

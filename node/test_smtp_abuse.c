@@ -417,6 +417,43 @@ static void test_data_rate(void **state)
     stop();
 }
 
+/* Chunks of one octet, or the octets of a chunk that was refused, are no way around it. */
+static void test_data_rate_of_chunks(void **state)
+{
+    struct client c;
+    uint64_t since = 0;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.min_data_rate = 1000;
+    host_start();
+    host.server->limits.pace_ms = 200;
+    client_greet(&c);
+    client_say(&c, "MAIL FROM:<a@b>", "250");
+    client_say(&c, "RCPT TO:<u@example.net>", "250");
+    for (;;) {
+        client_send(&c, "BDAT 1\r\nx");
+        WAIT_FOR(client_has_line(&c));
+        if (client_next_is(&c, "421"))
+            break;
+        client_expect(&c, "250 2.0.0 Ok: 1 octets");
+        since = uv_hrtime();
+        WAIT_FOR(uv_hrtime() - since > 10000000 || client_has_line(&c));
+        if (client_next_is(&c, "421"))
+            break;
+    }
+    client_expect(&c, "421 4.4.2 The message comes too slowly");
+    client_close(&c);
+    client_greet(&c);
+    client_say(&c, "BDAT 100000 LAST", "503");
+    since = 0;
+    WAIT_FOR((uv_hrtime() - since > 10000000 ? (send(c.fd, "x", 1, MSG_NOSIGNAL), since = uv_hrtime()) : 0,
+              client_has_line(&c)));
+    client_expect(&c, "421 4.4.2 The message comes too slowly");
+    client_close(&c);
+    stop();
+}
+
 /* Sends as much of it as the server takes now. */
 static void drip(struct client *c, const char *data, size_t len, size_t *sent)
 {
@@ -616,6 +653,42 @@ static void test_lmtp(void **state)
     stop();
 }
 
+/* BDAT: one reply for each chunk, but for the last one of each recipient (RFC 3030 section 2, RFC 2033 section 4.2). */
+static void test_lmtp_chunks(void **state)
+{
+    struct client c;
+
+    (void)state;
+    as_lmtp();
+    host_start();
+    lhlo(&c);
+    client_say(&c, "MAIL FROM:<a@b>", "250");
+    client_say(&c, "RCPT TO:<u1@example.net>", "250");
+    client_say(&c, "RCPT TO:<u2@example.net>", "250");
+    client_send(&c, "BDAT 3\r\nx\r\n");
+    client_expect(&c, "250 2.0.0 Ok: 3 octets");
+    client_send(&c, "BDAT 0 LAST\r\nNOOP\r\n");
+    client_expect(&c, "250 2.0.0 Ok: queued as");
+    client_expect(&c, "250 2.0.0 Ok: queued as");
+    client_expect(&c, "250 2.0.0 Ok");
+    client_say(&c, "MAIL FROM:<a@b>", "250");
+    client_say(&c, "RCPT TO:<u1@example.net>", "250");
+    client_say(&c, "RCPT TO:<u2@example.net>", "250");
+    client_say(&c, "BDAT 99999999999 LAST", "552 5.3.4"); /* so much that the session ends */
+    client_expect_end(&c);
+    lhlo(&c);
+    client_say(&c, "MAIL FROM:<a@b>", "250");
+    client_say(&c, "RCPT TO:<u1@example.net>", "250");
+    client_say(&c, "RCPT TO:<u2@example.net>", "250");
+    host.server->limits.message_size = 8;
+    client_send(&c, "BDAT 10 LAST\r\n01234567\r\nNOOP\r\n");
+    client_expect(&c, "552 5.3.4");
+    client_expect(&c, "552 5.3.4");
+    client_expect(&c, "250 2.0.0 Ok");
+    client_close(&c);
+    stop();
+}
+
 /* More replies than the buffer holds, to a client that does not read them for a while. */
 static void test_lmtp_many(void **state)
 {
@@ -658,11 +731,13 @@ int main(void)
         cmocka_unit_test(test_rates),
         cmocka_unit_test(test_line_timeout),
         cmocka_unit_test(test_data_rate),
+        cmocka_unit_test(test_data_rate_of_chunks),
         cmocka_unit_test(test_data_rate_blocked),
         cmocka_unit_test(test_junk),
         cmocka_unit_test(test_greeting_delay),
         cmocka_unit_test(test_greeting_delay_exempt),
         cmocka_unit_test(test_lmtp),
+        cmocka_unit_test(test_lmtp_chunks),
         cmocka_unit_test(test_lmtp_many),
     };
 
