@@ -12,9 +12,10 @@
  * is lost is sent again later in both cases, and for that the promise speaks of attempts in doubt.
  *
  * BDAT (RFC 3030) is fenced the same way. Each piece is a chunk without LAST, and the dot's part is played by
- * "BDAT 0 LAST": until that line has arrived the next hop is responsible for nothing, and it is withheld until each
- * chunk before it was answered 250 and the queue is empty. BDAT is used only where it has to be, for binary content:
- * elsewhere DATA is what every server does best, and BDAT would cost a round trip more before its end. */
+ * "BDAT 0 LAST": until that line has arrived the next hop is responsible for nothing, and it is withheld like the dot.
+ * The replies to the chunks may come behind it (no round trip more than DATA has): they are counted, and one that
+ * refuses decides the whole, as the next hop then refuses LAST too (RFC 3030 section 2). What is not declared binary is
+ * cleaned for BDAT as for DATA, but for the dots. */
 #include "node/delivery_internal.h"
 
 #include "proto/base/clock.h"
@@ -103,7 +104,7 @@ void body_forget(struct job *j)
 
 void body_prepare(struct slot *s)
 {
-    smtp_dotted_begin(&s->job->dotted);
+    smtp_dotted_begin(&s->job->dotted, !s->job->form.bdat);
     ask_piece(s);
 }
 
@@ -148,33 +149,33 @@ static void on_converted(void *arg, const char *data, size_t len)
     form_append(t, data, len);
 }
 
-static void write_dotted(struct slot *s, const char *data, size_t len)
-{
-    const char *out;
-    size_t out_len;
-    char *mended = smtp_dotted_feed(&s->job->dotted, data, len, &out, &out_len);
-    if (out_len > 0)
-        slot_write(s, out, out_len);
-    free(mended);
-}
-
 static void write_chunk(struct slot *s, const char *data, size_t len)
 {
     char line[40];
-    if (len == 0)
-        return;
     int n = snprintf(line, sizeof(line), "BDAT %zu\r\n", len);
     slot_write(s, line, (size_t)n);
     slot_write(s, data, len);
     s->job->chunks++;
 }
 
+static void write_clean(struct slot *s, const char *data, size_t len)
+{
+    const char *out = data;
+    size_t out_len = len;
+    char *mended = NULL;
+    if (s->job->form.body != FORM_BINARY)
+        mended = smtp_dotted_feed(&s->job->dotted, data, len, &out, &out_len);
+    if (out_len > 0 && s->job->form.bdat)
+        write_chunk(s, out, out_len);
+    else if (out_len > 0)
+        slot_write(s, out, out_len);
+    free(mended);
+}
+
 static void write_piece(struct slot *s)
 {
     struct job *j = s->job;
-    if (j->form.bdat) {
-        write_chunk(s, (const char *)j->ready, j->ready_len);
-    } else if (j->plan != NULL) {
+    if (j->plan != NULL) {
         if (j->conversion == NULL)
             j->conversion = mime_convert_open(j->plan, on_converted, &j->converted);
         j->converted.len = 0;
@@ -183,9 +184,9 @@ static void write_piece(struct slot *s)
             j->body_failed = mime_convert_end(j->conversion) != 0;
             j->conversion = NULL;
         }
-        write_dotted(s, j->converted.text, j->converted.len);
+        write_clean(s, j->converted.text, j->converted.len);
     } else {
-        write_dotted(s, (const char *)j->ready, j->ready_len);
+        write_clean(s, (const char *)j->ready, j->ready_len);
     }
     j->last_read = j->ready_last;
     drop_piece(j);
@@ -242,25 +243,25 @@ void body_check_queue(struct slot *s)
     slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
 }
 
-static void all_written(struct slot *s)
-{
-    struct job *j = s->job;
-    if (!j->form.bdat) {
-        const char *rest = smtp_dotted_end(&j->dotted);
-        if (rest[0] != 0)
-            slot_write(s, rest, strlen(rest));
-    }
-    if (s->writes > 0 || j->chunks > 0)
-        return; /* body_pump comes again */
-    s->phase = PHASE_QUEUE;
-    s->queue_begun_ns = 0;
-    body_check_queue(s);
-}
-
 /* Without PIPELINING each chunk is answered before the next is sent. */
 static bool next_hop_is_due(const struct slot *s)
 {
     return s->job->chunks > 0 && !(s->can.flags & CAP_PIPELINING);
+}
+
+static void all_written(struct slot *s)
+{
+    struct job *j = s->job;
+    const char *rest = j->form.body == FORM_BINARY ? "" : smtp_dotted_end(&j->dotted);
+    if (rest[0] != 0 && j->form.bdat)
+        write_chunk(s, rest, strlen(rest));
+    else if (rest[0] != 0)
+        slot_write(s, rest, strlen(rest));
+    if (s->writes > 0 || next_hop_is_due(s))
+        return; /* body_pump comes again */
+    s->phase = PHASE_QUEUE;
+    s->queue_begun_ns = 0;
+    body_check_queue(s);
 }
 
 void body_pump(struct slot *s)

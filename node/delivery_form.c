@@ -154,19 +154,45 @@ static uint32_t utf8_next(const unsigned char *p, size_t *len)
     return c;
 }
 
-/* Address of type utf-8 (RFC 6533 section 3): as it is where SMTPUTF8 goes with it, else each character that ASCII
- * lacks, or that would end the parameter, as \x{HEX}. */
-static void add_utf8_address(struct form_text *t, const char *text, bool utf8)
+/* UTF-8 as it is where SMTPUTF8 goes with it, else as \\x{HEX} (RFC 6533 section 3). */
+static size_t add_utf8(struct form_text *t, const unsigned char *p, bool utf8)
 {
     size_t len;
-    for (const unsigned char *p = (const unsigned char *)text; *p != 0; p += len) {
-        uint32_t c = utf8_next(p, &len);
-        if (c > 0x20 && c < 0x7f && c != '+' && c != '=' && c != '\\')
-            form_add(t, "%c", (char)c);
-        else if (utf8 && c >= 0x80 && c != 0xfffd)
-            form_add(t, "%.*s", (int)len, (const char *)p);
+    uint32_t c = utf8_next(p, &len);
+    if (utf8 && c != 0xfffd)
+        form_add(t, "%.*s", (int)len, (const char *)p);
+    else
+        form_add(t, "\\x{%02X}", c);
+    return len;
+}
+
+/* An address that nobody has encoded yet. */
+static void add_utf8_address(struct form_text *t, const char *text, bool utf8)
+{
+    for (const unsigned char *p = (const unsigned char *)text; *p != 0;) {
+        if (*p >= 0x80) {
+            p += add_utf8(t, p, utf8);
+            continue;
+        }
+        if (*p > ' ' && *p < 0x7f && *p != '+' && *p != '=' && *p != '\\')
+            form_add(t, "%c", *p);
         else
-            form_add(t, "\\x{%02X}", c);
+            form_add(t, "\\x{%02X}", *p);
+        p++;
+    }
+}
+
+/* ENVID and ORCPT are kept as they came, encoded. What came in UTF-8 may go on in ASCII; a blank cannot have come, and
+ * would end the parameter. */
+static void add_encoded(struct form_text *t, const char *text, bool utf8)
+{
+    for (const unsigned char *p = (const unsigned char *)text; *p != 0;) {
+        if (*p >= 0x80) {
+            p += add_utf8(t, p, utf8);
+            continue;
+        }
+        form_add(t, *p > ' ' && *p < 0x7f ? "%c" : "+%02X", *p);
+        p++;
     }
 }
 
@@ -198,7 +224,7 @@ void form_add_mail(struct form_text *t, struct send_form *form, const struct att
         form_add(t, " RET=%s", a->ret == 1 ? "FULL" : "HDRS");
     if (form->dsn && a->envid != NULL && a->envid[0] != 0) {
         form_add(t, " ENVID=");
-        add_xtext(t, a->envid);
+        add_encoded(t, a->envid, false);
     }
     if ((a->flags & MESSAGE_REQUIRETLS) && has(can, CAP_REQUIRETLS))
         form_add(t, " REQUIRETLS");
@@ -231,18 +257,6 @@ static void add_notify(struct form_text *t, uint32_t notify)
     }
 }
 
-static void add_orcpt(struct form_text *t, const char *orcpt, bool utf8)
-{
-    const char *type_end = strchr(orcpt, ';');
-    if (type_end == NULL)
-        return; /* none that could be written */
-    form_add(t, " ORCPT=%.*s;", (int)(type_end - orcpt), orcpt);
-    if (strncasecmp(orcpt, "utf-8;", 6) == 0)
-        add_utf8_address(t, type_end + 1, utf8);
-    else
-        add_xtext(t, type_end + 1);
-}
-
 /* RFC 3461 5.2.1: what was asked is asked again; who was meant first is named, so that the report of a later host can
  * be told apart. */
 static void add_dsn(struct form_text *t, const struct send_form *form, const struct attempt *a,
@@ -254,7 +268,8 @@ static void add_dsn(struct form_text *t, const struct send_form *form, const str
         notify = NOTIFY_NEVER; /* nobody waits for a report about a report */
     add_notify(t, notify);
     if (given) {
-        add_orcpt(t, to->orcpt, form->utf8);
+        form_add(t, " ORCPT=");
+        add_encoded(t, to->orcpt, form->utf8);
     } else if (notify != 0 && !(notify & NOTIFY_NEVER)) {
         form_add(t, " ORCPT=%s;", form_is_ascii(to->address) ? "rfc822" : "utf-8");
         if (form_is_ascii(to->address))

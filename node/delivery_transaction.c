@@ -349,7 +349,7 @@ static void on_dot(struct slot *s, int code, const char *text)
         end(s, true);
 }
 
-/* A reply while the body is on its way: to a chunk, or the next hop will not take the rest. */
+/* A reply to a chunk, or one while the body is on its way: the next hop will not take the rest. */
 static void on_body(struct slot *s, int code, const char *text)
 {
     struct job *j = s->job;
@@ -357,6 +357,8 @@ static void on_body(struct slot *s, int code, const char *text)
         j->chunks--;
         if (s->phase == PHASE_BODY)
             body_pump(s);
+        else if (s->phase == PHASE_QUEUE)
+            body_check_queue(s); /* with its timer, which this reply has set anew */
         return;
     }
     decide_accepted(j, code / 100 >= 4 ? code : 451, text);
@@ -391,7 +393,10 @@ void transaction_reply(struct slot *s, int code, const char *text)
         on_data(s, code, text);
         break;
     case PHASE_DOT:
-        on_dot(s, code, text);
+        if (j->chunks > 0)
+            on_body(s, code, text);
+        else
+            on_dot(s, code, text);
         break;
     default:
         on_body(s, code, text);

@@ -11,7 +11,7 @@ enum dsn_action { DSN_NONE, DSN_FAILED, DSN_DELAYED, DSN_DELIVERED, DSN_RELAYED 
 enum { DSN_MAX_ORIGINAL = 64 * 1024 /* bytes of the original that a report carries */ };
 
 struct dsn_recipient {
-    const char *address, *orcpt; /* orcpt: "type;address", "" or NULL: none */
+    const char *address, *orcpt; /* orcpt: as it came, "type;xtext"; "" or NULL: none */
     enum dsn_action action;
     const char *status, *reply;
     const char *remote; /* "host[address]:port"; "" none */
@@ -19,7 +19,7 @@ struct dsn_recipient {
 struct dsn_report {
     struct mr_id id; /* of the original */
     const char *reverse_path;
-    const char *envid;
+    const char *envid; /* as it came, in xtext */
     uint32_t ret;
     bool utf8; /* the original came with SMTPUTF8 */
     uint64_t arrived_ms, expire_ms;

@@ -2,6 +2,7 @@
  * to UTF-8 without control characters where the report is one of RFC 6533, and folded, so that it can neither end a
  * header nor a part. */
 #include "node/dsn.h"
+#include "node/smtp_text.h"
 
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { FOLD_AT = 76, LINE_MOST = 990 /* RFC 5322 2.1.1: 998 */ };
 
@@ -100,7 +102,31 @@ static void put_address(const struct writer *w, const char *name, const char *pr
     free(text);
 }
 
-/* ORCPT as it was given, "type;address". */
+/* "\\x{HEX}" of RFC 6533 section 3 as UTF-8; out has room for as much as was given. */
+static void decode_utf8_address(const char *text, char *out)
+{
+    unsigned code;
+    int used;
+    while (*text != 0) {
+        if (sscanf(text, "\\x{%6x}%n", &code, &used) != 1 || used < 6 || text[used - 1] != '}' || code < 0x20 ||
+            code > 0x10ffff) {
+            *out++ = *text++;
+            continue;
+        }
+        text += used;
+        if (code < 0x80) {
+            *out++ = (char)code;
+            continue;
+        }
+        unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+        *out++ = (char)((0xf0U << (3 - more)) | code >> (6 * more));
+        while (more-- > 0)
+            *out++ = (char)(0x80U | (code >> (6 * more) & 63U));
+    }
+    *out = 0;
+}
+
+/* ORCPT "type;address" with its address decoded (RFC 3464 2.3.1); of type utf-8 only where UTF-8 can be written. */
 static void put_original_recipient(const struct writer *w, const char *orcpt)
 {
     char prefix[32];
@@ -108,9 +134,24 @@ static void put_original_recipient(const struct writer *w, const char *orcpt)
     size_t len = end == NULL ? 0 : (size_t)(end - orcpt) + 1;
     if (len >= sizeof(prefix))
         len = 0;
+    size_t rest = strlen(orcpt + len);
+    char *address = mr_malloc(rest + 1);
     memcpy(prefix, orcpt, len);
     prefix[len] = 0;
-    put_address(w, "Original-Recipient", prefix, orcpt + len);
+    if (strcasecmp(prefix, "utf-8;") == 0 && w->global)
+        decode_utf8_address(orcpt + len, address);
+    else if (strcasecmp(prefix, "utf-8;") == 0 || smtp_xtext_decode(orcpt + len, rest, address, rest + 1) != 0)
+        memcpy(address, orcpt + len, rest + 1);
+    put_address(w, "Original-Recipient", prefix, address);
+    free(address);
+}
+
+static void put_envid(const struct writer *w, const char *envid)
+{
+    size_t len = strlen(envid);
+    char *text = mr_malloc(len + 1);
+    put_field(w, "Original-Envelope-Id", smtp_xtext_decode(envid, len, text, len + 1) == 0 ? text : envid);
+    free(text);
 }
 
 static bool any(const struct dsn_report *r, enum dsn_action action)
@@ -228,7 +269,7 @@ static void put_status(const struct writer *w, const char *boundary)
                   boundary, w->global ? "global-" : "", w->global ? "Content-Transfer-Encoding: 8bit\r\n" : "",
                   w->hostname);
     if (r->envid != NULL && r->envid[0] != 0)
-        put_field(w, "Original-Envelope-Id", r->envid);
+        put_envid(w, r->envid);
     (void)fprintf(w->out, "Arrival-Date: %s\r\n", mr_rfc5322_date(r->arrived_ms, date));
     for (uint32_t i = 0; i < r->n_recipients; i++)
         put_recipient(w, &r->recipients[i]);

@@ -4,14 +4,15 @@
 
 #include <string.h>
 
-void smtp_dotted_begin(struct smtp_dotted *d)
+void smtp_dotted_begin(struct smtp_dotted *d, bool stuff)
 {
+    d->stuff = stuff;
     d->line_start = true;
     d->cr = false;
 }
 
 /* Can it go as it is? Two searches a line, no loop over octets: this is what nearly all mail costs. */
-static bool clean(const char *data, size_t len)
+static bool clean(const char *data, size_t len, bool stuff)
 {
     const char *at = data, *end = data + len;
     while (at < end) {
@@ -22,7 +23,7 @@ static bool clean(const char *data, size_t len)
         if (cr == NULL || cr != lf - 1)
             return false;
         at = lf + 1;
-        if (at < end && *at == '.')
+        if (stuff && at < end && *at == '.')
             return false;
     }
     return true;
@@ -43,7 +44,7 @@ static char *mend(struct smtp_dotted *d, const char *data, size_t len, size_t *o
             continue;
         if (c == '\n')
             out[n++] = '\r';
-        else if (d->line_start && c == '.')
+        else if (d->stuff && d->line_start && c == '.')
             out[n++] = '.';
         out[n++] = c;
         d->line_start = c == '\n';
@@ -61,7 +62,7 @@ char *smtp_dotted_feed(struct smtp_dotted *d, const char *data, size_t len, cons
     *out_len = 0;
     if (len == 0)
         return NULL;
-    if (!d->cr && !(d->line_start && rest > 0 && data[0] == '.') && clean(data, rest)) {
+    if (!d->cr && !(d->stuff && d->line_start && rest > 0 && data[0] == '.') && clean(data, rest, d->stuff)) {
         *out_len = rest;
         if (rest > 0)
             d->line_start = data[rest - 1] == '\n';
@@ -76,6 +77,6 @@ char *smtp_dotted_feed(struct smtp_dotted *d, const char *data, size_t len, cons
 const char *smtp_dotted_end(struct smtp_dotted *d)
 {
     bool complete = d->line_start && !d->cr;
-    smtp_dotted_begin(d);
+    smtp_dotted_begin(d, d->stuff);
     return complete ? "" : "\r\n";
 }

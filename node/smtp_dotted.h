@@ -11,11 +11,12 @@
 #include <stddef.h>
 
 struct smtp_dotted {
+    bool stuff;      /* dots are doubled; false for BDAT, which counts octets instead */
     bool line_start; /* the next octet begins a line */
     bool cr;         /* a CR was read and not yet written */
 };
 
-void smtp_dotted_begin(struct smtp_dotted *d);
+void smtp_dotted_begin(struct smtp_dotted *d, bool stuff);
 /* *out of *out_len octets is to be written: data itself where nothing has to change, else what is returned, which the
  * caller frees (NULL: nothing to free). */
 char *smtp_dotted_feed(struct smtp_dotted *d, const char *data, size_t len, const char **out, size_t *out_len);

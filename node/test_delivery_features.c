@@ -81,40 +81,83 @@ static void binary_by_bdat(void **state)
     }
 }
 
-/* The fence: as long as the lease is gone, or a chunk is not answered, BDAT has no LAST. */
+/* The fence: when the lease ends before LAST was written, it never is. */
 static void bdat_without_a_lease(void **state)
 {
+    enum { SIZE = 200 << 10 };
+    char *body = mr_malloc(SIZE);
     (void)state;
-    start(modern);
-    set_body(binary, sizeof(binary) - 1);
-    server_rule("BDAT", SILENT, 0, 0);
+    memset(body, 0xff, SIZE);
+    server_open_at("127.0.0.1", 0, 4096);
+    server.ehlo = modern;
+    host_open();
+    set_body(body, SIZE);
+    core.piece_size = SIZE;
     delivery_attempt(host.delivery, attempt(1, MESSAGE_BINARYMIME));
-    WAIT_FOR(server.n == 1 && server.connections[0]->body_len == sizeof(binary) - 1);
-    for (int i = 0; i < 20; i++)
+    WAIT_FOR(server.n == 1 && strstr(server.connections[0]->commands, "RCPT") != NULL);
+    server.reading = false; /* the chunk stays in our kernel */
+    for (int i = 0; i < 50; i++)
         turn();
     assert_int_equal(core.dots, 0);
     core.lease = false;
     delivery_lease_ended(host.delivery);
     assert_released(wait_told(0), "lease ended");
+    server.reading = true;
     WAIT_FOR(server.connections[0]->ended);
     assert_null(strstr(server.connections[0]->commands, "LAST"));
     assert_int_equal(server.messages, 0);
     core.lease = true;
     host_close();
+    free(body);
+}
+
+/* Without PIPELINING each chunk waits for the reply to the one before it, and LAST for all. */
+static void chunk_by_chunk(void **state)
+{
+    (void)state;
+    start("250-x\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 BINARYMIME");
+    set_body(binary, sizeof(binary) - 1);
+    core.piece_size = 20;
+    server_rule("BDAT", SILENT, 1, 1);
+    host.config.delivery.data_timeout_ms = 300;
+    delivery_attempt(host.delivery, attempt(1, MESSAGE_BINARYMIME));
+    assert_result(wait_told(0), 0, DEFERRED, "4.4.2", "timed out");
+    assert_int_equal(core.dots, 0);
+    assert_said("|BDAT 20|BDAT 20|");
+    assert_null(strstr(server.connections[0]->commands, "BDAT 20|BDAT 20|BDAT 20|"));
+    host_close();
+}
+
+/* Not declared binary: by BDAT too it has clean lines and an end. */
+static void text_by_bdat(void **state)
+{
+    static const char text[] = "Subject: x\r\n\r\n.\r\na\nb\rc";
+    static const char wanted[] = "Subject: x\r\n\r\n.\r\na\r\nb c\r\n";
+    (void)state;
+    for (size_t piece = 1; piece < 30; piece += 3) {
+        start(modern);
+        set_body(text, sizeof(text) - 1);
+        core.piece_size = piece;
+        delivery_attempt(host.delivery, attempt(1, 0));
+        assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+        assert_body(wanted, sizeof(wanted) - 1);
+        host_close();
+    }
 }
 
 static void chunk_refused(void **state)
 {
     (void)state;
-    start(modern);
-    set_body(binary, sizeof(binary) - 1);
-    core.piece_size = 20;
-    server_rule("BDAT", "552 5.3.4 too much", 1, 1);
-    delivery_attempt(host.delivery, attempt(1, MESSAGE_BINARYMIME));
-    assert_result(wait_told(0), 0, FAILED, "5.3.4", "too much");
-    assert_int_equal(core.dots, 0);
-    assert_null(strstr(server.connections[0]->commands, "LAST"));
-    host_close();
+    for (int pipelining = 0; pipelining < 2; pipelining++) {
+        start(pipelining ? modern : "250-x\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 BINARYMIME");
+        set_body(binary, sizeof(binary) - 1);
+        core.piece_size = 20;
+        server_rule("BDAT", "552 5.3.4 too much", 1, 1);
+        server_rule(".", "503 5.5.1 no transaction", 0, 1);
+        delivery_attempt(host.delivery, attempt(1, MESSAGE_BINARYMIME));
+        assert_result(wait_told(0), 0, FAILED, "5.3.4", "too much");
+        host_close();
+    }
 }
 
 static void all_refused_before_bdat(void **state)
@@ -495,6 +538,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(binary_by_bdat),
         cmocka_unit_test(bdat_without_a_lease),
+        cmocka_unit_test(chunk_by_chunk),
+        cmocka_unit_test(text_by_bdat),
         cmocka_unit_test(chunk_refused),
         cmocka_unit_test(all_refused_before_bdat),
         cmocka_unit_test(converted_down),

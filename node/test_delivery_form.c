@@ -46,7 +46,7 @@ static const char *rcpt(const struct attempt *a, unsigned caps, const struct att
 static struct attempt full(void)
 {
     return (struct attempt){.reverse_path = "s@example.net",
-                            .envid = "QQ+3=1 \x7f",
+                            .envid = "QQ+2B3+3D1+20+7F",
                             .ret = 1,
                             .flags = MESSAGE_8BITMIME | MESSAGE_SMTPUTF8 | MESSAGE_REQUIRETLS,
                             .body_length = 1234,
@@ -88,7 +88,7 @@ static void of_rcpt(void **state)
     assert_string_equal(rcpt(&a, everything, &to), "RCPT TO:<a+b@example.org> NOTIFY=SUCCESS,DELAY "
                                                    "ORCPT=rfc822;a+2Bb@example.org\r\n");
     assert_string_equal(rcpt(&a, everything & ~(unsigned)CAP_DSN, &to), "RCPT TO:<a+b@example.org>\r\n");
-    to.orcpt = "rfc822;old=x@example.org";
+    to.orcpt = "rfc822;old+3Dx@example.org";
     to.notify = 0;
     assert_string_equal(rcpt(&a, everything, &to), "RCPT TO:<a+b@example.org> ORCPT=rfc822;old+3Dx@example.org\r\n");
     to.orcpt = "";
@@ -96,7 +96,7 @@ static void of_rcpt(void **state)
     to.notify = NOTIFY_NEVER;
     assert_string_equal(rcpt(&a, everything, &to), "RCPT TO:<a+b@example.org> NOTIFY=NEVER\r\n");
     to.notify = NOTIFY_FAILURE;
-    to.orcpt = "utf-8;\xc3\xa4+\\@example.org";
+    to.orcpt = "utf-8;\xc3\xa4\\x{2B}\\x{5C}@example.org";
     assert_string_equal(rcpt(&a, everything, &to),
                         "RCPT TO:<a+b@example.org> NOTIFY=FAILURE ORCPT=utf-8;\xc3\xa4\\x{2B}\\x{5C}@example.org\r\n");
     a.flags = 0;

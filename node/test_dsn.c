@@ -139,6 +139,65 @@ static void of_a_whole_message(void **state)
     free(text);
 }
 
+/* RFC 6533: UTF-8 as it is, where the original came with it; else ASCII that says the same. */
+static void of_utf8(void **state)
+{
+    struct dsn_recipient r = plain;
+    (void)state;
+    r.address = "gr\xc3\xbc\xc3\x9f"
+                "e@example.org";
+    r.orcpt = "utf-8;\\x{20AC}+x@example.org";
+    r.reply = "550 5.1.1 \xe2\x82\xac \xff \xc2\x85";
+    struct dsn_report report = report_of(&r, 1);
+    report.envid = "a+2Bb+3Dc";
+    report.utf8 = true;
+    char *text = text_of(&report, "Subject: \xc3\xa4\r\n", false);
+    assert_has(text, "report-type=global-delivery-status;");
+    assert_has(text, "Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n");
+    assert_has(text, "Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit\r\n");
+    assert_has(text, "Original-Envelope-Id: a+b=c\r\n");
+    assert_has(text, "Original-Recipient: utf-8;\xe2\x82\xac+x@example.org\r\n");
+    assert_has(text, "Final-Recipient: utf-8; gr\xc3\xbc\xc3\x9f"
+                     "e@example.org\r\n");
+    assert_has(text, "Diagnostic-Code: smtp; 550 5.1.1 \xe2\x82\xac ? ??\r\n");
+    free(text);
+    report.utf8 = false;
+    text = text_of(&report, "Subject: a\r\n", false);
+    assert_lines(text);
+    assert_has(text, "Content-Type: message/delivery-status\r\n");
+    assert_has(text, "Original-Recipient: utf-8;\\x{20AC}+x@example.org\r\n");
+    assert_has(text, "Final-Recipient: utf-8; gr\\x{FC}\\x{DF}e@example.org\r\n");
+    free(text);
+    r = plain;
+    report = report_of(&r, 1);
+    report.utf8 = true; /* and nothing that ASCII lacks */
+    text = text_of(&report, "Subject: a\r\n", false);
+    assert_lines(text);
+    assert_has(text, "Content-Type: message/delivery-status\r\n");
+    free(text);
+}
+
+static void of_several_kinds(void **state)
+{
+    struct dsn_recipient r[3] = {plain, plain, plain};
+    (void)state;
+    r[1].action = DSN_RELAYED;
+    r[2].action = DSN_DELIVERED;
+    r[1].status = r[2].status = "";
+    struct dsn_report report = report_of(r, 3);
+    char *text = text_of(&report, "", false);
+    assert_lines(text);
+    assert_has(text, "\r\nSubject: Undelivered Mail Returned to Sender\r\n");
+    assert_int_equal(count(text, "Action: failed\r\nStatus: 5.1.1\r\n"), 1);
+    assert_int_equal(count(text, "Action: relayed\r\nStatus: 2.0.0\r\n"), 1);
+    assert_int_equal(count(text, "Action: delivered\r\nStatus: 2.0.0\r\n"), 1);
+    free(text);
+    report = report_of(&r[1], 2);
+    text = text_of(&report, "", false);
+    assert_has(text, "\r\nSubject: Successful Mail Delivery Report\r\n");
+    free(text);
+}
+
 /* ---- hostile texts ---- */
 
 static void nothing_can_be_injected(void **state)
@@ -381,6 +440,8 @@ int main(void)
         cmocka_unit_test(of_a_failure),
         cmocka_unit_test(of_a_delay),
         cmocka_unit_test(of_a_whole_message),
+        cmocka_unit_test(of_utf8),
+        cmocka_unit_test(of_several_kinds),
         cmocka_unit_test(nothing_can_be_injected),
         cmocka_unit_test(boundaries_differ),
         cmocka_unit_test(goes_with_its_outcome),

@@ -11,11 +11,13 @@
 
 #include <cmocka.h>
 
+static bool stuff = true;
+
 static size_t dot(const char *in, size_t len, size_t step, char *out)
 {
     struct smtp_dotted d;
     size_t n = 0;
-    smtp_dotted_begin(&d);
+    smtp_dotted_begin(&d, stuff);
     for (size_t at = 0; at < len; at += step) {
         const char *text;
         size_t text_len;
@@ -67,6 +69,15 @@ static void smuggling(void **state)
     assert_dotted("\r.\r\n", " .\r\n");
 }
 
+static void without_dots(void **state)
+{
+    (void)state;
+    stuff = false;
+    assert_dotted(".\r\n..two\r\n.end", ".\r\n..two\r\n.end\r\n");
+    assert_dotted("a\n.\nb\r.\r", "a\r\n.\r\nb .\r\n");
+    stuff = true;
+}
+
 static void any_text(void **state)
 {
     static const char letters[] = "\r\n.ab\r\n";
@@ -95,6 +106,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines),
         cmocka_unit_test(smuggling),
+        cmocka_unit_test(without_dots),
         cmocka_unit_test(any_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
