@@ -197,7 +197,7 @@ void smtp_session_rcpt(struct smtp_session *s, struct smtp_slice args)
     char address[SMTP_MAX_ADDRESS + 1];
     const struct smtp_reply *why;
     struct smtp_rcpt rcpt;
-    const char *domain;
+    const char *domain = NULL;
 
     if (smtp_rcpt_parse(args, s->extensions, e->utf8, &rcpt, &why) == 0)
         why = look_up(s, &rcpt.path, address, &domain);
