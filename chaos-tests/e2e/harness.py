@@ -121,13 +121,14 @@ class Node(Process):
         self.log = self.dir / "log"
         self.popen = None
         self.starts = 0
+        self.program = BIN / "mailraftd"
 
     def configure(self, config):
         self.config = self.dir / "mailraft.yaml"
         self.config.write_text(json.dumps(config, indent=1))  # JSON is YAML
 
     def start(self):
-        super().__init__([BIN / "mailraftd", "--config", self.config], self.log, env=self.cluster.env)
+        super().__init__([self.program, "--config", self.config], self.log, env=self.cluster.env)
         self.starts += 1
         return self
 
