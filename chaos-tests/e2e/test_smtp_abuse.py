@@ -5,11 +5,13 @@ import concurrent.futures
 import contextlib
 import smtplib
 import socket
+import ssl
 import struct
 
 import pytest
 
 from harness import Talk, can_connect, free_port, read_journal, try_send, wait_for
+from tls_fixture import Authority
 
 STRANGERS = "198.51.100.0/24"
 
@@ -103,6 +105,45 @@ def test_proxy_from_a_stranger(make_cluster):
     assert [e["client"] for e in c.nodes[0].events("proxy_refused")] == ["127.0.0.1"]
     with Raw(c.ports[1], v1(), source="127.0.0.7") as t:
         t.hello()
+
+
+def test_proxy_before_tls(make_cluster):
+    """Header, handshake, greeting delay, greeting: the handshake is no talk, and what is said behind it too early is."""
+    c = make_cluster(n=1)
+    authority = Authority(c.dir)
+    cert = authority.issue("mx1.test")
+    port = c.nodes[0].smtp
+    c.overrides["smtp"] = {
+        "listeners": [{"listen": f"127.0.0.1:{port}", "tls": "implicit", "proxy": True}], "greeting_delay": "1s",
+        "proxy_from": ["127.0.0.0/8"], "relay_from": [STRANGERS],
+        "client_limits": {"connections": 1, "exempt": ["198.51.100.200/32"]},
+        "tls": {"cert": str(cert.cert), "key": str(cert.key)},
+    }
+    c.reconfigure()
+    c.start()
+    context = ssl.create_default_context(cafile=str(authority.cert))
+
+    def secured(header, early=b""):
+        t = Raw.__new__(Raw)
+        plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+        plain.sendall(header)
+        t.socket = context.wrap_socket(plain, server_hostname="mx1.test")
+        t.file = t.socket.makefile("rb")
+        t.send(early)
+        t.greeting = t.reply()
+        return t
+
+    with secured(v1()) as t:
+        t.hello()
+        assert deliver(t)[0] == 250
+        assert accepted(c, 1)[-1]["client"] == "198.51.100.7" and accepted(c, 1)[-1]["tls"]
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # one more than may be: no word in plain text
+            secured(v1(port=4712))
+    with secured(v1("198.51.100.8"), b"EHLO spammer.test\r\n") as t:
+        assert t.greeting[0] == 554
+    with secured(v1("198.51.100.200"), b"EHLO friend.test\r\n") as t:
+        assert t.greeting[0] == 220 and t.reply()[0] == 250
+    c.wait_empty()
 
 
 # ---- XCLIENT ----
