@@ -11,6 +11,8 @@
 #include "node/worker.h"
 
 struct delivery;
+/* Can the files of delivery.tls_ca, tls_cert and tls_key be used? MR_TLS with a text. */
+int delivery_tls_check(const struct config *config, char *error, size_t error_len);
 int delivery_open(struct delivery **out, struct worker *w);
 void delivery_attempt(struct delivery *d, struct attempt *a);
 void delivery_notice(struct delivery *d, struct notice *n);

@@ -151,7 +151,10 @@ struct delivery {
     struct source *sources; /* delivery.source */
     unsigned n_sources;
     struct sts *sts;
-    SSL_CTX *tls_verified, *tls_opportunistic; /* made when they are needed first */
+    struct tls_made {
+        SSL_CTX *ctx;
+        uint64_t at_ns;
+    } tls[2]; /* for encryption alone, verified; made when they are needed first */
     struct slot *slots[DELIVERY_BUCKETS];
     unsigned n_slots;
     unsigned running; /* attempts and notices that have not ended */

@@ -102,6 +102,7 @@ void delivery_notice(struct delivery *d, struct notice *n)
                                     .envid = n->envid,
                                     .ret = n->ret,
                                     .utf8 = (n->flags & MESSAGE_SMTPUTF8) != 0,
+                                    .redacted = (n->flags & MESSAGE_REQUIRETLS) != 0,
                                     .arrived_ms = n->arrived_ms,
                                     .expire_ms = n->expire_ms,
                                     .recipients = told,

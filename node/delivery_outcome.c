@@ -284,6 +284,7 @@ static bool make_dsn(struct slot *s, struct job *j, Mailraft__Outcome *o)
                                     .envid = j->a->envid,
                                     .ret = j->a->ret,
                                     .utf8 = (j->a->flags & MESSAGE_SMTPUTF8) != 0,
+                                    .redacted = (j->a->flags & MESSAGE_REQUIRETLS) != 0,
                                     .arrived_ms = j->a->arrived_ms,
                                     .expire_ms = j->a->expire_ms,
                                     .recipients = told,

@@ -28,47 +28,67 @@
 #include <string.h>
 #include <strings.h>
 
-enum { TLS_FAILED_MS = 3600 * 1000 }; /* how long the cluster remembers that STARTTLS does not work at a site */
+enum {
+    TLS_FAILED_MS = 3600 * 1000, /* how long the cluster remembers that STARTTLS does not work at a site */
+    CONTEXT_MS = 3600 * 1000,    /* the files are read again then */
+};
 
 /* ---- contexts ---- */
 
 /* verified: by authorities or TLSA records; else for encryption alone, where ciphers that are too old to be trusted are
- * still better than none. NULL: the configuration's files cannot be read; logged. */
-static SSL_CTX *make_context(const struct config *config, bool verified)
+ * still better than none. NULL: error says why. */
+static SSL_CTX *make_context(const struct config *config, bool verified, char *error, size_t error_len)
 {
-    char error[300] = "out of memory for TLS";
     SSL_CTX *ctx = tls_context(false);
     bool fine = ctx != NULL && SSL_CTX_dane_enable(ctx) == 1;
 
+    (void)snprintf(error, error_len, "out of memory for TLS");
     if (fine && !verified)
         fine = SSL_CTX_set_cipher_list(ctx, "DEFAULT:@SECLEVEL=1") == 1;
     if (fine && verified && config->delivery.tls_ca != NULL)
-        fine = tls_files_trust(ctx, config->delivery.tls_ca, error, sizeof(error)) == 0;
+        fine = tls_files_trust(ctx, config->delivery.tls_ca, error, error_len) == 0;
     else if (fine && verified)
         fine = SSL_CTX_set_default_verify_paths(ctx) == 1;
     if (fine && config->delivery.tls_cert != NULL)
-        fine = tls_files_use(ctx, config->delivery.tls_cert, config->delivery.tls_key, error, sizeof(error)) == 0;
+        fine = tls_files_use(ctx, config->delivery.tls_cert, config->delivery.tls_key, error, error_len) == 0;
     ERR_clear_error();
     if (fine)
         return ctx;
-    log_event(LOG_ERROR, "delivery_tls_unusable", LOG_S("reason", error));
     SSL_CTX_free(ctx);
     return NULL;
 }
 
+int delivery_tls_check(const struct config *config, char *error, size_t error_len)
+{
+    SSL_CTX *ctx = make_context(config, true, error, error_len);
+    SSL_CTX_free(ctx);
+    return ctx == NULL ? MR_TLS : 0;
+}
+
+/* The files are read again from time to time: authorities come and go, and our own certificate is renewed. */
 static SSL_CTX *context_of(struct delivery *d, bool verified)
 {
-    SSL_CTX **ctx = verified ? &d->tls_verified : &d->tls_opportunistic;
-    if (*ctx == NULL)
-        *ctx = make_context(d->w->config, verified);
-    return *ctx;
+    struct tls_made *made = &d->tls[verified];
+    uint64_t now = mr_boot_ns(&mr_clock_real);
+    char error[300];
+
+    if (made->ctx != NULL && now - made->at_ns < CONTEXT_MS * MR_NS_PER_MS)
+        return made->ctx;
+    SSL_CTX *ctx = make_context(d->w->config, verified, error, sizeof(error));
+    made->at_ns = now;
+    if (ctx == NULL) { /* what was read before is still better */
+        log_event(LOG_ERROR, "delivery_tls_unusable", LOG_S("reason", error));
+        return made->ctx;
+    }
+    SSL_CTX_free(made->ctx);
+    made->ctx = ctx;
+    return ctx;
 }
 
 void delivery_tls_close(struct delivery *d)
 {
-    SSL_CTX_free(d->tls_verified);
-    SSL_CTX_free(d->tls_opportunistic);
-    d->tls_verified = d->tls_opportunistic = NULL;
+    SSL_CTX_free(d->tls[false].ctx);
+    SSL_CTX_free(d->tls[true].ctx);
 }
 
 /* ---- what is wanted ---- */

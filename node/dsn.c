@@ -126,7 +126,7 @@ static void on_original(void *arg, int status, uint8_t *data, size_t len, bool l
     size_t take = 0;
     bool whole = false;
 
-    if (status == 0) {
+    if (status == 0 && !m->report.redacted) {
         const char *end = memmem(data, len, "\r\n\r\n", 4);
         whole = m->report.ret == RET_FULL && any_failed(&m->report) && last && len <= DSN_MAX_ORIGINAL &&
                 memchr(data, 0, len) == NULL; /* binary content fits into no report */

@@ -22,6 +22,9 @@ struct dsn_report {
     const char *envid; /* as it came, in xtext */
     uint32_t ret;
     bool utf8; /* the original came with SMTPUTF8 */
+    /* The original came with REQUIRETLS: nothing of it is shown, so that the report may travel without (RFC 8689 5);
+     * the way back to the sender may well not know it, and then the sender would learn nothing at all. */
+    bool redacted;
     uint64_t arrived_ms, expire_ms;
     const struct dsn_recipient *recipients;
     uint32_t n_recipients;

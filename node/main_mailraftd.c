@@ -6,6 +6,7 @@
 #include "node/auth_store.h"
 #include "node/client_table.h"
 #include "node/config.h"
+#include "node/delivery.h"
 #include "node/http.h"
 #include "node/smtp_server.h"
 #include "node/tls_server.h"
@@ -86,7 +87,8 @@ static void on_reload(uv_signal_t *signal, int number)
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         return;
     }
-    if (auth_store_check(fresh, error, sizeof(error)) != 0 || tls_server_open(&tls, fresh, error, sizeof(error)) != 0) {
+    if (auth_store_check(fresh, error, sizeof(error)) != 0 || delivery_tls_check(fresh, error, sizeof(error)) != 0 ||
+        tls_server_open(&tls, fresh, error, sizeof(error)) != 0) {
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         config_free(fresh);
         return;
@@ -96,10 +98,12 @@ static void on_reload(uv_signal_t *signal, int number)
     use_certificates(d, tls);
     cluster_reconfigure(d->cluster, fresh->rules);
     log_reconfigure(fresh->log.level, fresh->log.json);
-    log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
-              LOG_S("note",
-                    "smtp.tls, domains, routes, delivery.retry, delivery.limits, delivery.suspended, log and the "
-                    "files of logins take effect now; the rest at the next start"));
+    log_event(
+        LOG_INFO, "reloaded", LOG_S("file", d->config->file),
+        LOG_S(
+            "note",
+            "smtp.tls, domains, routes, delivery.tls, delivery.retry, delivery.limits, delivery.suspended, log and the "
+            "files of logins take effect now; the rest at the next start"));
     config_free(fresh);
 }
 
@@ -233,6 +237,8 @@ static int start(struct daemon *d, char *error, size_t error_len)
     if (rc == 0 && d->tls != NULL)
         tls_server_log(d->tls, false);
     if (rc == 0)
+        rc = delivery_tls_check(d->config, error, error_len);
+    if (rc == 0)
         rc = auth_store_open(&d->auth_store, d->config, error, error_len);
     if (rc == 0)
         rc = open_cluster(d, error, error_len);
@@ -317,7 +323,7 @@ static int check(const char *file)
         (void)fprintf(stderr, "%s\n", error);
         return 1;
     }
-    if (auth_store_check(config, error, sizeof(error)) != 0 ||
+    if (auth_store_check(config, error, sizeof(error)) != 0 || delivery_tls_check(config, error, sizeof(error)) != 0 ||
         tls_server_open(&tls, config, error, sizeof(error)) != 0) {
         (void)fprintf(stderr, "%s\n", error);
         config_free(config);

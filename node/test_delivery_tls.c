@@ -407,6 +407,27 @@ static void required_and_not_offered(void **state)
     stop();
 }
 
+/* The sender is told, over whatever way there is, and so nothing of the message is in the report (RFC 8689 5). */
+static void the_report_shows_nothing(void **state)
+{
+    (void)state;
+    start_dane(&named);
+    dns_add((struct dns_record){tlsa_name("mx.example.org"), DNS_TLSA, 300, 0, tlsa_of(&named, 3)});
+    struct attempt *a = make_attempt(server.route, 0, 1);
+    a->flags = MESSAGE_REQUIRETLS;
+    a->reverse_path = "from@example.net";
+    a->ret = 1; /* FULL */
+    delivery_attempt(host.delivery, a);
+    const struct told *t = wait_told(0);
+    assert_result(t, 0, FAILED, "5.7.30", "REQUIRETLS");
+    assert_non_null(t->outcome->dsn);
+    assert_int_equal(t->outcome->dsn->flags & MESSAGE_REQUIRETLS, 0);
+    assert_non_null(memmem(core.stored, core.stored_len, "5.7.30", 6));
+    assert_non_null(memmem(core.stored, core.stored_len, "r0@example.org", 14));
+    assert_null(memmem(core.stored, core.stored_len, "hello", 5));
+    stop();
+}
+
 static void required_and_nobody_to_trust(void **state)
 {
     (void)state;
@@ -477,6 +498,7 @@ int main(void)
         cmocka_unit_test(records_that_nobody_asks_for),
         cmocka_unit_test(required_and_offered),
         cmocka_unit_test(required_and_not_offered),
+        cmocka_unit_test(the_report_shows_nothing),
         cmocka_unit_test(required_and_nobody_to_trust),
         cmocka_unit_test(ended_at_every_turn),
         cmocka_unit_test(the_rules_change),
