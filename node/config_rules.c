@@ -296,7 +296,7 @@ static void name_item(struct yaml_reader *r, yaml_node_t *node, void *target)
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!domain_ok(text)) {
+    if (!domain_ok(text[0] == '.' ? text + 1 : text)) { /* a dot: all names below it */
         yaml_problem(r, node, "\"%s\" is not a host name", text);
         return;
     }
