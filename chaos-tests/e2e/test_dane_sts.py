@@ -2,6 +2,7 @@
 real authoritative server with DNSSEC (knot), a real validating resolver (unbound) and a real HTTPS server."""
 
 import smtplib
+import ssl
 import threading
 
 import pytest
@@ -23,6 +24,7 @@ class World:
         self.dir = None
         self.hops = []
         self.policies = None
+        self.server = None
         self.port = free_port()
 
     def open(self, n=1, **overrides):
@@ -64,12 +66,25 @@ class World:
                 **delivery,
             },
         )
+        if self.server:  # STARTTLS for those who send to the cluster
+            tls = {"cert": str(self.server.chain), "key": str(self.server.key)}
+            self.cluster.reconfigure(smtp={"tls": tls})
         self.cluster.start(sink=False)
         return self
 
     def send(self, *recipients, node=0, sender="a@client.test", text="Subject: x\r\n\r\nhello\r\n"):
         with smtplib.SMTP("127.0.0.1", self.cluster.nodes[node].smtp, timeout=20) as s:
             s.sendmail(sender, recipients, text)
+
+    def send_required(self, *recipients, sender):
+        """Under REQUIRETLS, which is offered under TLS alone."""
+        with smtplib.SMTP("127.0.0.1", self.cluster.nodes[0].smtp, timeout=20) as s:
+            s.ehlo()
+            assert not s.has_extn("requiretls")
+            s.starttls(context=ssl.create_default_context(cafile=str(self.ca.cert)))
+            s.ehlo()
+            assert s.has_extn("requiretls")
+            s.sendmail(sender, recipients, "Subject: secret plan\r\n\r\nhush\r\n", mail_options=["REQUIRETLS"])
 
     def events(self, recipient, *names, node=0):
         return [
@@ -416,3 +431,42 @@ def test_policies(world):
     w.assert_deferred("r@badname.test", "4.7.5", "certificate is not accepted (verify)")
     w.assert_deferred("r@stranger.test", "4.7.5", "certificate is not accepted (verify)")
     assert not stranger.messages
+
+
+# ---- REQUIRETLS ----
+
+
+def test_requiretls(world):
+    """Only to hosts that are proven and promise the same; what cannot go on goes back, and the report gives nothing away."""
+    w = world.open()
+    names = ("dane", "sts", "dnssec", "lacking", "unproven", "back")
+    policies = w.policy_server("sts.test")
+    cert = w.ca.issue(*(f"mx.{n}.test" for n in names))
+    w.server = w.ca.issue("localhost", ip="127.0.0.1")
+    hop, lacking, back = w.hop(cert, {"requiretls"}), w.hop(cert), w.hop(cert)
+    w.domain("dane.test", hop, w.tlsa(cert.tlsa(3)))
+    w.domain("sts.test", hop, sts_record(), POLICY_HOST, signed=False)
+    policies.answers["sts.test"] = policy(mx=["mx.sts.test"])
+    w.domain("dnssec.test", hop)
+    w.domain("lacking.test", lacking, w.tlsa(cert.tlsa(3)))
+    w.domain("unproven.test", hop, signed=False)
+    w.domain("back.test", back, signed=False)
+    w.start()
+    for name in names[:-1]:
+        w.send_required(f"r@{name}.test", sender="me@back.test")
+    w.assert_delivered("r@dane.test", "dane")
+    w.assert_delivered("r@sts.test", "sts")
+    w.assert_delivered("r@dnssec.test", "verify")
+    w.assert_deferred("r@unproven.test", "4.7.5", "nothing proves")
+    event = w.first("r@lacking.test")
+    assert event["event"] == "bounced" and event["status"] == "5.7.30", event
+    assert {m[0][0].split(" ")[-1] for m in hop.messages} == {"REQUIRETLS"}, [m[0] for m in hop.messages]
+    assert len(hop.messages) == 3 and not lacking.messages
+    wait_for(lambda: back.messages, "the report comes back")
+    commands, text, _ = back.messages[0]
+    assert "5.7.30" in text and "r@lacking.test" in text, text
+    assert "secret plan" not in text and "hush" not in text, text
+    assert "REQUIRETLS" not in commands[0], commands
+    # Mail that does not ask for it goes the usual way.
+    w.send("r2@lacking.test")
+    w.assert_delivered("r2@lacking.test", "dane")

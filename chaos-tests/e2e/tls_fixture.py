@@ -51,11 +51,11 @@ class Authority(Certificate):
         run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", self.key,
              "-out", self.cert, "-days", "30", "-subj", f"/CN=test {name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign"])
 
-    def issue(self, *names, days=7):
+    def issue(self, *names, days=7, ip=None):
         """names: DNS names. days below 0: it has expired. The chain that is shown has the authority's own certificate too."""
         base = self.dir / f"cert{next(self.numbers)}"
         key, request, cert, extensions = (base.with_suffix(s) for s in (".key", ".csr", ".pem", ".ext"))
-        extensions.write_text("subjectAltName=" + ",".join(f"DNS:{n}" for n in names) + "\n")
+        extensions.write_text("subjectAltName=" + ",".join([f"DNS:{n}" for n in names] + ([f"IP:{ip}"] if ip else [])) + "\n")
         run(["openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", request,
              "-subj", f"/CN={names[0]}"])
         run(["openssl", "x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days",
