@@ -150,6 +150,17 @@ void smtp_tls_ended(struct smtp_session *s, const char *why)
     smtp_session_drop(s);
 }
 
+/* All records that are there, so that what stands behind a command is seen as it is in plain text. */
+static size_t read_records(struct smtp_session *s)
+{
+    struct smtp_server *server = s->server;
+    size_t len = 0, n;
+
+    while (len < sizeof(server->in) && (n = tls_read(s->tls, server->in + len, sizeof(server->in) - len)) > 0)
+        len += n;
+    return len;
+}
+
 void smtp_tls_pump(struct smtp_session *s)
 {
     struct smtp_server *server = s->server;
@@ -157,7 +168,7 @@ void smtp_tls_pump(struct smtp_session *s)
 
     if (s->handshaking && tls_state(s->tls) == TLS_OPEN)
         opened(s);
-    while (s->id != 0 && smtp_stream_can_consume(s) && (n = tls_read(s->tls, server->in, sizeof(server->in))) > 0)
+    while (s->id != 0 && smtp_stream_can_consume(s) && (n = read_records(s)) > 0)
         smtp_stream_take(s, server->in, n);
     if (s->id == 0 || !smtp_stream_can_consume(s))
         return;

@@ -3,6 +3,8 @@
 
 #include "node/smtp_session.h"
 
+#define USING "(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits))"
+
 static void send_message(struct secure *c)
 {
     secure_say(c, "MAIL FROM:<s@sender.example>", "250 2.1.0");
@@ -37,6 +39,9 @@ static void test_starttls(void **state)
     secure_say(&c, "STARTTLS", "503 5.5.1");
     send_message(&c);
     expect_stored("Subject: x\r\n\r\nbody\r\n");
+    assert_non_null(memmem(fake.body, fake.body_len,
+                           "([127.0.0.1])\r\n\t" USING "\r\n\tby mx1.example.net with ESMTPS id ",
+                           strlen("([127.0.0.1])\r\n\t" USING "\r\n\tby mx1.example.net with ESMTPS id ")));
     secure_say(&c, "QUIT", "221 2.0.0");
     secure_expect_end(&c);
     assert_int_equal(fake.submitted, 1);
@@ -377,8 +382,6 @@ static void expect_relay(const struct test_cert *cert, bool may, const char *com
     secure_expect_end(&c);
 }
 
-#define USING "(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits))"
-
 static void test_client_certificates(void **state)
 {
     unsigned char fingerprint[EVP_MAX_MD_SIZE];
@@ -513,6 +516,28 @@ static void test_pipelining(void **state)
     expect_stored("Subject: y\r\n\r\n.\r\n");
     secure_expect(&c, "221 2.0.0");
     secure_expect_end(&c);
+    host_stop_tls();
+}
+
+/* What stands behind DATA is seen in whichever record it comes. */
+static void test_improper_pipelining(void **state)
+{
+    struct secure c;
+
+    (void)state;
+    host_configure_tls(TLS_OFFERED);
+    host_start_tls();
+    secure_starttls(&c, NULL);
+    secure_expect_open(&c);
+    secure_say(&c, "HELO client.example", "250 ");
+    secure_say(&c, "MAIL FROM:<a@b>", "250 ");
+    secure_say(&c, "RCPT TO:<u@example.net>", "250 ");
+    assert_true(tls_write(c.t, "DATA\r\n", 6));
+    assert_true(tls_write(c.t, "Subject: x\r\n\r\n.\r\n", 17));
+    secure_push(&c);
+    secure_expect(&c, "503 5.5.0");
+    secure_close(&c);
+    assert_int_equal(fake.submitted, 0);
     host_stop_tls();
 }
 
@@ -760,6 +785,7 @@ int main(void)
         cmocka_unit_test(test_old_version),
         cmocka_unit_test(test_resumption),
         cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_improper_pipelining),
         cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_ends),
