@@ -3,6 +3,7 @@
  * Each turn looks at the applied state and proposes what is missing; a proposal that is on its way or lost is made
  * again the next turn, and without effect when it was not lost (every one is idempotent). */
 #include "cluster/core.h"
+#include "cluster/route.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
@@ -49,6 +50,34 @@ static void stage_version(struct cluster *c, uint32_t version)
     core_lead_stage_own(c, MAILRAFT__OP__KIND_SET_VERSION, &v->base);
 }
 
+/* Members of version 1 know no lists of hosts: a route is its first one to them. */
+static void shorten_route(Mailraft__Route *route)
+{
+    struct next_hop_list hops;
+    char text[NEXT_HOP_MAX];
+
+    if (next_hop_list_parse(route->route, &hops) != 0 || hops.n == 1)
+        return;
+    free(route->route);
+    route->route = mr_strdup(next_hop_format(&hops.at[0], text));
+}
+
+static bool has_list(const Mailraft__Rules *rules)
+{
+    struct next_hop_list hops;
+
+    for (size_t i = 0; i < rules->n_routes; i++)
+        if (next_hop_list_parse(rules->routes[i]->route, &hops) == 0 && hops.n > 1)
+            return true;
+    return false;
+}
+
+static bool rules_too_new(const struct cluster *c)
+{
+    return state_version(c->state) < 2 &&
+           (c->own_rules->n_tls > 0 || c->own_rules->n_user_limits > 0 || has_list(c->own_rules));
+}
+
 static void stage_rules(struct cluster *c)
 {
     size_t size = mailraft__rules__get_packed_size(c->own_rules);
@@ -57,7 +86,7 @@ static void stage_rules(struct cluster *c)
     Mailraft__Rules *copy = mailraft__rules__unpack(NULL, size, packed);
     free(packed);
     mr_assert(copy != NULL);
-    if (state_version(c->state) < 2 && (copy->n_tls > 0 || copy->n_user_limits > 0)) {
+    if (rules_too_new(c)) {
         /* Only a cluster that has none yet takes them without what not all members know; under another hash, so that
          * the whole of them is seen to be missing. */
         for (size_t i = 0; i < copy->n_tls; i++)
@@ -65,6 +94,8 @@ static void stage_rules(struct cluster *c)
         for (size_t i = 0; i < copy->n_user_limits; i++)
             mailraft__user_limit__free_unpacked(copy->user_limits[i], NULL);
         copy->n_tls = copy->n_user_limits = 0;
+        for (size_t i = 0; i < copy->n_routes; i++)
+            shorten_route(copy->routes[i]);
         copy->hash.data[0] ^= 1;
     }
     core_lead_stage_own(c, MAILRAFT__OP__KIND_RULES, &copy->base);
@@ -86,11 +117,6 @@ static bool all_want_new_rules(const struct cluster *c)
             return false;
     }
     return true;
-}
-
-static bool rules_too_new(const struct cluster *c)
-{
-    return state_version(c->state) < 2 && (c->own_rules->n_tls > 0 || c->own_rules->n_user_limits > 0);
 }
 
 /* A new cluster takes mail from its first rules on: they wait a moment for the version, so that no session is greeted
