@@ -8,6 +8,7 @@
 
 struct smtp_cluster_ops {
     enum cluster_readiness (*readiness)(const struct cluster *c);
+    unsigned (*version)(const struct cluster *c);
     struct cluster_body *(*body_begin)(struct cluster_port *p, struct mr_id id);
     void (*body_piece)(struct cluster_body *b, uint8_t *data, size_t len, void (*written)(void *arg, int status),
                        void *arg);

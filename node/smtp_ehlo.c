@@ -31,6 +31,10 @@ unsigned smtp_session_offers(const struct smtp_session *s)
     /* Also for the parameter of MAIL, after a login. */
     if (s->user[0] != '\0' || smtp_login_capability(s, login))
         offered |= SMTP_AUTH;
+    /* Some node would not know what such a message asks for. */
+    if (s->server->ops->version(s->server->worker->cluster) < 2)
+        offered &=
+            ~(unsigned)(SMTP_BINARYMIME | SMTP_REQUIRETLS | SMTP_MT_PRIORITY | SMTP_DELIVERBY | SMTP_FUTURERELEASE);
     offered &= ~c->smtp.disable;
     /* Each stands on another: RFC 6531 section 3.1, RFC 3030 section 3. */
     if (!(offered & SMTP_8BITMIME))

@@ -5,6 +5,7 @@ int smtp_server_open(struct smtp_server **out, struct worker *w, const int *fds,
 {
     static const struct smtp_cluster_ops cluster_ops = {
         .readiness = cluster_readiness,
+        .version = cluster_version,
         .body_begin = cluster_body_begin,
         .body_piece = cluster_body_piece,
         .body_finish = cluster_body_finish,

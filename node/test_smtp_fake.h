@@ -39,6 +39,7 @@ struct fake_call {
 
 static struct {
     enum cluster_readiness readiness;
+    unsigned version;
     bool hold[3]; /* by kind */
     int status[3];
     enum apply_result reason;
@@ -108,6 +109,12 @@ static enum cluster_readiness fake_readiness(const struct cluster *c)
     return fake.readiness;
 }
 
+static unsigned fake_version(const struct cluster *c)
+{
+    (void)c;
+    return fake.version;
+}
+
 static struct cluster_body *fake_begin(struct cluster_port *p, struct mr_id id)
 {
     struct cluster_body *b = mr_calloc(1, sizeof(*b));
@@ -174,6 +181,7 @@ static void fake_submit(struct cluster_port *p, Mailraft__Enqueue *message,
 
 static const struct smtp_cluster_ops fake_ops = {
     .readiness = fake_readiness,
+    .version = fake_version,
     .body_begin = fake_begin,
     .body_piece = fake_piece,
     .body_finish = fake_finish,
@@ -188,6 +196,7 @@ static void fake_reset(void)
     if (fake.message != NULL)
         mailraft__enqueue__free_unpacked(fake.message, NULL);
     memset(&fake, 0, sizeof(fake));
+    fake.version = 2;
     fake.tail = &fake.calls;
 }
 

@@ -410,6 +410,28 @@ static void test_cluster_failures(void **state)
     host_stop();
 }
 
+/* While a node of the cluster knows version 1 only, what it would not honour is neither offered nor taken. */
+static void test_old_cluster(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    fake.version = 1;
+    client_greet(&c);
+    assert_null(strstr(ehlo, "MT-PRIORITY"));
+    assert_null(strstr(ehlo, "BINARYMIME"));
+    client_say(&c, "MAIL FROM:<a@b> MT-PRIORITY=3", "555");
+    client_say(&c, "MAIL FROM:<a@b> BY=120;R", "555");
+    fake.version = 2;
+    client_ehlo(&c);
+    assert_non_null(strstr(ehlo, "MT-PRIORITY"));
+    client_say(&c, "MAIL FROM:<a@b> MT-PRIORITY=3 BY=120;R", "250");
+    client_close(&c);
+    host_stop();
+}
+
 static void test_readiness(void **state)
 {
     static const struct {
@@ -594,6 +616,7 @@ int main(void)
         cmocka_unit_test(test_smuggling),
         cmocka_unit_test(test_cluster_failures),
         cmocka_unit_test(test_readiness),
+        cmocka_unit_test(test_old_cluster),
         cmocka_unit_test(test_loop),
         cmocka_unit_test(test_rules_change),
         cmocka_unit_test(test_families),
