@@ -34,24 +34,22 @@ SMUGGLED = b"MAIL FROM:<admin@example.test>\r\nRCPT TO:<b@example.test>\r\nDATA\
 
 def test_smuggling(relay):
     """A bare CR or LF is never an end of the message, and a message that holds one is refused as a whole."""
-    said_openly = 0
     for i, end in enumerate(ENDS):
         with Talk(relay.nodes[i % 3].smtp) as t:
             t.begin()
             t.send(b"Subject: carrier\r\n\r\ntext" + end + SMUGGLED + b"\r\n.\r\n")
             code, text = t.reply()
             assert (code, text[:5]) == (550, "5.6.0"), (end, code, text)
-            if b"\r\n.\r\n" in end:  # the true end too: what follows are commands, of this client and for all to see
-                assert [t.reply()[0] for _ in range(4)] == [250, 250, 354, 250], end
-                said_openly += 1
-            assert t.say("NOOP")[0] == 250, end
+            if b"\r\n.\r\n" in end:  # the true end too: what follows are commands, whose DATA did not wait for its answer
+                assert [t.reply()[0] for _ in range(4)] == [250, 250, 503, 0], end
+            else:
+                assert t.say("NOOP")[0] == 250, end
     for line_end in (b"\n", b"\r"):
         with Talk(relay.nodes[0].smtp) as t:
             t.send(b"MAIL FROM:<a@client.test>" + line_end + b"RCPT TO:<b@example.test>" + line_end + b"\r\n")
             assert t.reply()[0] in (500, 501)
     relay.wait_empty()
-    got = [e for e in read_journal(relay.sink_journal) if e["event"] == "received"]
-    assert len(got) == said_openly and all(e["sender"] == "admin@example.test" for e in got), got
+    assert not [e for e in read_journal(relay.sink_journal) if e["event"] == "received"]
 
 
 def test_limits_of_a_message(relay):
