@@ -103,7 +103,7 @@ def test_smtplib(file):
     for method in ("PLAIN", "LOGIN"):
         with file.connect() as client:
             assert client.esmtp_features["auth"].split() == ["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"]
-            assert client.docmd("MAIL", f"FROM:<{ALICE}>")[0] == 554  # a submission port is for users
+            assert client.docmd("MAIL", f"FROM:<{ALICE}>")[0] == 530  # a submission port is for users
             assert login(client, method)[0] == 235
             client.ehlo("client.test")
             assert not client.has_extn("auth")
