@@ -194,6 +194,16 @@ static const struct smtp_reply *take_notify(struct smtp_rcpt *r, struct smtp_sli
     return r->notify != 0 && (r->notify == NOTIFY_NEVER || !(r->notify & NOTIFY_NEVER)) ? NULL : &bad_parameter;
 }
 
+/* What Postfix makes of an internationalized address: the octets of its UTF-8 in plain xtext, where RFC 6533 wants the
+ * type utf-8. To refuse it would be to refuse all mail from there to such addresses. */
+static bool xtext_of_utf8(struct smtp_slice text)
+{
+    char decoded[SMTP_MAX_ORCPT + 1];
+
+    return smtp_xtext_decode(text.at, text.len, decoded, sizeof(decoded)) == 0 &&
+           smtp_utf8_valid(decoded, strlen(decoded));
+}
+
 /* RFC 3461 section 4.2: addr-type ";" xtext; type "utf-8" of RFC 6533 section 3 has an encoding of its own. */
 static const struct smtp_reply *take_orcpt(struct smtp_rcpt *r, struct smtp_slice value, bool utf8)
 {
@@ -210,7 +220,7 @@ static const struct smtp_reply *take_orcpt(struct smtp_rcpt *r, struct smtp_slic
     r->orcpt = value;
     if (smtp_slice_is(type, "utf-8"))
         return smtp_utf8_xtext_valid(address.at, address.len, utf8) ? NULL : &bad_parameter;
-    return smtp_xtext_valid(address.at, address.len) ? NULL : &bad_parameter;
+    return smtp_xtext_valid(address.at, address.len) || (utf8 && xtext_of_utf8(address)) ? NULL : &bad_parameter;
 }
 
 static const struct {

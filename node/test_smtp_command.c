@@ -300,6 +300,10 @@ static void test_rcpt(void **state)
         {"TO:<a@b> ORCPT=rfc822;", false, 501, "5.5.4", 0},
         {"TO:<a@b> ORCPT=r(c;a@b", false, 501, "5.5.4", 0},
         {"TO:<a@b> ORCPT=rfc822;\xc3\xa9@b", true, 501, "5.5.4", 0},
+        {"TO:<a@b> ORCPT=rfc822;+C3+A9@b", true, 0, "", 0}, /* Postfix */
+        {"TO:<a@b> ORCPT=rfc822;+C3+A9@b", false, 501, "5.5.4", 0},
+        {"TO:<a@b> ORCPT=rfc822;+C3@b", true, 501, "5.5.4", 0},
+        {"TO:<a@b> ORCPT=rfc822;+C3+A9+0A@b", true, 501, "5.5.4", 0},
         {"TO:<a@b> ORCPT=utf-8;\xc3\xa9@b", true, 0, "", 0},
         {"TO:<a@b> ORCPT=utf-8;\xc3\xa9@b", false, 501, "5.5.4", 0},
         {"TO:<a@b> ORCPT=utf-8;\\x{E9}\\x{1F600}@b", false, 0, "", 0},

@@ -10,7 +10,7 @@ import itertools
 import smtplib
 import ssl
 
-from harness import run
+from harness import run, wait_for
 from peers import PASSWORD, USER, Pki
 
 _numbers = itertools.count(1)
@@ -78,6 +78,17 @@ def report(stored):
     parts = message.get_payload()
     whole, *each = parts[1].get_payload()
     return whole, {f["Final-Recipient"].split(";", 1)[1].strip(): f for f in each}, parts[2] if len(parts) > 2 else None
+
+
+def wait_report(peer, envid):
+    """The report in `peer`'s Maildir on the message that was sent with this ENVID, read by report()."""
+    def found():
+        reports = [report(m) for m in peer.messages(b"report-type=delivery-status")]
+        return [r for r in reports if r[0]["Original-Envelope-Id"] == envid]
+
+    wait_for(found, f"{peer.name} has the report on {envid}; see {peer.dir}")
+    assert len(found()) == 1, found()
+    return found()[0]
 
 
 def scram(password, salt=b"0123456789abcdef", iterations=4096):

@@ -137,12 +137,15 @@ class Peer:
         assert len(found) == n, [m[:300] for m in found]
         return found[0] if n == 1 else found
 
+    def received(self, message):
+        """The message itself, as often as it has come; not reports that quote it."""
+        return [m for m in self.messages(message.marker) if message.marker in m.split(b"\r\n\r\n", 1)[0]]
+
     def wait_mail(self, message):
-        """The message itself, not a report that quotes it."""
-        found = lambda: [m for m in self.messages(message.marker) if message.marker in m.split(b"\r\n\r\n", 1)[0]]  # noqa: E731
-        wait_for(found, f"{self.name} has {message.key}; see {self.dir}")
-        assert len(found()) == 1, [m[:300] for m in found()]
-        return found()[0]
+        wait_for(lambda: self.received(message), f"{self.name} has {message.key}; see {self.dir}")
+        found = self.received(message)
+        assert len(found) == 1, [m[:300] for m in found]
+        return found[0]
 
     def lines(self, *words):
         """Lines of its log that hold all words."""

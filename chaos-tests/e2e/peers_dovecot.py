@@ -14,6 +14,7 @@ state_dir = {dir}/state
 instance_name = {name}
 log_path = {dir}/log
 auth_verbose = yes
+auth_failure_delay = 0
 auth_mechanisms = plain login scram-sha-256
 first_valid_uid = 1
 mail_uid = mail

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from harness import free_port, wait_for
-from interop import Message, by, report, secured, send, users
+from interop import Message, by, secured, send, users, wait_report
 from peers import PASSWORD, USER, Pki
 from peers_exim import Exim
 
@@ -118,7 +118,7 @@ def test_smtputf8(chain):
 def test_dsn_success_is_passed_on(chain):
     m = Message(ALICE, f"bob@{BOX}")
     through(chain, m, f"bob@{BOX}", mail=["RET=HDRS", "ENVID=env1"], rcpt=["NOTIFY=SUCCESS", f"ORCPT=rfc822;Bob@{BOX}"])
-    whole, each, _ = report(chain.box.wait_message(b"Original-Envelope-Id: env1"))
+    whole, each, _ = wait_report(chain.box, "env1")
     assert "box.test" in whole["Reporting-MTA"]
     assert each[f"bob@{BOX}"]["Action"] == "delivered"
 
@@ -128,7 +128,7 @@ def test_one_recipient_refused_one_later(chain):
     m = Message(ALICE, f"bob@{BOX}")
     send(chain.submission, ALICE, [f"bob@{BOX}", f"refused@{BOX}", f"later@{BOX}"], m.data, mail=["ENVID=three"],
          tls=chain.c.pki.ca, login=(USER, PASSWORD))
-    _, each, _ = report(chain.box.wait_message(b"Original-Envelope-Id: three"))
+    _, each, _ = wait_report(chain.box, "three")
     assert list(each) == [f"refused@{BOX}"]
     assert each[f"refused@{BOX}"]["Status"] == "5.7.1" and "not this one" in each[f"refused@{BOX}"]["Diagnostic-Code"]
     whole = lambda: [s for s in chain.box.messages(m.marker) if s.endswith(m.data) and b"Original-Envelope-Id" not in s]  # noqa: E731
