@@ -63,6 +63,7 @@ struct smtp_session {
     struct client_pass pass;     /* its place in the node's table */
     struct smtp_client client;
     char user[SASL_USER_MAX + 1]; /* "": nobody has logged in */
+    bool user_told;               /* XCLIENT said so, it has not logged in */
     bool relay;                   /* may relay anywhere: by its address, its certificate, its user */
     bool xclient;                 /* the connection is of one that may use XCLIENT */
     enum listener_tls tls_mode;
@@ -154,6 +155,8 @@ bool smtp_login_capability(const struct smtp_session *s, char out[SASL_NAMES + 8
 
 /* CLIENT_MESSAGE_RATE, CLIENT_RECIPIENT_RATE: counts one. True: it was one too many, and the refusal was given. */
 bool smtp_session_limited(struct smtp_session *s, enum client_limit rate);
+/* Too many commands that brought no mail: the session ends. */
+void smtp_session_junk(struct smtp_session *s);
 /* Before a login is tried. False: too many failed, and the session ends with a reply. */
 bool smtp_session_login_allowed(struct smtp_session *s);
 void smtp_session_login_failed(struct smtp_session *s);

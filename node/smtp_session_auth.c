@@ -94,6 +94,7 @@ static void leave(struct smtp_session *s)
 static void accept_user(struct smtp_session *s, const char *user, const char *mechanism)
 {
     (void)snprintf(s->user, sizeof(s->user), "%s", user);
+    s->user_told = false;
     s->login.relay = s->relay;
     s->relay = true;
     s->login.failures = 0;

@@ -277,8 +277,7 @@ void smtp_session_command(struct smtp_session *s, const char *line, size_t len)
         return;
     }
     if (v->junk && ++s->junk > s->server->limits.junk) {
-        atomic_fetch_add_explicit(&s->server->worker->counters->junk_clients, 1, memory_order_relaxed);
-        smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many commands without mail"));
+        smtp_session_junk(s);
         return;
     }
     s->verb = (struct smtp_slice){v->verb, strlen(v->verb)};

@@ -81,13 +81,22 @@ static const struct smtp_reply *limit_reply(struct smtp_session *s, enum client_
     return &replies[limit];
 }
 
+void smtp_session_junk(struct smtp_session *s)
+{
+    atomic_fetch_add_explicit(&s->server->worker->counters->junk_clients, 1, memory_order_relaxed);
+    smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many commands without mail"));
+}
+
 bool smtp_session_limited(struct smtp_session *s, enum client_limit rate)
 {
     struct client_table *table = s->server->worker->clients;
 
     if (client_take(table, &s->pass, rate, mr_boot_ns(&mr_clock_real)))
         return false;
-    smtp_session_refuse(s, limit_reply(s, rate));
+    if (++s->junk > s->server->limits.junk) /* it has been told often enough */
+        smtp_session_junk(s);
+    else
+        smtp_session_refuse(s, limit_reply(s, rate));
     return true;
 }
 
@@ -259,9 +268,15 @@ static void take_place(struct smtp_session *s, const struct smtp_xclient *x)
     else if (s->address.any.sa_family == AF_INET)
         s->address.v4.sin_port = port;
     name_client(s);
-    if ((x->given & XCLIENT_LOGIN) != 0)
-        memcpy(s->user, x->login, sizeof(x->login));
-    s->relay = network_contains(&c->smtp.relay_from, &s->address.any) || s->user[0] != '\0';
+    /* What the proxy itself has proved to be, by a login or a certificate, is not this client's. */
+    if (!s->user_told)
+        smtp_login_forget(s);
+    if ((x->given & XCLIENT_LOGIN) != 0) {
+        (void)snprintf(s->user, sizeof(s->user), "%s", x->login);
+        s->user_told = true;
+    }
+    s->login.relay = network_contains(&c->smtp.relay_from, &s->address.any);
+    s->relay = s->login.relay || s->user[0] != '\0';
     s->client.helo[0] = '\0';
     if ((x->given & XCLIENT_HELO) != 0)
         memcpy(s->client.helo, x->helo, sizeof(x->helo));

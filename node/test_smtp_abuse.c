@@ -343,6 +343,13 @@ static void test_rates(void **state)
     client_close(&c);
     assert_int_equal(counted(&host.counters.limited_messages), 2);
     assert_int_equal(counted(&host.counters.limited_recipients), 1);
+    /* One that does not listen is not told for ever. */
+    host.server->limits.junk = 5;
+    client_greet(&c);
+    for (int i = 0; i < 4; i++)
+        client_say(&c, "MAIL FROM:<a@b>", "450 4.7.1 Too many messages");
+    client_say(&c, "MAIL FROM:<a@b>", "421 4.7.0 Too many commands without mail");
+    client_expect_end(&c);
     stop();
 
     host_configure();

@@ -227,6 +227,33 @@ static void test_plain(void **state)
     close_all();
 }
 
+/* A proxy's own login is not that of the clients that it speaks for; what it says of theirs stays until it says other.
+ */
+static void test_xclient_after_login(void **state)
+{
+    struct client c;
+
+    (void)state;
+    open_with(SASL_ALL);
+    host.config.smtp.xclient_from = (struct network_list){loopback, 2};
+    client_hello(&c, "AUTH PLAIN LOGIN SCRAM-SHA-256");
+    client_say_base64(&c, "AUTH PLAIN ", PLAIN("\0alice@example.net\0secret one"), "235 2.7.0");
+    client_say(&c, "XCLIENT ADDR=192.0.2.7", "220 ");
+    client_say(&c, "HELO client.example", "250");
+    client_say(&c, "MAIL FROM:<alice@example.net>", "530 5.7.0");
+    client_say(&c, "XCLIENT LOGIN=alice+40example.net", "220 ");
+    client_say(&c, "XCLIENT PORT=99", "220 ");
+    client_say(&c, "HELO client.example", "250");
+    client_say(&c, "MAIL FROM:<alice@example.net>", "250 2.1.0");
+    client_say(&c, "RCPT TO:<anyone@far.example>", "250 2.1.5");
+    client_say(&c, "RSET", "250");
+    client_say(&c, "XCLIENT LOGIN=[UNAVAILABLE]", "220 ");
+    client_say(&c, "HELO client.example", "250");
+    client_say(&c, "MAIL FROM:<alice@example.net>", "530 5.7.0");
+    client_close(&c);
+    close_all();
+}
+
 static void test_login(void **state)
 {
     struct client c;
@@ -430,10 +457,15 @@ static void test_needs_tls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain),     cmocka_unit_test(test_login),
-        cmocka_unit_test(test_scram),     cmocka_unit_test(test_made_up_salt_stays),
-        cmocka_unit_test(test_bad_input), cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_gone),      cmocka_unit_test(test_not_offered),
+        cmocka_unit_test(test_xclient_after_login),
+        cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_login),
+        cmocka_unit_test(test_scram),
+        cmocka_unit_test(test_made_up_salt_stays),
+        cmocka_unit_test(test_bad_input),
+        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_not_offered),
         cmocka_unit_test(test_needs_tls),
     };
 
