@@ -92,8 +92,8 @@ static void on_tcp_closed(uv_handle_t *handle)
     struct slot *s = handle->data;
     atomic_fetch_sub(&s->d->w->counters->connections_out_open, 1);
     s->tcp_open = false;
-    tls_free(s->tls);
-    s->tls = NULL;
+    if (s->tls != NULL)
+        slot_tls_end(s);
     if (s->phase == PHASE_CLOSING)
         slot_closed(s);
     else

@@ -3,6 +3,7 @@
  *   delivery.c              slots and their queues; life
  *   delivery_connect.c      resolve, connect, greeting, EHLO; closing
  *   delivery_tls.c          how the connection is secured
+ *   delivery_tls_context.c  what all connections share for that
  *   delivery_form.c         which parameters and encodings a message has for the next hop; pure
  *   delivery_login.c        who we are, at a smarthost
  *   delivery_transaction.c  MAIL to the reply to the final dot
@@ -26,6 +27,7 @@
 
 enum {
     DELIVERY_BUCKETS = 1024,
+    DELIVERY_SESSIONS = 512,  /* of TLS, kept to be resumed */
     DELIVERY_GRANT_MS = 1000, /* PROTOCOL.md 6.2: a grant under a rate that is not used by then goes back */
     DELIVERY_READ = 16384,
 };
@@ -155,6 +157,11 @@ struct delivery {
         SSL_CTX *ctx;
         uint64_t at_ns;
     } tls[2]; /* for encryption alone, verified; made when they are needed first */
+    struct tls_kept {
+        char *key;
+        SSL_SESSION *session;
+        uint64_t at_ns;
+    } sessions[DELIVERY_SESSIONS];
     struct slot *slots[DELIVERY_BUCKETS];
     unsigned n_slots;
     unsigned running; /* attempts and notices that have not ended */

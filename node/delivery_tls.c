@@ -15,7 +15,6 @@
  * TLS 1.2 is the least everywhere: what speaks only older versions gets plain text under `may`, as it would of most. */
 #include "node/delivery_internal.h"
 
-#include "cluster/tls_files.h"
 #include "node/delivery_tls.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
@@ -28,68 +27,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum {
-    TLS_FAILED_MS = 3600 * 1000, /* how long the cluster remembers that STARTTLS does not work at a site */
-    CONTEXT_MS = 3600 * 1000,    /* the files are read again then */
-};
-
-/* ---- contexts ---- */
-
-/* verified: by authorities or TLSA records; else for encryption alone, where ciphers that are too old to be trusted are
- * still better than none. NULL: error says why. */
-static SSL_CTX *make_context(const struct config *config, bool verified, char *error, size_t error_len)
-{
-    SSL_CTX *ctx = tls_context(false);
-    bool fine = ctx != NULL && SSL_CTX_dane_enable(ctx) == 1;
-
-    (void)snprintf(error, error_len, "out of memory for TLS");
-    if (fine && !verified)
-        fine = SSL_CTX_set_cipher_list(ctx, "DEFAULT:@SECLEVEL=1") == 1;
-    if (fine && verified && config->delivery.tls_ca != NULL)
-        fine = tls_files_trust(ctx, config->delivery.tls_ca, error, error_len) == 0;
-    else if (fine && verified)
-        fine = SSL_CTX_set_default_verify_paths(ctx) == 1;
-    if (fine && config->delivery.tls_cert != NULL)
-        fine = tls_files_use(ctx, config->delivery.tls_cert, config->delivery.tls_key, error, error_len) == 0;
-    ERR_clear_error();
-    if (fine)
-        return ctx;
-    SSL_CTX_free(ctx);
-    return NULL;
-}
-
-int delivery_tls_check(const struct config *config, char *error, size_t error_len)
-{
-    SSL_CTX *ctx = make_context(config, true, error, error_len);
-    SSL_CTX_free(ctx);
-    return ctx == NULL ? MR_TLS : 0;
-}
-
-/* The files are read again from time to time: authorities come and go, and our own certificate is renewed. */
-static SSL_CTX *context_of(struct delivery *d, bool verified)
-{
-    struct tls_made *made = &d->tls[verified];
-    uint64_t now = mr_boot_ns(&mr_clock_real);
-    char error[300];
-
-    if (made->ctx != NULL && now - made->at_ns < CONTEXT_MS * MR_NS_PER_MS)
-        return made->ctx;
-    SSL_CTX *ctx = make_context(d->w->config, verified, error, sizeof(error));
-    made->at_ns = now;
-    if (ctx == NULL) { /* what was read before is still better */
-        log_event(LOG_ERROR, "delivery_tls_unusable", LOG_S("reason", error));
-        return made->ctx;
-    }
-    SSL_CTX_free(made->ctx);
-    made->ctx = ctx;
-    return ctx;
-}
-
-void delivery_tls_close(struct delivery *d)
-{
-    SSL_CTX_free(d->tls[false].ctx);
-    SSL_CTX_free(d->tls[true].ctx);
-}
+enum { TLS_FAILED_MS = 3600 * 1000 }; /* how long the cluster remembers that STARTTLS does not work at a site */
 
 /* ---- what is wanted ---- */
 
@@ -394,12 +332,32 @@ static bool add_tlsa(SSL *ssl, const struct slot *s)
     return added > 0; /* OpenSSL may still refuse a whole certificate or key that it cannot read */
 }
 
+/* By TLSA records and in testing each handshake is looked at anew. */
+static bool slot_may_resume(const struct slot *s)
+{
+    return s->secure.demand != DEMAND_DANE && !s->secure.testing;
+}
+
+/* What a session was had from, and under which demands on the certificate; malloc. */
+static char *session_key(const struct slot *s)
+{
+    const Mailraft__TlsRule *rule = rule_of(s);
+    size_t size = ROUTE_MAX + sizeof(s->peer) + 16, n;
+    for (size_t i = 0; i < rule->n_names; i++)
+        size += strlen(rule->names[i]) + 1;
+    char *key = mr_malloc(size);
+    n = (size_t)snprintf(key, size, "%d %s %s", s->secure.demand, s->peer, s->next_hop);
+    for (size_t i = 0; i < rule->n_names; i++)
+        n += (size_t)snprintf(key + n, size - n, " %s", rule->names[i]);
+    return key;
+}
+
 /* Settings of the handshake for the demand; NULL: not possible. */
 static struct tls *prepare(struct slot *s)
 {
     const struct secure *x = &s->secure;
     const char *name = x->demand == DEMAND_DANE ? x->tlsa_base : address_of(s)->host;
-    SSL_CTX *ctx = context_of(s->d, x->demand >= DEMAND_NAMES || x->testing);
+    SSL_CTX *ctx = delivery_tls_context(s->d, x->demand >= DEMAND_NAMES || x->testing);
     bool fine = true;
 
     if (ctx == NULL)
@@ -411,6 +369,8 @@ static struct tls *prepare(struct slot *s)
         fine = add_names(tls_ssl(t), s);
     if (x->demand >= DEMAND_NAMES)
         SSL_set_verify(tls_ssl(t), SSL_VERIFY_PEER, NULL);
+    if (fine && slot_may_resume(s))
+        delivery_tls_resume(s->d, s->secure.session_key = session_key(s), t);
     ERR_clear_error();
     if (fine)
         return t;
@@ -511,6 +471,17 @@ void slot_tls_progress(struct slot *s)
         handshake_done(s);
     else if (tls_state(s->tls) != TLS_HANDSHAKING)
         handshake_failed(s);
+}
+
+void slot_tls_end(struct slot *s)
+{
+    struct secure *x = &s->secure;
+    if (x->session_key != NULL && x->verified != NULL)
+        delivery_tls_keep(s->d, x->session_key, s->tls);
+    free(x->session_key);
+    x->session_key = NULL;
+    tls_free(s->tls);
+    s->tls = NULL;
 }
 
 bool slot_may_transfer(struct slot *s)

@@ -9,6 +9,7 @@
 
 #include "node/dns_answer.h"
 #include "node/sts.h"
+#include "node/tls.h"
 #include "ops.pb-c.h"
 
 #include <stdbool.h>
@@ -29,6 +30,7 @@ struct secure {
     Mailraft__TlsPolicy policy; /* when the connection was made */
     bool testing;               /* STS policy in testing mode: verified, but only for the log */
     bool plain;                 /* STARTTLS failed with this address: plain text now */
+    char *session_key;          /* what the handshake under way, or done, is good for; NULL: not to be resumed */
     const char *verified;       /* how, for logs: none, verify, sts, dane; NULL: no TLS */
     const char *status; /* enhanced status of what went wrong with the address; NULL: not a matter of security */
     bool temporary;     /* some address of this attempt failed in a way that may pass */
@@ -70,6 +72,14 @@ bool slot_tls_fallback(struct slot *s, const char *why);
 bool slot_secure_enough(const struct slot *s);
 /* Does the message ask for REQUIRETLS? Its failure then says nothing about the next hop's other messages. */
 bool slot_requires_tls(const struct slot *s);
+/* The connection's TLS goes; its session is kept for the next one. */
+void slot_tls_end(struct slot *s);
+
+/* delivery_tls_context.c. NULL: the configuration's files cannot be used (logged). */
+SSL_CTX *delivery_tls_context(struct delivery *d, bool verified);
+/* Before the handshake: offers the session that was kept under this key. */
+void delivery_tls_resume(struct delivery *d, const char *key, struct tls *t);
+void delivery_tls_keep(struct delivery *d, const char *key, struct tls *t);
 void delivery_tls_close(struct delivery *d);
 
 #endif

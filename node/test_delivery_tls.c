@@ -451,6 +451,32 @@ static void required_and_nobody_to_trust(void **state)
     stop();
 }
 
+/* ---- sessions ---- */
+
+/* The next connection to the same host resumes what the one before had; under another demand it does not. */
+static void sessions_are_resumed(void **state)
+{
+    (void)state;
+    start(&named, POLICY(VERIFY), NULL);
+    host.limit.messages_per_connection = 1;
+    for (unsigned i = 0; i < 3; i++) {
+        server_rule("QUIT", SILENT, 0, 0); /* so that the connection can be looked at */
+        give(0, 1);
+        assert_result(wait_told(i), 0, DELIVERED, "2.0.0", "taken");
+        WAIT_FOR(strstr(commands_of(i), "QUIT|") != NULL);
+        assert_int_equal(tls_resumed(server.connections[i]->tls), i == 1);
+        server.n_rules = 0;
+        connection_close(server.connections[i]);
+        WAIT_FOR(core.n_closed == i + 1);
+        if (i == 1) {
+            policy.names[0] = (char *)(uintptr_t) "secret.example.net";
+            policy.rule.n_names = 1;
+        }
+    }
+    assert_int_equal(atomic_load(&host.counters.tls_out_verified), 3);
+    stop();
+}
+
 /* ---- while it is under way ---- */
 
 static void ended_at_every_turn(void **state)
@@ -500,6 +526,7 @@ int main(void)
         cmocka_unit_test(required_and_not_offered),
         cmocka_unit_test(the_report_shows_nothing),
         cmocka_unit_test(required_and_nobody_to_trust),
+        cmocka_unit_test(sessions_are_resumed),
         cmocka_unit_test(ended_at_every_turn),
         cmocka_unit_test(the_rules_change),
     };
