@@ -7,18 +7,14 @@
  * reached. Everything that arrives goes through one place (on_read), every wait has a timer. */
 #include "node/delivery_internal.h"
 
-#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
-#include <arpa/inet.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-static void try_next(struct slot *s);
 
 /* ---- timers ---- */
 
@@ -97,7 +93,7 @@ static void on_tcp_closed(uv_handle_t *handle)
     if (s->phase == PHASE_CLOSING)
         slot_closed(s);
     else
-        try_next(s); /* the one before did not work */
+        slot_try_next(s); /* the one before did not work */
 }
 
 static void close_tcp(struct slot *s, bool reset)
@@ -245,7 +241,7 @@ void slot_ready(struct slot *s)
 static void on_greeting(struct slot *s, int code, const char *text)
 {
     if (code / 100 == 2)
-        host_memory_worked(s->d->hosts, &s->resolution.list[s->address].address.any);
+        slot_remember_success(s);
     if (code / 100 == 2 && s->helo_only) {
         s->phase = PHASE_HELO;
         say_hello(s, "HELO");
@@ -401,20 +397,6 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
 
 /* ---- connecting ---- */
 
-static void name_peer(struct slot *s, const struct resolved_address *a)
-{
-    char text[INET6_ADDRSTRLEN] = "";
-    uint16_t port;
-    if (a->address.any.sa_family == AF_INET6) {
-        (void)inet_ntop(AF_INET6, &a->address.v6.sin6_addr, text, sizeof(text));
-        port = ntohs(a->address.v6.sin6_port);
-    } else {
-        (void)inet_ntop(AF_INET, &a->address.v4.sin_addr, text, sizeof(text));
-        port = ntohs(a->address.v4.sin_port);
-    }
-    (void)snprintf(s->peer, sizeof(s->peer), "%s[%s]:%u", a->host, text, port);
-}
-
 static void on_connected(uv_connect_t *req, int status)
 {
     struct slot *s = req->data;
@@ -455,76 +437,6 @@ void slot_dial(struct slot *s)
         slot_lost(s, uv_strerror(rc));
 }
 
-static uint64_t now_ms(void)
-{
-    return mr_boot_ns(&mr_clock_real) / MR_NS_PER_MS;
-}
-
-static void on_resolved(void *arg, const struct resolution *resolution)
-{
-    struct slot *s = arg;
-    s->lookup = NULL;
-    s->resolution = *resolution;
-    s->address = 0;
-    if (resolution->result == RESOLVED) {
-        host_memory_arrange(s->d->hosts, s->resolution.list, s->resolution.n, now_ms());
-        /* A host of several that is known to be down is left for last. */
-        if (s->hop_at < s->hops.n && s->hops.n > 1 &&
-            host_memory_avoids(s->d->hosts, &s->resolution.list[0].address.any, now_ms())) {
-            s->hop_order[s->n_hop_order++] = s->hop_order[s->hop_at];
-            s->address = s->resolution.n;
-        }
-        try_next(s);
-        return;
-    }
-    if (s->hop_at + 1 < s->n_hop_order) { /* another host of the route may be known */
-        s->address = s->resolution.n = 0;
-        try_next(s);
-        return;
-    }
-    s->phase = PHASE_NONE;
-    bool temporary = resolution->result == RESOLVE_TEMPORARY;
-    job_fail(s, !temporary, resolution->status, temporary, "%s", resolution->reply);
-    s->job->avoid_node = temporary;
-    job_finish(s);
-    if (temporary)
-        slot_release_queued(s, "next hop unreachable");
-    slot_next(s);
-}
-
-static void resolve(struct slot *s)
-{
-    s->hop = s->hops.at[s->hop_order[s->hop_at]];
-    slot_secure_reset(s);
-    s->phase = PHASE_RESOLVE;
-    s->lookup = resolver_lookup(s->d->resolver, &s->hop, on_resolved, s);
-}
-
-/* The address that s->address says, or beyond the last the next host of the route. */
-static void try_next(struct slot *s)
-{
-    if (s->address < s->resolution.n) {
-        name_peer(s, &s->resolution.list[s->address]);
-        slot_secure(s);
-    } else {
-        mr_assert(s->hop_at + 1 < s->n_hop_order);
-        s->hop_at++;
-        resolve(s);
-    }
-}
-
-void slot_connect(struct slot *s)
-{
-    s->peer[0] = 0;
-    s->helo_only = false;
-    s->secure.temporary = false;
-    s->n_hop_order = s->hops.n;
-    for (unsigned i = 0; i < s->hops.n; i++)
-        s->hop_order[i] = (uint8_t)i;
-    s->hop_at = 0;
-    resolve(s);
-}
-
 /* ---- a connection that fails ---- */
 
 static bool greeted(const struct slot *s)
@@ -551,7 +463,7 @@ static void reconnect(struct slot *s)
     if (s->tcp_open)
         close_tcp(s, false); /* try_next follows when the descriptor is closed */
     else
-        try_next(s);
+        slot_try_next(s);
 }
 
 bool slot_fresh(const struct slot *s)
@@ -580,28 +492,13 @@ static void no_address(struct slot *s, const char *why)
     slot_close(s, true);
 }
 
-/* For the order of addresses the next time. What failed later than the greeting says little about the host. */
-static void remember_failure(struct slot *s)
-{
-    const struct sockaddr *address = &s->resolution.list[s->address].address.any;
-    enum host_failure how = HOST_REFUSED;
-
-    if ((s->phase != PHASE_CONNECT && s->phase != PHASE_GREETING) || s->source_failed)
-        return;
-    if (s->connect_error == UV_ENETUNREACH || s->connect_error == UV_EAFNOSUPPORT)
-        how = HOST_UNREACHABLE;
-    else if (s->phase == PHASE_CONNECT && (s->connect_error == 0 || s->connect_error == UV_ETIMEDOUT))
-        how = HOST_TIMED_OUT;
-    host_memory_failed(s->d->hosts, address, how, now_ms());
-}
-
 void slot_lost(struct slot *s, const char *why)
 {
     struct job *j = s->job;
 
     if (s->phase == PHASE_CLOSING || s->phase == PHASE_NONE)
         return;
-    remember_failure(s);
+    slot_remember_failure(s);
     if (j == NULL) {
         slot_close(s, true);
     } else if (!greeted(s) && slot_tls_fallback(s, why)) {

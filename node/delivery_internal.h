@@ -1,7 +1,9 @@
 /* delivery_internal.h - a slot: one connection to a next hop and the attempts that go over it, one after the other.
  *
  *   delivery.c              slots and their queues; life
- *   delivery_connect.c      resolve, connect, greeting, EHLO; closing
+ *   delivery_address.c      which address next: hosts of the route, MX, families, hosts that are down
+ *   delivery_source.c       from which address of ours
+ *   delivery_connect.c      connect, greeting, EHLO; closing
  *   delivery_tls.c          how the connection is secured
  *   delivery_tls_context.c  what all connections share for that
  *   delivery_form.c         which parameters and encodings a message has for the next hop; pure
@@ -186,10 +188,17 @@ void delivery_sources_close(struct delivery *d);
 /* Opens s->tcp for the family of the address that it will connect to, at one of the sources. 0 or UV_E... (logged). */
 int slot_open_socket(struct slot *s, const struct sockaddr *to);
 
+/* delivery_address.c */
+void slot_connect(struct slot *s);
+/* The address that s->address says, or beyond the last the next host of the route. */
+void slot_try_next(struct slot *s);
+/* The address in use greeted us; it, or the way to it, failed. For the order of addresses the next time. */
+void slot_remember_success(struct slot *s);
+void slot_remember_failure(struct slot *s);
+
 /* delivery_connect.c */
 /* How long the next hop may take for what it is asked now (RFC 5321 section 4.5.3.2). */
 unsigned slot_timeout_ms(const struct slot *s);
-void slot_connect(struct slot *s);
 /* The connection stands, as secure and as known as it has to be. */
 void slot_ready(struct slot *s);
 /* Connects to the address, which slot_secure has looked at. */
