@@ -34,15 +34,21 @@ service auth {{
     mode = 0666
   }}
 }}
+# No delays for addresses with failed logins: here all have one address.
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
 service stats {{
   client_limit = 100
 }}
 default_client_limit = 100
 default_process_limit = 20
-default_vsz_limit = 0
 """
 
 V23 = """\
+default_vsz_limit = 0
 protocols = lmtp
 ssl = {ssl}
 mail_location = maildir:~
@@ -66,6 +72,7 @@ FULL23 = "userdb_quota_rule=*:bytes=10"
 V24 = """\
 dovecot_config_version = 2.4.0
 dovecot_storage_version = 2.4.0
+default_vsz_limit = unlimited
 protocols = lmtp
 ssl = {ssl}
 mail_driver = maildir
@@ -82,12 +89,13 @@ userdb passwd-file {{
 mail_plugins {{
   quota = yes
 }}
+quota_storage_size = 1G
+quota_storage_grace = 0
 quota user {{
-  quota_storage_size = 1G
 }}
 """
 TLS24 = "ssl_server_cert_file = {cert}\nssl_server_key_file = {key}\n"
-FULL24 = "userdb_quota/user/quota_storage_size=10B"
+FULL24 = "userdb_quota_storage_size=10B"
 
 
 class Dovecot(Peer):

@@ -2,6 +2,7 @@
 
 import contextlib
 import smtplib
+import subprocess
 import types
 
 import pytest
@@ -103,9 +104,10 @@ def test_scram_by_dovecot_with_postfix(store):
 
 
 def test_wrong_password(store):
-    with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
-        send(store.ports.submission, BOB, BOB, b"", tls=store.c.pki.ca, login=(USER, "wrong"))
-    assert refused.value.smtp_code == 535
+    done = subprocess.run(["swaks", "--server", "127.0.0.1", "--port", str(store.ports.submission), "--from", BOB, "--to", BOB,
+                           "--tls", "--auth", "PLAIN", "--auth-user", USER, "--auth-password", "wrong"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 28 and "535 5.7.8" in done.stdout, done.stdout
 
 
 def test_auth_without_dovecot(store):
