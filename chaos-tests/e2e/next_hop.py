@@ -57,7 +57,7 @@ class Session:
         self.forget()
 
     def forget(self):
-        self.mail, self.rcpts, self.body, self.verbs = None, [], b"", []
+        self.mail, self.rcpts, self.body, self.verbs = None, [], [], []
 
     def say(self, text):
         self.file.write(text.encode() + b"\r\n")
@@ -74,7 +74,7 @@ class Session:
     def take(self):
         with self.server.lock:
             self.server.transactions.append(
-                {"mail": self.mail, "rcpts": self.rcpts, "body": self.body, "connection": self.number, "verbs": self.verbs})
+                {"mail": self.mail, "rcpts": self.rcpts, "body": b"".join(self.body), "connection": self.number, "verbs": self.verbs})
         for _ in self.rcpts if self.server.lmtp else (1,):
             self.say(self.reply(".", "250 2.0.0 taken"))
         self.forget()
@@ -83,13 +83,13 @@ class Session:
         for line in iter(self.file.readline, b".\r\n"):
             assert line.endswith(b"\n"), "the connection ended"
             assert line.endswith(b"\r\n") and b"\r" not in line[:-2], line  # what DATA carries is clean
-            self.body += line[1:] if line.startswith(b".") else line
+            self.body.append(line[1:] if line.startswith(b".") else line)
         self.take()
 
     def bdat(self, line):
         words = line.split()
         size = int(words[1])
-        self.body += self.file.read(size)
+        self.body.append(self.file.read(size))
         if words[-1].upper() == "LAST":
             self.take()
         else:

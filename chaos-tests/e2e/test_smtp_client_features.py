@@ -219,6 +219,25 @@ def test_binary(node):
         assert octets(t["body"]) == wanted
 
 
+def test_text_in_chunks(node):
+    """Where CHUNKING is offered text goes in chunks too; LAST is a command of its own."""
+    send(node, "s@sender.test", ["r@modern.test"], eight_bit(), ["BODY=8BITMIME"])
+    (t,) = got(node.hops["modern.test"])
+    assert t["verbs"][0].startswith("BDAT ") and t["verbs"][-1] == "BDAT 0 LAST", t["verbs"]
+    assert t["body"].endswith(eight_bit())
+    wait_for(lambda: [e for e in node.events("delivered") if e["bdat"] and not e["converted"]], "the log says so")
+
+
+def test_a_large_message_is_converted_in_pieces(node):
+    """Many pieces of the spool; no more of it in memory than two."""
+    line = "gr\u00fc\u00dfe ".encode() * 8 + b"\r\n"
+    text = eight_bit() + line * 60000
+    send(node, "s@sender.test", ["r@old.test"], text, ["BODY=8BITMIME"])
+    (t,) = got(node.hops["old.test"])
+    assert max(t["body"]) < 128 and max(len(s) for s in t["body"].split(b"\r\n")) <= 400
+    assert email.message_from_bytes(t["body"]).get_payload(decode=True).endswith(line * 60000)
+
+
 def test_chunks_without_line_ends_go_out_clean(node):
     """What came by BDAT has no stuffed dots and perhaps no line end at its end."""
     send(node, "s@sender.test", ["r@eight.test"], None, (), chunks=[b"Subject: x\r\n\r\n.\r\n", b".", b"a\r\n..b"])
@@ -277,6 +296,7 @@ def test_too_many_recipients(node):
     assert sorted(r for t in taken for r in t["rcpts"]) == [f"RCPT TO:<r{i}@toomany.test>" for i in range(10)]
     assert len([line for line in hop.lines if line.startswith("RCPT")]) == 10 + 6  # it is told once only
     assert not [e for e in node.events("deferred") if "toomany" in e["recipient"]]
+    assert hop.connections == 1
 
 
 # ---- the converter against another reader of MIME ----
