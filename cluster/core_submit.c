@@ -19,17 +19,53 @@ static void submit_answer(struct core_request *r, int status, enum apply_result 
     core_request_to_worker(r, core_request_decided);
 }
 
+static Mailraft__Op *cancel_op(const struct core_request *r)
+{
+    Mailraft__Cancel *cancel = mr_malloc(sizeof(*cancel));
+    mailraft__cancel__init(cancel);
+    cancel->id.data = mr_memdup(r->id.bytes, MR_ID_SIZE);
+    cancel->id.len = MR_ID_SIZE;
+    cancel->stamp_ms = r->stamp_ms;
+    Mailraft__Op *op = mr_malloc(sizeof(*op));
+    mailraft__op__init(op);
+    op->kind_case = MAILRAFT__OP__KIND_CANCEL;
+    op->cancel = cancel;
+    return op;
+}
+
+static void disowned(void *arg, int status, enum apply_result reason)
+{
+    (void)arg;
+    (void)status;
+    (void)reason;
+}
+
+/* Refused for what it is, not for the moment: its body need not lie on the nodes for the grace period; one who is over
+ * his limit could fill their disks with such. A cancel that is lost leaves it to the grace period. */
+static void disown_body(const struct core_request *r)
+{
+    struct cluster *c = r->c;
+    uint64_t now = core_now(c), until = now + c->config.commit_timeout_ms * MR_NS_PER_MS;
+    Mailraft__Op *op = cancel_op(r);
+
+    if (proposals_add(c->proposals, op, now, until, disowned, NULL, NULL) != 0)
+        mailraft__op__free_unpacked(op, NULL);
+}
+
 static void submitted(void *arg, int status, enum apply_result reason)
 {
     struct core_request *r = arg;
     if (r->cancelling)
         return; /* forgotten in favour of its cancel */
-    if (status != 0)
+    if (status != 0) {
         submit_answer(r, MR_NOQUORUM, APPLIED);
-    else if (reason == APPLIED || reason == APPLY_DUPLICATE)
+    } else if (reason == APPLIED || reason == APPLY_DUPLICATE) {
         submit_answer(r, 0, reason);
-    else
+    } else {
+        if (reason == APPLY_QUOTA || reason == APPLY_VERSION)
+            disown_body(r);
         submit_answer(r, MR_REFUSED, reason);
+    }
 }
 
 static void cancelled(void *arg, int status, enum apply_result reason)
@@ -51,15 +87,7 @@ static void cancelled(void *arg, int status, enum apply_result reason)
 static bool cancel_submission(struct core_request *r, uint64_t now, uint64_t patience_ns)
 {
     struct cluster *c = r->c;
-    Mailraft__Cancel *cancel = mr_malloc(sizeof(*cancel));
-    mailraft__cancel__init(cancel);
-    cancel->id.data = mr_memdup(r->id.bytes, MR_ID_SIZE);
-    cancel->id.len = MR_ID_SIZE;
-    cancel->stamp_ms = r->stamp_ms;
-    Mailraft__Op *op = mr_malloc(sizeof(*op));
-    mailraft__op__init(op);
-    op->kind_case = MAILRAFT__OP__KIND_CANCEL;
-    op->cancel = cancel;
+    Mailraft__Op *op = cancel_op(r);
     r->cancelling = true;
     proposals_forget(c->proposals, r->request);
     if (proposals_add(c->proposals, op, now, now + STATE_GRACE_MS * MR_NS_PER_MS, cancelled, r, &r->request) != 0) {
