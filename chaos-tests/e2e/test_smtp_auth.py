@@ -247,6 +247,35 @@ def test_reload(file):
         assert login(client, "PLAIN", "carol@mx1.test", "new")[0] == 235
 
 
+def test_senders_and_limits(make_cluster):
+    """A user sends as itself and as what the file says; its recipients an hour are counted."""
+    s = Submission(make_cluster(n=1), lines_of(ALICE, SECRET) + lines_of("bulk", SECRET))
+    senders = s.cluster.dir / "senders"
+    senders.write_text("bulk news@mx1.test\nbulk @lists.mx1.test\n")
+    s.cluster.overrides["smtp"]["auth"].update(
+        sender_file=str(senders), recipients_per_hour=3, users={"bulk": {"recipients_per_hour": 100}})
+    s.cluster.reconfigure()
+    s.cluster.start()
+    body = "Subject: x\r\n\r\nhello\r\n"
+    with s.connect() as client:
+        login(client, "PLAIN")
+        assert client.mail("bob@mx1.test")[0] == 553
+        client.rset()
+        client.sendmail(ALICE.upper(), ["a@example.test", "b@example.test"], body)
+        with pytest.raises(smtplib.SMTPDataError) as e:
+            client.sendmail(ALICE, ["c@example.test", "d@example.test"], body)
+        assert e.value.smtp_code == 450 and b"4.7.1" in e.value.smtp_error
+        client.sendmail(ALICE, ["e@example.test"], body)
+    with s.connect() as client:
+        login(client, "PLAIN", "bulk")
+        assert client.mail(ALICE)[0] == 553
+        client.rset()
+        assert client.mail("<>")[0] == 250
+        client.rset()
+        for sender in ("news@mx1.test", "any@lists.mx1.test"):
+            client.sendmail(sender, [f"{n}@example.test" for n in range(5)], body)
+
+
 def check(config):
     done = subprocess.run([BIN / "mailraftd", "--config", config, "--check-config"], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
