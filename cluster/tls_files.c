@@ -5,6 +5,7 @@
 #include <openssl/err.h>
 #include <openssl/x509_vfy.h>
 #include <stdio.h>
+#include <string.h>
 
 /* A key with a passphrase would ask on the terminal; we have none. */
 static int no_passphrase(char *buffer, int size, int writing, void *arg)
@@ -18,7 +19,9 @@ int tls_files_failed(const char *what, const char *file, char *error, size_t err
     unsigned long code = ERR_get_error();
     const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
     char text[160];
-    if (reason == NULL && code != 0)
+    if (ERR_SYSTEM_ERROR(code))
+        (void)snprintf(text, sizeof(text), "%s", strerror(ERR_GET_REASON(code)));
+    else if (reason == NULL && code != 0)
         ERR_error_string_n(code, text, sizeof(text));
     else
         (void)snprintf(text, sizeof(text), "%s", reason != NULL ? reason : "unknown failure");

@@ -116,6 +116,15 @@ void config_read_dns(struct yaml_reader *r, yaml_node_t *node, void *target)
 
 /* What a resolver on this host says of an answer cannot be changed on its way here. Without servers of our own those
  * of the system count, which the resolver looks at when it opens. */
+static void finish_routes(struct yaml_reader *r, yaml_node_t *root, const struct config *c)
+{
+    for (size_t i = 0; i < c->rules->n_routes && c->delivery.credentials == NULL; i++) {
+        const Mailraft__Route *route = c->rules->routes[i];
+        if (strchr(route->route, '@') != NULL)
+            yaml_problem(r, root, "route of %s: a login needs delivery.credentials", route->domain);
+    }
+}
+
 void config_delivery_finish(struct yaml_reader *r, yaml_node_t *root, struct config *c)
 {
     bool loopback = c->dns.n_servers > 0;
@@ -124,6 +133,7 @@ void config_delivery_finish(struct yaml_reader *r, yaml_node_t *root, struct con
         loopback = loopback && config_address_is_loopback(c->dns.servers[i]);
     if (!c->dns.trust_ad_given)
         c->dns.trust_ad = loopback;
+    finish_routes(r, root, c);
     /* With the system's resolvers it shows at the start only whether they are on this host. */
     if (c->dns.trust_ad || (c->dns.n_servers == 0 && !c->dns.trust_ad_given))
         return;

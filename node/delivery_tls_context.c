@@ -45,7 +45,10 @@ static SSL_CTX *make_context(const struct config *config, bool verified, char *e
 
 int delivery_tls_check(const struct config *config, char *error, size_t error_len)
 {
-    SSL_CTX *ctx = make_context(config, true, error, error_len);
+    char reason[300];
+    SSL_CTX *ctx = make_context(config, true, reason, sizeof(reason));
+    if (ctx == NULL)
+        (void)snprintf(error, error_len, "%s: delivery: %s", config->file, reason);
     SSL_CTX_free(ctx);
     return ctx == NULL ? MR_TLS : 0;
 }

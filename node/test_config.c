@@ -75,7 +75,7 @@ static void every_key(void **state)
                    "  idle_timeout: 1s\n  data_timeout: 2s\n  session_timeout: 3s\n"
                    "domains:\n  - {name: Example.NET, route: 'lmtp://Mail.example.net:24'}\n"
                    "routes:\n  default: 'smtp://user@relay.example.net'\n  partner.example: 'smtp://10.1.2.3:2525'\n"
-                   "delivery:\n  port: 2525\n  suspended: true\n"
+                   "delivery:\n  port: 2525\n  suspended: true\n  credentials: secrets\n"
                    "  retry: {first: 1m, factor: 1.5, max: 2h, warn_after: 0, expire: 3d}\n"
                    "  limits:\n    Gmail.com: {rate: 30/m, connections: unlimited}\n"
                    "    default: {connections: 9, rate: 500/s, messages_per_connection: 10, recipients_per_message: "
@@ -443,6 +443,8 @@ static void wrong_sections(void **state)
          "smtp.auth: no listener has profile: submission"},
         {NODE "smtp: {listeners: [{listen: '127.0.0.1:25'}, {listen: '127.0.0.1:24'}, {listen: '127.0.0.1:25'}]}\n", 1,
          "listener 127.0.0.1:25: given twice"},
+        {BASE "routes: {default: 'smtp://u@relay.example:587'}\n", 1,
+         "route of default: a login needs delivery.credentials"},
         {BASE "delivery: {tls: {a.example: {policy: dane}}}\ndns: {servers: ['192.0.2.1:53']}\n", 1,
          "delivery.tls.a.example: policy dane needs a resolver that validates"},
         {NODE "smtp: {auth: {file: a, mechanisms: [CRAM-MD5]}}\n", 2, "smtp.auth.mechanisms.0: has to be PLAIN"},
