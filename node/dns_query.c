@@ -6,6 +6,7 @@
 #include <arpa/nameser.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ares_create_query and ares_send stand in both 1.18 (Debian 12) and 1.34 (Debian 13); the second would like others. */
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
@@ -16,8 +17,12 @@ enum {
 };
 
 struct question {
+    ares_channel channel;
     dns_query_cb cb;
     void *arg;
+    int type;
+    bool without_edns;
+    char name[];
 };
 
 static int status_of(const struct dns_head *head, const uint8_t *answer)
@@ -38,6 +43,8 @@ static int status_of(const struct dns_head *head, const uint8_t *answer)
     }
 }
 
+static void send_question(struct question *q);
+
 static void on_answer(void *arg, int status, int timeouts, unsigned char *answer, int len)
 {
     struct question *q = arg;
@@ -48,26 +55,42 @@ static void on_answer(void *arg, int status, int timeouts, unsigned char *answer
         status = ARES_EBADRESP;
     if (status == ARES_SUCCESS)
         status = status_of(&head, answer);
+    if (status == ARES_EFORMERR && !q->without_edns) { /* a server from before EDNS (RFC 6891 7) */
+        q->without_edns = true;
+        send_question(q);
+        return;
+    }
     q->cb(q->arg, status, head.ad, status == ARES_SUCCESS ? answer : NULL, status == ARES_SUCCESS ? (size_t)len : 0);
     free(q);
 }
 
-void dns_query(ares_channel channel, const char *name, int type, dns_query_cb cb, void *arg)
+static void send_question(struct question *q)
 {
-    struct question *q = mr_malloc(sizeof(*q));
     unsigned short id;
     unsigned char *text;
     int len;
 
-    *q = (struct question){cb, arg};
     int rc = RAND_bytes((unsigned char *)&id, sizeof(id)) == 1
-                 ? ares_create_query(name, ns_c_in, type, id, 1, &text, &len, EDNS_SIZE)
+                 ? ares_create_query(q->name, ns_c_in, q->type, id, 1, &text, &len, q->without_edns ? 0 : EDNS_SIZE)
                  : ARES_ENOMEM;
     if (rc != ARES_SUCCESS) {
         on_answer(q, rc, 0, NULL, 0);
         return;
     }
     text[3] |= ASK_AD;
-    ares_send(channel, text, len, on_answer, q); /* copies */
+    ares_send(q->channel, text, len, on_answer, q); /* copies */
     ares_free_string(text);
+}
+
+void dns_query(ares_channel channel, const char *name, int type, dns_query_cb cb, void *arg)
+{
+    size_t len = strlen(name) + 1;
+    struct question *q = mr_calloc(1, sizeof(*q) + len);
+
+    q->channel = channel;
+    q->cb = cb;
+    q->arg = arg;
+    q->type = type;
+    memcpy(q->name, name, len);
+    send_question(q);
 }

@@ -266,7 +266,8 @@ static void on_record(void *arg, enum dns_outcome outcome, bool secure, const ui
     }
     free(txt);
     d->checked_until_ns = now_ns() + ns;
-    bool known = in_force(d) != NULL && strcmp(in_force(d)->id, id) == 0;
+    const struct sts_policy *policy = in_force(d);
+    bool known = policy != NULL && strcmp(policy->id, id) == 0;
     if (!d->sts->closing && !d->fetching && is_due(d, id))
         fetch(d, id);
     if (known || !d->fetching) /* a policy that is only made to last longer keeps nobody waiting */

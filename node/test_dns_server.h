@@ -40,6 +40,7 @@ static struct {
     unsigned n_zone;
     struct dns_fault faults[DNS_MOST];
     unsigned n_faults;
+    bool no_edns;   /* it knows nothing of EDNS */
     bool validates; /* sets AD where it was asked to (RFC 6840 5.7), but not for names below this one: */
     const char *unsigned_zone;
     struct {
@@ -242,6 +243,8 @@ static inline void dns_turn(void)
         for (unsigned i = 0; i < dns.n_faults; i++)
             if (strcasecmp(dns.faults[i].name, name) == 0 && (dns.faults[i].type == 0 || dns.faults[i].type == type))
                 fault = dns.faults[i].rcode;
+        if (dns.no_edns && in[11] > 0)
+            fault = DNS_FORMERR;
         if (fault == DNS_HELD) {
             memcpy(dns.held, in, (size_t)n);
             dns.held_len = (size_t)n;

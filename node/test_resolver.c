@@ -425,6 +425,21 @@ static void a_server_that_is_not_there(void **state)
     host_close();
 }
 
+static void a_server_from_before_edns(void **state)
+{
+    (void)state;
+    host_open();
+    dns.no_edns = true;
+    dns_mx("example.org", 10, "a.example.org", 0);
+    dns_a("a.example.org", "192.0.2.1", 0);
+    for (int i = 0; i < 3; i++) {
+        struct resolution r = ask("mx:example.org");
+        assert_int_equal(r.result, RESOLVED);
+        assert_int_equal(r.n, 1);
+    }
+    host_close();
+}
+
 /* ---- what was validated ---- */
 
 static void open_signed(void)
@@ -559,6 +574,7 @@ int main(void)
         cmocka_unit_test(static_routes),
         cmocka_unit_test(cancelled_and_closed),
         cmocka_unit_test(a_server_that_is_not_there),
+        cmocka_unit_test(a_server_from_before_edns),
         cmocka_unit_test(each_host_is_told_whether_it_is_secure),
         cmocka_unit_test(ad_from_a_server_that_is_not_trusted),
         cmocka_unit_test(single_questions),

@@ -310,6 +310,37 @@ def test_sts_policy_outlives_its_server_and_changes_by_id(world):
     assert policies.fetches["a.test"] == 3
 
 
+def test_sts_policy_is_renewed_and_ends(world):
+    """Half of a policy's life over, it is fetched again; when that fails it stays in force to its end, and no longer."""
+    w = world.open()
+    policies = w.policy_server("a.test")
+    hop = w.hop(w.ca.issue("mx.a.test"))
+    w.domain("a.test", hop, sts_record(), POLICY_HOST, signed=False)
+    policies.answers["a.test"] = policy(mx=["mx.a.test"], max_age=6)
+    w.start()
+    w.send("first@a.test")
+    w.assert_delivered("first@a.test", "sts")
+
+    def one_more(number=iter(range(1000))):
+        recipient = f"{next(number)}@a.test"
+        w.send(recipient)
+        return w.first(recipient)
+
+    wait_for(lambda: one_more()["tls_verified"] == "sts" and policies.fetches["a.test"] >= 2, "it was renewed", every=0.2)
+    del policies.answers["a.test"]
+    events = [one_more()]
+    assert events[0]["tls_verified"] == "sts"
+
+    def ended():
+        events.append(one_more())
+        return events[-1]["tls_verified"] == "none"
+
+    wait_for(ended, "the policy has ended", every=0.2)
+    failed, = w.cluster.nodes[0].events("sts_fetch_failed")
+    assert failed["policy_in_force"] is True, failed
+    assert all(e["event"] == "delivered" for e in events)
+
+
 def test_dane_wins_over_sts(world):
     """TLSA records that fit and a policy that does not: DANE alone counts. The other way round it counts as well."""
     w = world.open()
@@ -403,6 +434,8 @@ def test_policies(world):
     hop, cut = w.hop(named), w.hop(named, {"nostarttls"})
     stranger = w.hop(Authority(w.dir, "stranger").issue("mx.stranger.test", "stranger.test"))
     own = w.hop(w.ca.issue("gate.own.test"))
+    mine = w.ca.issue("client.test")
+    hop.ask_for_certificate(w.ca)
     for name, at in (("none", hop), ("encrypt", hop), ("cutencrypt", cut), ("cut", cut), ("byname", hop), ("badname", hop),
                      ("stranger", stranger), ("own", own), ("right", hop)):
         w.domain(f"{name}.test", at, signed=name == "right")
@@ -417,7 +450,7 @@ def test_policies(world):
         "stranger.test": verify,
         "own.test": verify,  # without names: the domain or what is below it
         "right.test": verify,  # DNSSEC vouches for the MX host
-    })
+    }, tls_cert=str(mine.chain), tls_key=str(mine.key))
     names = ("none", "encrypt", "cutencrypt", "cut", "byname", "badname", "stranger", "own", "right")
     for name in names:
         w.send(f"r@{name}.test")
@@ -431,6 +464,8 @@ def test_policies(world):
     w.assert_deferred("r@badname.test", "4.7.5", "certificate is not accepted (verify)")
     w.assert_deferred("r@stranger.test", "4.7.5", "certificate is not accepted (verify)")
     assert not stranger.messages
+    shown = {s.client for s in hop.sessions if s.messages and s.tls}
+    assert shown == {"client.test"}, shown
 
 
 # ---- REQUIRETLS ----

@@ -72,6 +72,7 @@ class Session:
         self.commands = []
         self.tls = None  # protocol
         self.sni = None
+        self.client = None  # name in the certificate that the client showed
         self.messages = []  # (commands of its transaction, text, under TLS)
 
 
@@ -113,6 +114,10 @@ class NextHop:
         if self.context:
             self.context.sni_callback = lambda sock, name, _: setattr(sock, "asked_name", name)
 
+    def ask_for_certificate(self, authority):
+        self.context.verify_mode = ssl.CERT_OPTIONAL
+        self.context.load_verify_locations(str(authority.cert))
+
     def stop(self):
         self.server.shutdown()
         self.server.server_close()
@@ -152,6 +157,8 @@ class NextHop:
             return None
         secured = self.context.wrap_socket(sock, server_side=True)
         session.tls, session.sni = secured.version(), getattr(secured, "asked_name", None)
+        names = (secured.getpeercert() or {}).get("subjectAltName", ())
+        session.client = names[0][1] if names else None
         return None if "plainonly" in self.faults else secured
 
     def serve(self, sock, session):
