@@ -706,7 +706,7 @@ static inline void host_open(void)
     host.config.dns.trust_ad_given = true;
     host.config.smtp.hostname = (char *)(uintptr_t) "mx1.example.net";
     host.config.delivery.hostname = (char *)(uintptr_t) "out.example.net";
-    host.config.delivery.port = server.port;
+    host.config.delivery.port = host.config.delivery.sts_port = server.port;
     host.config.delivery.connect_timeout_ms = 20000;
     host.config.delivery.command_timeout_ms = 20000;
     host.config.delivery.data_timeout_ms = 20000;

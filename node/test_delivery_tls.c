@@ -451,6 +451,80 @@ static void required_and_nobody_to_trust(void **state)
     stop();
 }
 
+/* ---- MTA-STS ---- */
+
+/* A domain with a record whose policy server is our next hop, which speaks no HTTPS. */
+static void start_sts(void)
+{
+    start_dane(&named);
+    policy.rule.policy = POLICY(STS);
+    dns.validates = false;
+    dns_add((struct dns_record){"_mta-sts.example.org", DNS_TXT, 300, 0, "v=STSv1; id=1;"});
+    dns_a("mta-sts.example.org", "127.0.0.1", 300);
+}
+
+static void a_policy_that_cannot_be_had(void **state)
+{
+    (void)state;
+    start_sts();
+    for (unsigned i = 0; i < 3; i++) {
+        give(i, 1); /* slots of their own: three connections */
+        assert_result(wait_told(i), 0, DELIVERED, "2.0.0", "taken");
+    }
+    assert_int_equal(atomic_load(&host.counters.sts_failed), 1);
+    assert_int_equal(atomic_load(&host.counters.tls_out), 3);
+    assert_int_equal(dns_asked("_mta-sts.example.org", DNS_TXT), 1);
+    assert_int_equal(core.n_remembered, 0);
+    stop();
+}
+
+/* What the cluster knows is enough: nothing is fetched, and the host has to be the policy's. */
+static void a_policy_of_the_cluster(const char *mx, unsigned mode, uint64_t expires_ms, const char *error)
+{
+    const char *const list[] = {mx};
+    start_sts();
+    struct attempt *a = make_attempt(server.route, 0, 1);
+    a->now_ms = 1000000;
+    a->site = (struct attempt_site){
+        .sts_id = "1", .sts_mode = mode, .sts_mx = list, .n_sts_mx = 1, .sts_expires_ms = expires_ms};
+    delivery_attempt(host.delivery, a);
+    if (error != NULL)
+        assert_result(wait_told(0), 0, DEFERRED, "4.7.5", error);
+    else
+        assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    stop();
+}
+
+static void policies_of_the_cluster(void **state)
+{
+    const uint64_t later = 1000000 + 86400000;
+    (void)state;
+    a_policy_of_the_cluster("mx.example.org", 3, later, NULL);
+    assert_int_equal(atomic_load(&host.counters.tls_out_verified), 1);
+    assert_int_equal(atomic_load(&host.counters.sts_failed), 0);
+    a_policy_of_the_cluster("other.example.org", 3, later, "does not name mx.example.org");
+    a_policy_of_the_cluster("other.example.org", 2, later, NULL); /* testing */
+    assert_int_equal(atomic_load(&host.counters.tls_out_verified), 0);
+    a_policy_of_the_cluster("other.example.org", 1, later, NULL);  /* none */
+    a_policy_of_the_cluster("other.example.org", 3, 999999, NULL); /* over: it would have to be fetched */
+    assert_int_equal(atomic_load(&host.counters.sts_failed), 1);
+}
+
+static void sts_ended_at_every_turn(void **state)
+{
+    (void)state;
+    for (int turns = 0; turns < 24; turns++) {
+        start_sts();
+        give(0, 1);
+        give(1, 1);
+        for (int i = 0; i < turns; i++)
+            turn();
+        if (turns % 2 == 0)
+            delivery_lease_ended(host.delivery);
+        stop();
+    }
+}
+
 /* ---- sessions ---- */
 
 /* The next connection to the same host resumes what the one before had; under another demand it does not. */
@@ -526,6 +600,9 @@ int main(void)
         cmocka_unit_test(required_and_not_offered),
         cmocka_unit_test(the_report_shows_nothing),
         cmocka_unit_test(required_and_nobody_to_trust),
+        cmocka_unit_test(a_policy_that_cannot_be_had),
+        cmocka_unit_test(policies_of_the_cluster),
+        cmocka_unit_test(sts_ended_at_every_turn),
         cmocka_unit_test(sessions_are_resumed),
         cmocka_unit_test(ended_at_every_turn),
         cmocka_unit_test(the_rules_change),
