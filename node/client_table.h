@@ -1,21 +1,24 @@
 /* client_table.h - how much each client address asks of this node: connections, messages, recipients, failed logins.
  *
  * One table for all workers of a node, where else they share nothing: the kernel spreads a client's connections over
- * the workers' listeners, so a limit that each worker counted by itself would be some number between N and N times the
- * workers, and different each time. What is shared is counters only, in shards with a mutex each, held for a few
- * hundred nanoseconds (one look-up in a short chain), never across I/O, an allocation or a call out.
+ * the workers' listeners, so a limit that each worker counted by itself would be some number between N and N times
+ * the workers, and different each time. What is shared is counters only, in shards with a mutex each, held for one
+ * look-up in a short chain (about 150 ns, under a microsecond while a flood of new addresses empties the caches),
+ * never across I/O, an allocation or a call out.
  *
  * "Address": an IPv4 address (also a mapped one), or the /64 of an IPv6 address, as a host has all of its /64 and a
  * limit on single ones would limit nobody. "Network": IPv4 /24, IPv6 /56.
  *
  * C1: connections: open at one time. A refused one is not counted.
  * C2: rates: N events in a unit of time U. A bucket of N tokens, full at first, gains N tokens in U evenly; an event
- * takes one, without a token it is refused and takes none. So in any span of time W at most N + W * N / U events pass,
- * and who keeps to the rate is never refused. Times come from the caller and are monotonic nanoseconds. C3: bounded: a
- * fixed number of entries. An address that has connections open is never forgotten; of the others the one longest
- * unused in its shard makes room (it would start with full buckets again: to make use of that, a client has to own more
- * addresses than the table has entries). A shard in which all have connections open takes no further address:
- * CLIENT_TABLE_FULL. C4: which shard and chain an address falls in depends on a random seed. Thread: any. */
+ *     takes one, without a token it is refused and takes none. So in any span of time W at most N + W * N / U events
+ *     pass, and who keeps to the rate is never refused. Times come from the caller: monotonic nanoseconds.
+ * C3: bounded: a fixed number of entries. An address that has connections open is never forgotten; of the others the
+ *     one longest unused in its shard makes room (it would start with full buckets again: to make use of that, a
+ *     client has to own more addresses than the table has entries). A shard in which all have connections open takes
+ *     no further address: CLIENT_TABLE_FULL.
+ * C4: which shard and chain an address falls in depends on a random seed.
+ * Thread: any. */
 #ifndef MR_NODE_CLIENT_TABLE_H
 #define MR_NODE_CLIENT_TABLE_H
 

@@ -1,16 +1,17 @@
 /* host_memory.h - what a worker remembers of the addresses that it connects to: which do not answer, and whether a
  * whole address family does not. Gives the addresses of a next hop their order. No I/O.
  *
- * M1: an address that refused, timed out or turned us away at its greeting is put behind all others of the next hop for
- *     HOST_AWAY_FIRST_MS, doubled at each failure after that time up to HOST_AWAY_MAX_MS; so while another one works it
- *     is not tried, and when none does it still is. A failure within the time changes nothing (many connections find
- * the same host down at once); a greeting clears it. M2: within one preference (RFC 5321 section 5.1) IPv6 goes before
- * IPv4, unless IPv6 failed as a whole: the network said so (ENETUNREACH), or FAMILY_FAILURES different hosts timed out
- * over it with no connection in between. Then it goes behind IPv4 for FAMILY_AWAY_FIRST_MS, doubled up to
- * FAMILY_AWAY_MAX_MS. The same holds for IPv4. M3: M1 goes before the preference: a backup that works is better than a
- * first choice that is known to be down. M4: bounded: HOST_SETS x HOST_WAYS addresses; of those of a set the one whose
- * time ends first makes room. It is a hint for order only: nothing is kept on disk, and workers do not tell each other.
- * Thread: the owner's. */
+ * M1: an address that refused, timed out or turned us away at its greeting is put behind all others of the next hop
+ *     for HOST_AWAY_FIRST_MS, doubled at each failure after that time up to HOST_AWAY_MAX_MS; so while another one
+ *     works it is not tried, and when none does it still is. A failure within the time changes nothing (many
+ *     connections find the same host down at once); a greeting clears it.
+ * M2: within one preference (RFC 5321 section 5.1) IPv6 goes before IPv4, unless IPv6 failed as a whole: the network
+ *     said so (ENETUNREACH), or FAMILY_FAILURES different hosts timed out over it with no connection in between.
+ *     Then it goes behind IPv4 for FAMILY_AWAY_FIRST_MS, doubled up to FAMILY_AWAY_MAX_MS. The same holds for IPv4.
+ * M3: M1 goes before the preference: a backup that works is better than a first choice that is known to be down.
+ * M4: bounded: HOST_SETS x HOST_WAYS addresses; of those of a set the one whose time ends first makes room.
+ *
+ * It is a hint for order only: nothing is kept on disk, and workers do not tell each other. Thread: the owner's. */
 #ifndef MR_NODE_HOST_MEMORY_H
 #define MR_NODE_HOST_MEMORY_H
 

@@ -2,9 +2,10 @@
  * connected. Pure, incremental: nothing is allocated, however long the header claims to be.
  *
  * P1: not one octet behind the header is consumed. How the input is cut into pieces makes no difference.
- * P2: version 1 is at most PROXY_V1_MAX octets, version 2 at most PROXY_V2_MAX. The specification allows 65535 octets
- * of payload; what proxies send (addresses, TLS information, at most a certificate's name) stays far below ours. P3:
- * strict. A header that is not wholly of the form is an error, for a receiver that guesses can be made to take a
+ * P2: version 1 is at most PROXY_V1_MAX octets, version 2 at most PROXY_V2_MAX. The specification allows 65535
+ *     octets of payload; what proxies send (addresses, TLS information, at most a certificate's name) stays far
+ *     below ours.
+ * P3: strict. A header that is not wholly of the form is an error, for a receiver that guesses can be made to take a
  *     client's words for a proxy's. TLVs are walked over and must fill the payload exactly; a CRC32C must be right.
  * Thread: any. */
 #ifndef MR_NODE_PROXY_HEADER_H
