@@ -30,7 +30,7 @@ struct shard {
     struct entry *entries;
     int32_t *chains;
     int32_t free, oldest, newest;
-    unsigned used;
+    unsigned used, fresh; /* entries in chains; entries that were ever used: memory behind them was not touched */
 };
 
 struct client_table {
@@ -69,11 +69,9 @@ void client_table_open(struct client_table **out, const struct client_limits *li
         mr_assert(pthread_mutex_init(&s->lock, NULL) == 0);
         s->entries = mr_calloc(t->per_shard, sizeof(s->entries[0]));
         s->chains = mr_malloc(t->per_shard * sizeof(s->chains[0]));
-        s->oldest = s->newest = NONE;
-        for (unsigned n = 0; n < t->per_shard; n++) {
+        s->oldest = s->newest = s->free = NONE;
+        for (unsigned n = 0; n < t->per_shard; n++)
             s->chains[n] = NONE;
-            s->entries[n].next = n + 1 < t->per_shard ? (int32_t)n + 1 : NONE;
-        }
     }
     *out = t;
 }
@@ -162,8 +160,12 @@ static struct entry *add(struct client_table *t, struct shard *s, int32_t *chain
 
     if (s->used == t->per_shard && !make_room(t, s))
         return NULL;
-    e = &s->entries[s->free];
-    s->free = e->next;
+    if (s->free != NONE) {
+        e = &s->entries[s->free];
+        s->free = e->next;
+    } else {
+        e = &s->entries[s->fresh++];
+    }
     s->used++;
     *e = (struct entry){.key = *key, .next = *chain};
     *chain = number(s, e);
