@@ -254,6 +254,8 @@ struct cluster_counters {
     atomic_ullong tls_out, tls_out_verified, tls_out_failed, tls_fallbacks;
     /* Policies of MTA-STS: fetched, and not to be had though the domain says that it has one. */
     atomic_ullong sts_fetched, sts_failed;
+    /* Users' logins here: let in, turned away, not checked because who checks was away; ours at smarthosts, refused. */
+    atomic_ullong logins, logins_failed, logins_unavailable, smarthost_logins_failed;
 };
 struct cluster_counters *cluster_counters(struct cluster *c);
 

@@ -460,6 +460,10 @@ static json_t *answer_metrics(struct cluster *c)
         {"tls_out_verified_total", atomic_load(&c->counters.tls_out_verified)},
         {"tls_out_failed_total", atomic_load(&c->counters.tls_out_failed)},
         {"tls_fallbacks_total", atomic_load(&c->counters.tls_fallbacks)},
+        {"logins_total", atomic_load(&c->counters.logins)},
+        {"logins_failed_total", atomic_load(&c->counters.logins_failed)},
+        {"logins_unavailable_total", atomic_load(&c->counters.logins_unavailable)},
+        {"smarthost_logins_failed_total", atomic_load(&c->counters.smarthost_logins_failed)},
         {"sts_fetched_total", atomic_load(&c->counters.sts_fetched)},
         {"sts_failed_total", atomic_load(&c->counters.sts_failed)},
     };

@@ -65,6 +65,7 @@ __attribute__((format(printf, 3, 4))) static void fail(struct slot *s, const cha
     va_start(args, format);
     (void)vsnprintf(why, sizeof(why), format, args);
     va_end(args);
+    atomic_fetch_add(&s->d->w->counters->smarthost_logins_failed, 1);
     log_event(LOG_ERROR, "smarthost_login_failed", LOG_S("next_hop", s->next_hop), LOG_S("peer", s->peer),
               LOG_S("user", s->hop.user), LOG_S("mechanism", s->login != NULL ? sasl_name(s->login->mechanism) : NULL),
               LOG_B("tls", s->tls != NULL), LOG_S("reason", why));

@@ -91,6 +91,11 @@ static void leave(struct smtp_session *s)
         smtp_session_move(s, SMTP_READY);
 }
 
+static void count(atomic_ullong *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
 static void accept_user(struct smtp_session *s, const char *user, const char *mechanism)
 {
     (void)snprintf(s->user, sizeof(s->user), "%s", user);
@@ -98,6 +103,7 @@ static void accept_user(struct smtp_session *s, const char *user, const char *me
     s->login.relay = s->relay;
     s->relay = true;
     s->login.failures = 0;
+    count(&s->server->worker->counters->logins);
     log_event(LOG_INFO, "auth_ok", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
               LOG_S("helo", s->client.helo), LOG_S("user", s->user), LOG_S("mechanism", mechanism),
               LOG_B("tls", s->tls != NULL));
@@ -108,6 +114,7 @@ static void accept_user(struct smtp_session *s, const char *user, const char *me
 static void deny(struct smtp_session *s, const char *user, const char *mechanism)
 {
     s->login.failures++;
+    count(&s->server->worker->counters->logins_failed);
     log_event(LOG_WARN, "auth_failed", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
               LOG_S("helo", s->client.helo), LOG_S("user", user), LOG_S("mechanism", mechanism),
               LOG_B("tls", s->tls != NULL), LOG_N("failures", s->login.failures));
@@ -164,6 +171,7 @@ static void take_answer(struct smtp_session *s, const struct auth_answer *answer
         deny(s, answer->text, mechanism);
         break;
     case AUTH_AWAY:
+        count(&s->server->worker->counters->logins_unavailable);
         log_event(LOG_ERROR, "auth_unavailable", LOG_S("client", s->client.address), LOG_S("mechanism", mechanism),
                   LOG_S("reason", answer->text));
         leave(s);

@@ -133,6 +133,7 @@ def test_wrong_password(file):
         assert client.getreply()[0] == 421
     failed = file.node.events("auth_failed")
     assert {e["user"] for e in failed[-3:]} == {ALICE, "nobody@mx1.test"}
+    assert file.node.metric("logins_failed_total") >= 3 and file.node.metric("logins_total") >= 3
 
 
 def test_mail_of_others_is_not_held_up(file):
