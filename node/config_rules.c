@@ -2,6 +2,8 @@
 #include "node/config_internal.h"
 
 #include "cluster/route.h"
+#include "node/smtp_idn.h"
+#include "node/smtp_text.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
@@ -64,6 +66,19 @@ static bool domain_ok(const char *domain)
     return true;
 }
 
+/* The domain as it is looked up: with A-labels for U-labels. False: it is none. */
+static bool domain_ascii(const char *domain, char out[SMTP_MAX_DOMAIN + 1])
+{
+    size_t len = strlen(domain);
+
+    if (smtp_has_8bit(domain, len))
+        return smtp_idn_to_ascii(domain, len, out) == 0;
+    if (!domain_ok(domain))
+        return false;
+    memcpy(out, domain, len + 1);
+    return true;
+}
+
 /* Canonical text of a route, or NULL after a problem was reported. */
 static char *route_text(struct yaml_reader *r, yaml_node_t *node)
 {
@@ -89,16 +104,17 @@ static void route_pair(struct yaml_reader *r, const char *key, yaml_node_t *valu
 {
     struct config *c = arg;
     char *route = route_text(r, value);
+    char domain[SMTP_MAX_DOMAIN + 1];
     if (route == NULL)
         return;
     if (c->rules->n_routes >= MAX_ROUTES)
         yaml_problem(r, value, "more than %d routes", MAX_ROUTES);
-    else if (strcmp(key, "default") != 0 && !domain_ok(key))
+    else if (!domain_ascii(key, domain))
         yaml_problem(r, value, "\"%s\" is not a domain", key);
-    else if (known_route(c, key))
+    else if (known_route(c, domain))
         yaml_problem(r, value, "has a route already (under domains)");
     else {
-        add_route(c, key, route, false);
+        add_route(c, domain, route, false);
         return;
     }
     free(route);
@@ -125,6 +141,7 @@ static void domain_item(struct yaml_reader *r, yaml_node_t *node, void *arg)
 {
     struct config *c = arg;
     struct domain d = {0};
+    char domain[SMTP_MAX_DOMAIN + 1];
     unsigned before = r->errors;
     const struct yaml_key keys[] = {
         {"name", yaml_read_string, &d.name}, {"route", read_route, &d.route}, {NULL, NULL, NULL}};
@@ -133,12 +150,12 @@ static void domain_item(struct yaml_reader *r, yaml_node_t *node, void *arg)
     if (r->errors == before) {
         if (d.name == NULL || d.route == NULL)
             yaml_problem(r, node, "needs name and route");
-        else if (!domain_ok(d.name))
+        else if (!domain_ascii(d.name, domain))
             yaml_problem(r, node, "\"%s\" is not a domain", d.name);
-        else if (known_route(c, d.name))
+        else if (known_route(c, domain))
             yaml_problem(r, node, "\"%s\" is given twice", d.name);
         else {
-            add_route(c, d.name, d.route, true);
+            add_route(c, domain, d.route, true);
             d.route = NULL;
         }
     }

@@ -376,6 +376,10 @@ static void wrong_values(void **state)
         {"domains: [{name: a.example}]\n", 4, "domains.0: needs name and route"},
         {"domains: [{name: a.example, route: mx}, {name: a.example, route: mx}]\n", 4,
          "domains.1: \"a.example\" is given twice"},
+        {"domains: [{name: b\xc3\xbc"
+         "cher.example, route: mx}, {name: xn--bcher-kva.example, route: mx}]\n",
+         4, "domains.1: \"xn--bcher-kva.example\" is given twice"},
+        {"domains: [{name: '\xc3\xbc..example', route: mx}]\n", 4, "domains.0: \"\xc3\xbc..example\" is not a domain"},
         {"domains: [{name: '.example', route: mx}]\n", 4, "domains.0: \".example\" is not a domain"},
         {"domains: {name: a.example, route: mx}\n", 4, "domains: has to be a list"},
         {"http: {token_file: /dev/null/x}\n", 4, "http.token_file: /dev/null/x: "},
