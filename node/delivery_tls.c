@@ -81,17 +81,19 @@ static bool wants_sts(const struct slot *s)
 
 /* ---- TLSA records (RFC 7672 2.2) ---- */
 
-static void use_tlsa(struct slot *s, const char *base, const uint8_t *answer, size_t len)
+static int use_tlsa(struct slot *s, const char *base, const uint8_t *answer, size_t len)
 {
     struct secure *x = &s->secure;
     x->tlsa_answer = mr_memdup(answer, len);
-    if (dns_read_tlsa(x->tlsa_answer, len, &x->tlsa) != 0 || x->tlsa.n == 0) {
+    int rc = dns_read_tlsa(x->tlsa_answer, len, &x->tlsa);
+    if (rc != 0 || x->tlsa.n == 0) {
         free(x->tlsa_answer);
         x->tlsa_answer = NULL;
         x->tlsa.n = 0;
-        return;
+        return rc;
     }
     (void)snprintf(x->tlsa_base, sizeof(x->tlsa_base), "%s", base);
+    return 0;
 }
 
 static bool usable(const struct dns_tlsa *record)
@@ -119,13 +121,13 @@ static void on_tlsa(void *arg, enum dns_outcome outcome, bool secure, const uint
     bool was_alias = x->asking_alias;
 
     x->question = NULL;
+    if (outcome == DNS_ANSWERED && secure && use_tlsa(s, was_alias ? a->alias : a->host, answer, len) != 0)
+        outcome = DNS_FAILED;
     if (outcome == DNS_FAILED) {
         /* To go on without would let anybody who can drop packets switch it off (RFC 7672 2.1). */
         slot_refuse(s, "4.7.5", "the TLSA records of %s cannot be had or trusted now", was_alias ? a->alias : a->host);
         return;
     }
-    if (outcome == DNS_ANSWERED && secure)
-        use_tlsa(s, was_alias ? a->alias : a->host, answer, len);
     if (x->tlsa.n == 0 && was_alias) {
         x->asking_alias = false;
         ask_tlsa(s, a->host);

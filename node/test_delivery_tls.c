@@ -335,6 +335,11 @@ static void records_that_cannot_be_had(void **state)
     assert_result(wait_told(0), 0, DEFERRED, "4.7.5", "TLSA records of mx.example.org");
     assert_int_equal(server.n, 0);
     stop();
+    start_dane(&named); /* an answer that cannot be read is no "no" either */
+    dns_fault(tlsa_name("mx.example.org"), DNS_TLSA, DNS_GARBAGE);
+    give(0, 1);
+    assert_result(wait_told(0), 0, DEFERRED, "4.7.5", "TLSA records of mx.example.org");
+    stop();
     start_dane(&named);
     dns_fault(tlsa_name("mx.example.org"), DNS_TLSA, DNS_SERVFAIL);
     dns_mx("example.org", 20, "mx2.example.org", 300);
