@@ -350,6 +350,11 @@ def test_dovecot(dovecot):
         login(client, "PLAIN", USER, "wrong")
     assert e.value.smtp_code == 535
     assert {(u["user"], u["mechanism"]) for u in s.node.events("auth_ok")} >= {(USER, "PLAIN"), (USER, "LOGIN")}
+    with s.connect() as client:  # what is given up in the middle is nobody's trouble
+        assert client.docmd("AUTH", "LOGIN")[0] == 334
+        assert client.docmd("*")[0] == 501
+        assert login(client, "PLAIN", USER, PASSWORD)[0] == 235
+    assert not s.node.events("auth_server_down")
 
 
 @pytest.mark.skipif(missing("dovecot") is not None, reason="no Dovecot")
