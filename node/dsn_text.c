@@ -142,9 +142,9 @@ static void put_original_recipient(const struct writer *w, const char *orcpt)
         decode_utf8_address(orcpt + len, address);
     else if (strcasecmp(prefix, "utf-8;") == 0 || smtp_xtext_decode(orcpt + len, rest, address, rest + 1) != 0)
         memcpy(address, orcpt + len, rest + 1);
-    else if (!ascii(address) && !w->global)
-        memcpy(address, orcpt + len, rest + 1); /* UTF-8 in plain xtext, as Postfix writes it */
-    put_address(w, "Original-Recipient", prefix, address);
+    /* Postfix writes UTF-8 in plain xtext of the type rfc822; RFC 6533 gave it a type of its own. */
+    bool other = strcasecmp(prefix, "rfc822;") == 0 && !ascii(address);
+    put_address(w, "Original-Recipient", other ? "utf-8;" : prefix, address);
     free(address);
 }
 

@@ -57,7 +57,8 @@ static void check(enum mime_target target, const char *data, size_t len, size_t 
         mr_assert(whole.len == pieces.len && memcmp(whole.at, pieces.at, whole.len) == 0);
         struct mime_plan *left;
         struct mime_found after = scan(target, whole.at, whole.len, whole.len + 1, &left);
-        mr_assert(!after.convert && after.eight_bit_header == found.eight_bit_header);
+        /* The one field that was eight-bit may have been the one that was replaced. */
+        mr_assert(!after.convert && (!after.eight_bit_header || found.eight_bit_header));
         mr_assert(target == MIME_TARGET_8BIT || !after.eight_bit);
         mime_plan_free(left);
         free(whole.at);

@@ -30,7 +30,8 @@ static struct word next_word(struct word *rest)
 
 static bool is(struct word w, const char *text)
 {
-    return w.len == strlen(text) && strncasecmp(w.at, text, w.len) == 0;
+    return w.len > 0 && (w.at[0] | 0x20) == (text[0] | 0x20) && w.len == strlen(text) &&
+           strncasecmp(w.at, text, w.len) == 0;
 }
 
 /* Digits only, at most `most`, which stands for all that is larger. */

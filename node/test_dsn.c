@@ -168,6 +168,10 @@ static void of_utf8(void **state)
     assert_has(text, "Original-Recipient: utf-8;\\x{20AC}+x@example.org\r\n");
     assert_has(text, "Final-Recipient: utf-8; gr\\x{FC}\\x{DF}e@example.org\r\n");
     free(text);
+    r.orcpt = "rfc822;+CE+B4@example.org";
+    text = text_of(&report, "Subject: a\r\n", false);
+    assert_has(text, "Original-Recipient: utf-8;\\x{3B4}@example.org\r\n");
+    free(text);
     r = plain;
     report = report_of(&r, 1);
     report.utf8 = true; /* and nothing that ASCII lacks */
