@@ -17,7 +17,7 @@ build_packages=(
 )
 test_packages=(
     git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy python3 python3-pytest openssl
-    swaks gsasl libnet-ssleay-perl postfix dovecot-core dovecot-lmtpd libsasl2-modules dnsmasq-base knot knot-dnsutils unbound iproute2 procps
+    swaks gsasl libnet-ssleay-perl postfix dovecot-core dovecot-lmtpd libsasl2-modules dnsmasq-base knot knot-dnsutils unbound spin iproute2 procps
 )
 # Peers that only tests run and that Debian's packages would not let stand beside the others (Exim conflicts with Postfix)
 # or would start as services: unpacked below $peers_dir, with the libraries that they need installed as usual.
