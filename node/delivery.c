@@ -161,13 +161,19 @@ void slot_next(struct slot *s)
     s->job->a = a;
     s->job->given_ns = at_ns;
     s->job->results = mr_calloc(a->n_recipients, sizeof(*s->job->results));
-    if (s->phase == PHASE_IDLE && slot_secure_enough(s)) {
+    if (s->phase == PHASE_IDLE)
+        slot_use(s);
+    else if (s->phase == PHASE_NONE)
+        slot_connect(s);
+}
+
+void slot_use(struct slot *s)
+{
+    if (slot_secure_enough(s)) {
         transaction_begin(s);
-    } else if (s->phase == PHASE_IDLE) { /* another one for this message: slot_closed goes on with it */
+    } else { /* another one for this message: slot_closed goes on with it */
         slot_write(s, "QUIT\r\n", 6);
         slot_close(s, false);
-    } else if (s->phase == PHASE_NONE) {
-        slot_connect(s);
     }
 }
 

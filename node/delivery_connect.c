@@ -204,8 +204,12 @@ void slot_write(struct slot *s, const char *data, size_t len)
         write_socket(s, data, len);
         return;
     }
-    (void)tls_write(s->tls, data, len); /* what breaks here is found by reading, as with the socket */
-    slot_flush_tls(s);
+    enum { AT_ONCE = 64 * 1024 }; /* thousands of RCPT, or a piece that grew much, are more than TLS keeps at a time */
+    for (size_t n; len > 0; data += n, len -= n) {
+        n = len < AT_ONCE ? len : AT_ONCE;
+        (void)tls_write(s->tls, data, n); /* what breaks here is found by reading, as with the socket */
+        slot_flush_tls(s);
+    }
 }
 
 static void say_hello(struct slot *s, const char *verb)
@@ -234,6 +238,21 @@ void slot_ready(struct slot *s)
     uv_timer_stop(&s->timer);
     if (s->job != NULL)
         transaction_begin(s);
+    else
+        slot_next(s);
+}
+
+/* An attempt that came meanwhile has met no demand of its own yet. */
+static void on_reset(struct slot *s, int code)
+{
+    if (code / 100 != 2) {
+        slot_close(s, false);
+        return;
+    }
+    s->phase = PHASE_IDLE;
+    uv_timer_stop(&s->timer);
+    if (s->job != NULL)
+        slot_use(s);
     else
         slot_next(s);
 }
@@ -300,10 +319,7 @@ static void on_reply(struct slot *s, int code, const char *text, bool more)
         transaction_reply(s, code, text);
         break;
     case PHASE_RSET:
-        if (code / 100 == 2)
-            slot_ready(s);
-        else
-            slot_close(s, false);
+        on_reset(s, code);
         break;
     case PHASE_SCAN: /* it ends the session before it was told anything */
         slot_lost(s, text);

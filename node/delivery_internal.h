@@ -176,6 +176,9 @@ struct delivery {
 
 /* delivery.c */
 void slot_next(struct slot *s);
+/* In PHASE_IDLE: the connection, which served a message before, for the slot's job; or another one, should it not be
+ * what this message asks for (delivery_tls.h, X3). */
+void slot_use(struct slot *s);
 void slot_release_queued(struct slot *s, const char *reason);
 /* The connection is closed (its descriptor too): the next attempt, or the end of the slot. */
 void slot_closed(struct slot *s);

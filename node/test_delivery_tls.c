@@ -149,6 +149,31 @@ static void a_large_body(void **state)
     free(body);
 }
 
+/* So many parts that get a header of two fields that a piece grows to more than TLS keeps at a time. */
+static void a_piece_that_grows(void **state)
+{
+    enum { PARTS = 9900 };
+    static const char head[] = "Content-Type: multipart/mixed; boundary=b\r\n\r\n",
+                      part[] = "--b\r\n\r\n\xe4\xe4\xe4\xe4\xe4\xe4\xe4\r\n";
+    size_t len = sizeof(head) - 1;
+    char *body = mr_malloc(len + PARTS * sizeof(part) + 8);
+    (void)state;
+    start(&named, POLICY(ENCRYPT), NULL);
+    server.ehlo_tls = "250 hop.example";
+    memcpy(body, head, len);
+    for (unsigned i = 0; i < PARTS; i++, len += sizeof(part) - 1)
+        memcpy(body + len, part, sizeof(part));
+    memcpy(body + len, "--b--\r\n", 7);
+    core.body = body;
+    core.body_len = len + 7;
+    core.piece_size = 256 * 1024;
+    give(0, 1);
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    assert_true(server.connections[0]->body_len > 1 << 20);
+    stop();
+    free(body);
+}
+
 /* ---- fallback ---- */
 
 static void falls_back(const char *command, const char *reply, const char *reason)
@@ -396,6 +421,26 @@ static void required_and_offered(void **state)
     stop();
 }
 
+/* The same for one that comes while the connection is being reset: what it offers in plain text proves nothing. */
+static void required_while_resetting(void **state)
+{
+    (void)state;
+    start_dane(&named);
+    dns.validates = false;
+    server.ehlo = "250-hop.example\r\n250-PIPELINING\r\n250 REQUIRETLS";
+    server_rule("RCPT", "550 5.1.1 nobody", 0, 1);
+    server_rule("RSET", SILENT, 0, 1);
+    give(0, 1);
+    assert_result(wait_told(0), 0, FAILED, "5.1.1", "nobody");
+    WAIT_FOR(strstr(commands_of(0), "RSET|") != NULL);
+    give_required();
+    server.connections[0]->mute = false;
+    say(server.connections[0], "250 2.0.0 fine");
+    assert_result(wait_told(1), 0, DEFERRED, "4.7.5", "nothing proves that mx.example.org is a host of example.org");
+    assert_null(strstr(commands_of(0), "REQUIRETLS"));
+    stop();
+}
+
 /* It goes back at once, and that says nothing about the messages behind it. */
 static void required_and_not_offered(void **state)
 {
@@ -593,6 +638,7 @@ int main(void)
         cmocka_unit_test(two_greetings),
         cmocka_unit_test(never),
         cmocka_unit_test(a_large_body),
+        cmocka_unit_test(a_piece_that_grows),
         cmocka_unit_test(a_failure_costs_one_connection),
         cmocka_unit_test(plain_text_in_the_handshake),
         cmocka_unit_test(a_site_that_is_known_to_fail),
@@ -602,6 +648,7 @@ int main(void)
         cmocka_unit_test(records_that_cannot_be_had),
         cmocka_unit_test(records_that_nobody_asks_for),
         cmocka_unit_test(required_and_offered),
+        cmocka_unit_test(required_while_resetting),
         cmocka_unit_test(required_and_not_offered),
         cmocka_unit_test(the_report_shows_nothing),
         cmocka_unit_test(required_and_nobody_to_trust),
