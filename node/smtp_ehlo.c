@@ -72,7 +72,9 @@ static void add_limits(struct lines *l, const struct smtp_session *s, unsigned o
     if (offered & SMTP_SIZE)
         add(l, "\nSIZE %" PRIu64, limits->message_size);
     if (offered & SMTP_LIMITS)
-        add(l, "\nLIMITS MAILMAX=%u RCPTMAX=%u", limits->transactions, limits->recipients);
+        /* RFC 9422 section 4 has numbers of at most six digits. */
+        add(l, "\nLIMITS MAILMAX=%u RCPTMAX=%u", limits->transactions < 999999 ? limits->transactions : 999999,
+            limits->recipients);
     if (offered & SMTP_DELIVERBY)
         add(l, "\nDELIVERBY %" PRIu64, c->smtp.min_deliver_by_ms / 1000);
     if (offered & SMTP_FUTURERELEASE)
