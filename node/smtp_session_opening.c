@@ -268,8 +268,9 @@ static void take_place(struct smtp_session *s, const struct smtp_xclient *x)
     else if (s->address.any.sa_family == AF_INET)
         s->address.v4.sin_port = port;
     name_client(s);
-    /* What the proxy itself has proved to be, by a login or a certificate, is not this client's. */
-    if (!s->user_told)
+    /* What the proxy itself has proved to be, by a login or a certificate, is not this client's; and another address is
+     * another client, who is not the user that the one before it was. */
+    if (!s->user_told || (x->given & XCLIENT_ADDR) != 0)
         smtp_login_forget(s);
     if ((x->given & XCLIENT_LOGIN) != 0) {
         (void)snprintf(s->user, sizeof(s->user), "%s", x->login);
@@ -281,6 +282,8 @@ static void take_place(struct smtp_session *s, const struct smtp_xclient *x)
     if ((x->given & XCLIENT_HELO) != 0)
         memcpy(s->client.helo, x->helo, sizeof(x->helo));
     s->client.esmtp = (x->given & XCLIENT_PROTO) == 0 || x->esmtp;
+    /* Only who has said EHLO, or is said to have, may use what is offered; and to it other things may be. */
+    s->extensions = s->client.helo[0] != '\0' && s->client.esmtp ? smtp_session_offers(s) : 0;
 }
 
 void smtp_session_become(struct smtp_session *s, const struct smtp_xclient *x)

@@ -233,6 +233,7 @@ static void test_xclient(void **state)
     client_say(&c, "MAIL FROM:<a@b>", "450 4.7.1 Too many messages");
     /* Another client now, with rights and limits of its own; and HELO said for it. */
     client_say(&c, "XCLIENT ADDR=IPV6:2001:db8::9 HELO=other.example PROTO=SMTP", "220 ");
+    client_say(&c, "MAIL FROM:<a@b> SIZE=1", "555 5.5.4"); /* nothing was offered to it */
     client_say(&c, "MAIL FROM:<a@b>", "250");
     client_say(&c, "RCPT TO:<far@away.example>", "554 5.7.1");
     client_say(&c, "RSET", "250");

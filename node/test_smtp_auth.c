@@ -250,6 +250,12 @@ static void test_xclient_after_login(void **state)
     client_say(&c, "XCLIENT LOGIN=[UNAVAILABLE]", "220 ");
     client_say(&c, "HELO client.example", "250");
     client_say(&c, "MAIL FROM:<alice@example.net>", "530 5.7.0");
+    /* The next client on this connection is not the user that the one before was. */
+    client_say(&c, "XCLIENT ADDR=192.0.2.7 LOGIN=alice+40example.net HELO=client.example", "220 ");
+    client_say(&c, "MAIL FROM:<alice@example.net>", "250 2.1.0");
+    client_say(&c, "RSET", "250");
+    client_say(&c, "XCLIENT ADDR=192.0.2.8 HELO=client.example", "220 ");
+    client_say(&c, "MAIL FROM:<alice@example.net>", "530 5.7.0");
     client_close(&c);
     close_all();
 }
