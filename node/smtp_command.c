@@ -41,6 +41,14 @@ int smtp_line_parse(const char *line, size_t len, struct smtp_slice *verb, struc
     return 0;
 }
 
+bool smtp_line_is_bdat(const char *line, size_t len)
+{
+    struct smtp_slice all = trim(line, line + len);
+
+    return all.len >= 4 && strncasecmp(all.at, "BDAT", 4) == 0 &&
+           (all.len == 4 || (unsigned char)all.at[4] <= ' ' || all.at[4] == 127);
+}
+
 /* ---- MAIL and RCPT ---- */
 
 struct path_replies {

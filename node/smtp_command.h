@@ -34,6 +34,8 @@ bool smtp_slice_is(struct smtp_slice s, const char *word); /* any case */
 /* Parts a line (without its CR LF) into verb and arguments; blanks around both are dropped. MR_MALFORMED: control
  * characters. */
 int smtp_line_parse(const char *line, size_t len, struct smtp_slice *verb, struct smtp_slice *args);
+/* Does it begin with the verb BDAT, whatever is wrong with the rest? */
+bool smtp_line_is_bdat(const char *line, size_t len);
 
 enum smtp_body { BODY_NOT_GIVEN, BODY_7BIT, BODY_8BITMIME, BODY_BINARYMIME };
 enum smtp_ret { RET_NOT_GIVEN, RET_FULL, RET_HDRS };     /* as in Enqueue.ret */

@@ -190,6 +190,9 @@ void smtp_session_rcpt(struct smtp_session *s, struct smtp_slice args);
 void smtp_session_data(struct smtp_session *s, struct smtp_slice args);
 /* Legal at any time: a chunk follows, whatever the answer. */
 void smtp_session_bdat(struct smtp_session *s, struct smtp_slice args);
+/* A command line that is none, as far as it is here: refuses it; one that was to be BDAT ends the session, as the size
+ * of the chunk behind it is not known. */
+void smtp_session_unreadable(struct smtp_session *s, const char *line, size_t len, const struct smtp_reply *why);
 /* In DATA and CHUNK: takes text; 0: blocked. */
 size_t smtp_session_text(struct smtp_session *s, const uint8_t *p, size_t len);
 /* Takes octets of a refused chunk. */

@@ -268,10 +268,13 @@ static bool speaks(const struct smtp_session *s, const struct smtp_verb *v)
 void smtp_session_command(struct smtp_session *s, const char *line, size_t len)
 {
     struct smtp_slice verb, args;
-    const struct smtp_verb *v = NULL;
+    const struct smtp_verb *v;
 
-    if (smtp_line_parse(line, len, &verb, &args) == 0)
-        v = find_verb(verb);
+    if (smtp_line_parse(line, len, &verb, &args) != 0) {
+        smtp_session_unreadable(s, line, len, SMTP_REPLY(500, "5.5.2", "Command not recognized"));
+        return;
+    }
+    v = find_verb(verb);
     if (v == NULL || !speaks(s, v)) {
         smtp_session_refuse(s, SMTP_REPLY(500, v == NULL ? "5.5.2" : "5.5.1", "Command not recognized"));
         return;

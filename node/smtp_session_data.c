@@ -145,6 +145,16 @@ size_t smtp_session_skip(struct smtp_session *s, size_t len)
 
 /* ---- BDAT ---- */
 
+static const struct smtp_reply bad_bdat = {521, "5.5.4", "BDAT takes a number of octets, and LAST with the last chunk"};
+
+void smtp_session_unreadable(struct smtp_session *s, const char *line, size_t len, const struct smtp_reply *why)
+{
+    if (smtp_line_is_bdat(line, len))
+        smtp_session_bye(s, &bad_bdat);
+    else
+        smtp_session_refuse(s, why);
+}
+
 /* NULL: this chunk may come. */
 static const struct smtp_reply *check_chunk(const struct smtp_session *s, uint64_t octets)
 {
@@ -177,7 +187,7 @@ void smtp_session_bdat(struct smtp_session *s, struct smtp_slice args)
 
     if (smtp_bdat_parse(args, &octets, &last) != 0) {
         /* What follows may be a chunk or commands: nobody can tell. */
-        smtp_session_bye(s, SMTP_REPLY(521, "5.5.4", "BDAT takes a number of octets, and LAST with the last chunk"));
+        smtp_session_bye(s, &bad_bdat);
         return;
     }
     why = check_chunk(s, octets);

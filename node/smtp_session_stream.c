@@ -145,6 +145,7 @@ static size_t longest_line(const struct smtp_session *s, const uint8_t *p, size_
 /* Eats one command line; 0: it is not whole yet. */
 static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t len)
 {
+    static const struct smtp_reply too_long = {500, "5.5.2", "Line too long"};
     const uint8_t *lf = memchr(p, '\n', len);
     size_t n = lf != NULL ? (size_t)(lf - p) + 1 : len;
     size_t most = longest_line(s, p, len);
@@ -154,6 +155,8 @@ static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t l
             s->line_ms = smtp_session_now_ms(s);
         if (!s->skipping && n < most)
             return 0;
+        if (!s->skipping && s->state != SMTP_LOGIN && smtp_line_is_bdat((const char *)p, n))
+            smtp_session_unreadable(s, (const char *)p, n, &too_long); /* the rest of the line is of no use */
         s->skipping = true;
         return n;
     }
@@ -162,10 +165,12 @@ static size_t consume_command(struct smtp_session *s, const uint8_t *p, size_t l
     s->behind = len - n;
     if (s->state == SMTP_LOGIN && (s->skipping || n > most))
         smtp_login_line(s, NULL, 0);
-    else if (s->skipping || n > most)
-        smtp_session_refuse(s, SMTP_REPLY(500, "5.5.2", "Line too long"));
+    else if (s->skipping)
+        smtp_session_refuse(s, &too_long);
+    else if (n > most)
+        smtp_session_unreadable(s, (const char *)p, n, &too_long);
     else if (n < 2 || p[n - 2] != '\r')
-        smtp_session_refuse(s, SMTP_REPLY(500, "5.5.2", "Lines must end with CR LF"));
+        smtp_session_unreadable(s, (const char *)p, n, SMTP_REPLY(500, "5.5.2", "Lines must end with CR LF"));
     else if (s->state == SMTP_LOGIN)
         smtp_login_line(s, (const char *)p, n - 2);
     else

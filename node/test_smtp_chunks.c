@@ -188,6 +188,7 @@ static void test_hopeless(void **state)
         {"BDAT 9223372036854775808 LAST", "552 5.3.4"},
         {"BDAT 6291458", "552 5.3.4"},
     };
+    static const char *const unreadable[] = {"BDAT 12\n", "bdat 12 LAST\001\r\n", " BDAT\r12\r\n", "BDAT\n"};
     struct client c;
 
     (void)state;
@@ -199,6 +200,25 @@ static void test_hopeless(void **state)
         client_send(&c, rows[i].command);
         client_send(&c, "\r\nRSET\r\nQUIT\r\n");
         client_expect(&c, rows[i].reply);
+        client_expect_end(&c);
+    }
+    /* Lines that nobody can read, too: what is behind them must not become commands. */
+    for (size_t i = 0; i < sizeof(unreadable) / sizeof(unreadable[0]); i++) {
+        client_greet(&c);
+        client_envelope(&c, "");
+        client_send(&c, unreadable[i]);
+        client_send(&c, "RSET\r\nQUIT\r\n");
+        client_expect(&c, "521 5.5.4");
+        client_expect_end(&c);
+    }
+    for (size_t blanks = 2100; blanks <= 100100; blanks += 49000) {
+        client_greet(&c);
+        client_envelope(&c, "");
+        client_send(&c, "BDAT 12");
+        for (size_t i = 0; i < blanks; i += 50)
+            client_send(&c, "                                                  ");
+        client_send(&c, "LAST\r\nRSET\r\nQUIT\r\n");
+        client_expect(&c, "521 5.5.4");
         client_expect_end(&c);
     }
     client_greet(&c);
