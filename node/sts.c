@@ -35,6 +35,7 @@ struct domain {
     bool fetching;
     char wanted_id[STS_MAX_ID + 1]; /* of what is fetched */
     struct sts_wait *waiting;
+    unsigned told; /* whose answer comes on the next turn */
     char name[];
 };
 
@@ -44,6 +45,7 @@ struct sts {
     struct sts_fetcher *fetcher;
     struct domain *domains[BUCKETS];
     unsigned n, evict;
+    size_t bytes;                       /* of all policies */
     struct sts_wait *told, **told_tail; /* their answer comes on the next turn */
     uv_idle_t idle;
     bool closing;
@@ -61,18 +63,35 @@ static uint64_t now_ns(void)
 
 /* ---- the table ---- */
 
+static size_t size_of(const struct sts_policy *policy)
+{
+    size_t size = policy == NULL ? 0 : sizeof(*policy);
+    for (unsigned i = 0; policy != NULL && i < policy->n; i++)
+        size += strlen(policy->mx[i]) + 1;
+    return size;
+}
+
+/* Takes over the reference. */
+static void set_policy(struct domain *d, struct sts_policy *policy)
+{
+    d->sts->bytes += size_of(policy);
+    d->sts->bytes -= size_of(d->policy);
+    sts_unref(d->policy);
+    d->policy = policy;
+}
+
 static void domain_free(struct sts *t, struct domain **link)
 {
     struct domain *d = *link;
     *link = d->next;
-    sts_unref(d->policy);
+    set_policy(d, NULL);
     free(d);
     t->n--;
 }
 
 static bool is_idle(const struct domain *d)
 {
-    return d->waiting == NULL && d->question == NULL && !d->fetching;
+    return d->waiting == NULL && d->told == 0 && d->question == NULL && !d->fetching;
 }
 
 /* Bucket by bucket; false: everybody is waited for. */
@@ -99,6 +118,8 @@ static struct domain *domain_of(struct sts *t, const char *name)
             return d;
     if (t->n >= STS_MAX_DOMAINS && !evict_one(t))
         return NULL;
+    while (t->bytes > STS_MAX_BYTES && evict_one(t))
+        ;
     size_t len = strlen(name) + 1;
     struct domain *d = mr_calloc(1, sizeof(*d) + len);
     memcpy(d->name, name, len);
@@ -127,6 +148,8 @@ static void on_idle(uv_idle_t *idle)
         struct sts_wait *next = w->next;
         if (w->cb != NULL)
             w->cb(w->arg, w->domain == NULL || t->closing ? NULL : in_force(w->domain));
+        if (w->domain != NULL)
+            w->domain->told--;
         free(w);
         w = next;
     }
@@ -134,6 +157,8 @@ static void on_idle(uv_idle_t *idle)
 
 static void tell(struct sts *t, struct sts_wait *w)
 {
+    if (w->domain != NULL)
+        w->domain->told++;
     w->next = NULL;
     *t->told_tail = w;
     t->told_tail = &w->next;
@@ -197,8 +222,7 @@ static void on_fetched(void *arg, const char *error, const char *text, size_t le
     }
     static const char *const modes[] = {[STS_NONE] = "none", [STS_TESTING] = "testing", [STS_ENFORCE] = "enforce"};
     memcpy(policy->id, d->wanted_id, sizeof(policy->id));
-    sts_unref(d->policy);
-    d->policy = policy;
+    set_policy(d, policy);
     d->fetched_ns = now_ns();
     d->expires_ns = d->fetched_ns + policy->max_age_s * MR_NS_PER_S;
     atomic_fetch_add(&d->sts->w->counters->sts_fetched, 1);
@@ -292,10 +316,9 @@ static void take_over(struct domain *d, const struct attempt_site *site, uint64_
     }
     if (d->policy != NULL && d->expires_ns > expires)
         return;
-    sts_unref(d->policy);
     /* How long it was to live is not remembered; from here on what is left counts as that. */
-    d->policy = sts_make_policy(site->sts_id, (enum sts_mode)site->sts_mode, (uint32_t)(left_ms / 1000), site->sts_mx,
-                                site->n_sts_mx);
+    set_policy(d, sts_make_policy(site->sts_id, (enum sts_mode)site->sts_mode, (uint32_t)(left_ms / 1000), site->sts_mx,
+                                  site->n_sts_mx));
     d->expires_ns = expires;
 }
 

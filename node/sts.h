@@ -5,8 +5,8 @@
  * S1: the TXT record is asked for at most every STS_CHECK_MIN_MS for a domain, by one question at a time; a policy is
  * fetched when its id is new, and again when half of its life is over; one fetch at a time. S2: a policy that has not
  * expired stays in force whatever happens to record and fetches (5.1). S3: a fetch that failed is not tried again for
- * STS_FAILED_MS unless the id changes. S4: at most STS_MAX_DOMAINS are known; who waits for one is not forgotten.
- * Thread: the worker's. */
+ * STS_FAILED_MS unless the id changes. S4: at most STS_MAX_DOMAINS are known, and their policies take not much more
+ * than STS_MAX_BYTES; one that somebody waits for is not forgotten. Thread: the worker's. */
 #ifndef MR_NODE_STS_H
 #define MR_NODE_STS_H
 
@@ -16,6 +16,7 @@
 
 enum {
     STS_MAX_DOMAINS = 16384,
+    STS_MAX_BYTES = 32 << 20,
     STS_CHECK_MIN_MS = 1000, /* between these two as long as the record's TTL says */
     STS_CHECK_MAX_MS = 300 * 1000,
     STS_FAILED_MS = 300 * 1000,
