@@ -22,20 +22,49 @@ static const char *domain_of(const char *address)
     return at == NULL ? "" : at + 1;
 }
 
-/* Would this recipient bring one domain more than the next hop takes? */
-static bool over_domains(const struct job *j, uint32_t recipient, uint32_t most)
+struct domain {
+    const char *name;
+    uint32_t recipient;
+};
+
+static int by_name(const void *a, const void *b)
 {
-    uint32_t domains = 0;
-    for (uint32_t i = 0; i < j->n_order; i++) {
-        const char *domain = domain_of(j->a->recipients[j->order[i]].address);
-        if (strcasecmp(domain, domain_of(j->a->recipients[recipient].address)) == 0)
-            return false;
-        bool seen = false;
-        for (uint32_t k = 0; k < i && !seen; k++)
-            seen = strcasecmp(domain, domain_of(j->a->recipients[j->order[k]].address)) == 0;
-        domains += !seen;
+    const struct domain *x = a, *y = b;
+    return strcasecmp(x->name, y->name);
+}
+
+/* A number for each recipient that those of one domain share, below that of recipients; malloc. */
+static uint32_t *number_domains(const struct attempt *a)
+{
+    struct domain *domains = mr_calloc(a->n_recipients, sizeof(*domains));
+    uint32_t *numbers = mr_calloc(a->n_recipients, sizeof(*numbers));
+    for (uint32_t i = 0; i < a->n_recipients; i++)
+        domains[i] = (struct domain){domain_of(a->recipients[i].address), i};
+    qsort(domains, a->n_recipients, sizeof(*domains), by_name);
+    for (uint32_t k = 0, number = 0; k < a->n_recipients; k++) {
+        number += k > 0 && by_name(&domains[k - 1], &domains[k]) != 0;
+        numbers[domains[k].recipient] = number;
     }
-    return domains >= most;
+    free(domains);
+    return numbers;
+}
+
+/* The domains of those who are chosen, where the next hop limits them (RFC 9422: RCPTDOMAINMAX). */
+struct chosen_domains {
+    uint32_t most; /* 0: any number */
+    uint32_t *numbers, n;
+    bool *seen; /* by number */
+};
+
+static bool take_domain(struct chosen_domains *c, uint32_t recipient)
+{
+    if (c->most == 0 || c->seen[c->numbers[recipient]])
+        return true;
+    if (c->n == c->most)
+        return false;
+    c->seen[c->numbers[recipient]] = true;
+    c->n++;
+    return true;
 }
 
 /* As many as it takes. Where that is not all, the next attempt begins with others: those at the front may be ones that
@@ -51,17 +80,25 @@ static void choose_recipients(struct slot *s)
     bool limited = most < n || s->can.rcpt_domain_max > 0;
     uint32_t offset = limited && j->a->attempt > 0 ? (uint32_t)((uint64_t)(j->a->attempt - 1) * most % n) : 0;
 
+    struct chosen_domains domains = {.most = s->can.rcpt_domain_max};
+
+    if (domains.most > 0) {
+        domains.numbers = number_domains(j->a);
+        domains.seen = mr_calloc(n, sizeof(*domains.seen));
+    }
     j->order = mr_calloc(n, sizeof(*j->order));
     j->n_order = 0;
     for (uint32_t k = 0; k < n; k++) {
         uint32_t i = (uint32_t)(((uint64_t)offset + k) % n);
         if (j->results[i].result != MAILRAFT__RESULT__RESULT_NONE)
             continue;
-        if (j->n_order == most || (s->can.rcpt_domain_max > 0 && over_domains(j, i, s->can.rcpt_domain_max)))
+        if (j->n_order == most || !take_domain(&domains, i))
             j->results[i].postponed = true;
         else
             j->order[j->n_order++] = i;
     }
+    free(domains.numbers);
+    free(domains.seen);
 }
 
 /* For a next hop without SMTPUTF8: what has no form in ASCII is refused (RFC 6531 3.2). False: nobody is left. */

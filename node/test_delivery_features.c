@@ -376,6 +376,33 @@ static void only_so_many_domains(void **state)
     host_close();
 }
 
+/* As many recipients and domains as a message may have: the choice must not keep the worker from its lease. */
+static void very_many_domains(void **state)
+{
+    enum { N = 10000, LEN = 24 };
+    (void)state;
+    start("250-x\r\n250-8BITMIME\r\n250 LIMITS RCPTDOMAINMAX=5000");
+    struct attempt *one = make_attempt(server.route, 0, 1);
+    struct attempt *a = mr_calloc(1, sizeof(*a) + N * sizeof(struct attempt_recipient));
+    struct attempt_recipient *r = (struct attempt_recipient *)(a + 1);
+    char(*addresses)[LEN] = mr_calloc(N, LEN);
+    *a = *one;
+    attempt_free(one);
+    for (uint32_t i = 0; i < N; i++) {
+        (void)snprintf(addresses[i], LEN, "r@d%u.example", i);
+        r[i] = (struct attempt_recipient){.index = 10 + i, .address = addresses[i]};
+    }
+    a->n_recipients = N;
+    a->recipients = r;
+    server_rule("MAIL", "450 4.7.1 not now", 0, 0);
+    uint64_t begun = mr_boot_ns(&mr_clock_real);
+    delivery_attempt(host.delivery, a);
+    (void)wait_told(0);
+    assert_true(mr_boot_ns(&mr_clock_real) - begun < 5 * MR_NS_PER_S); /* PROTOCOL.md 5.10 */
+    host_close();
+    free(addresses);
+}
+
 /* RFC 5321 4.5.3.1.10: the rest again at once, and then not more than it took. */
 static void too_many_recipients(void **state)
 {
@@ -553,6 +580,7 @@ int main(void)
         cmocka_unit_test(utf8_header_without_the_extension),
         cmocka_unit_test(only_so_many_recipients),
         cmocka_unit_test(only_so_many_domains),
+        cmocka_unit_test(very_many_domains),
         cmocka_unit_test(too_many_recipients),
         cmocka_unit_test(lmtp_in_another_order),
         cmocka_unit_test(success_is_passed_on),
