@@ -254,14 +254,12 @@ static bool decide(struct slot *s)
     x->verified = NULL;
     x->policy = policy_of(s);
     x->demand = demand_of_policy(s);
-    if (x->tlsa.n > 0 && any_usable(x)) { /* DANE wins (RFC 8461 2) */
+    if (any_usable(x)) /* DANE wins (RFC 8461 2) */
         x->demand = DEMAND_DANE;
-    } else if (x->tlsa.n > 0 && !slot_requires_tls(s)) {
+    else if (x->sts != NULL && !decide_by_sts(s))
+        return false;
+    if (x->tlsa.n > 0 && x->demand < DEMAND_TLS)
         x->demand = DEMAND_TLS; /* RFC 7672 2.2: records that nobody can use still say that there is TLS */
-    } else if (x->sts != NULL) {
-        if (!decide_by_sts(s))
-            return false;
-    }
     /* A password is at stake: the host has to prove itself, unless the operator asks for less in so many words. */
     if (s->hop.user[0] != '\0' && x->policy != MAILRAFT__TLS_POLICY__TLS_POLICY_ENCRYPT &&
         (x->demand == DEMAND_MAY || x->demand == DEMAND_TLS))
@@ -282,7 +280,7 @@ void slot_secure(struct slot *s)
     if (!x->tlsa_known && wants_dane(s)) {
         x->asking_alias = address_of(s)->alias[0] != 0;
         ask_tlsa(s, x->asking_alias ? address_of(s)->alias : address_of(s)->host);
-    } else if (!x->sts_known && x->tlsa.n == 0 && wants_sts(s)) {
+    } else if (!x->sts_known && !any_usable(x) && wants_sts(s)) {
         x->sts_wait = sts_find(s->d->sts, s->hop.host, &a->site, a->now_ms, on_policy, s);
     } else if (decide(s)) {
         slot_dial(s);
@@ -340,15 +338,16 @@ static bool slot_may_resume(const struct slot *s)
     return s->secure.demand != DEMAND_DANE && !s->secure.testing;
 }
 
-/* What a session was had from, and under which demands on the certificate; malloc. */
+/* What a session was had from, and under which demands on the certificate (which names `verify` asks for without any in
+ * the rule is the policy's matter); malloc. */
 static char *session_key(const struct slot *s)
 {
     const Mailraft__TlsRule *rule = rule_of(s);
-    size_t size = ROUTE_MAX + sizeof(s->peer) + 16, n;
+    size_t size = ROUTE_MAX + sizeof(s->peer) + 32, n;
     for (size_t i = 0; i < rule->n_names; i++)
         size += strlen(rule->names[i]) + 1;
     char *key = mr_malloc(size);
-    n = (size_t)snprintf(key, size, "%d %s %s", s->secure.demand, s->peer, s->next_hop);
+    n = (size_t)snprintf(key, size, "%d %d %s %s", s->secure.demand, s->secure.policy, s->peer, s->next_hop);
     for (size_t i = 0; i < rule->n_names; i++)
         n += (size_t)snprintf(key + n, size - n, " %s", rule->names[i]);
     return key;
@@ -541,9 +540,17 @@ bool slot_tls_fallback(struct slot *s, const char *why)
 
 /* ---- an idle connection for the next message ---- */
 
+/* The cluster learned of a policy to be enforced since the connection was made. */
+static bool sts_came(const struct slot *s)
+{
+    const struct attempt *a = s->job->a;
+    return s->secure.demand < DEMAND_STS && wants_sts(s) && a->site.sts_id != NULL && a->site.sts_mode == STS_ENFORCE &&
+           a->site.sts_expires_ms > a->now_ms;
+}
+
 bool slot_secure_enough(const struct slot *s)
 {
-    if (!slot_requires_tls(s))
-        return s->secure.policy == policy_of(s); /* the rules may have changed meanwhile */
+    if (!slot_requires_tls(s)) /* the rules may have changed meanwhile */
+        return s->secure.policy == policy_of(s) && !sts_came(s);
     return s->tls != NULL && s->secure.demand >= DEMAND_NAMES && (s->can.flags & CAP_REQUIRETLS) != 0;
 }

@@ -560,6 +560,51 @@ static void policies_of_the_cluster(void **state)
     assert_int_equal(atomic_load(&host.counters.sts_failed), 1);
 }
 
+/* Records that nobody can use do not switch the policy off. */
+static void a_policy_beside_unusable_records(void **state)
+{
+    const char *const list[] = {"other.example.org"};
+    (void)state;
+    start_dane(&named);
+    policy.rule.policy = POLICY(STS);
+    dns_add((struct dns_record){tlsa_name("mx.example.org"), DNS_TLSA, 300, 0, tlsa_of(&named, 1)});
+    struct attempt *a = make_attempt(server.route, 0, 1);
+    a->site = (struct attempt_site){
+        .sts_id = "1", .sts_mode = STS_ENFORCE, .sts_mx = list, .n_sts_mx = 1, .sts_expires_ms = 86400000};
+    delivery_attempt(host.delivery, a);
+    assert_result(wait_told(0), 0, DEFERRED, "4.7.5", "does not name mx.example.org");
+    stop();
+    start_dane(&named); /* without a policy they say that there is TLS */
+    policy.rule.policy = POLICY(STS);
+    server.ehlo = "250 hop.example";
+    dns_add((struct dns_record){tlsa_name("mx.example.org"), DNS_TLSA, 300, 0, tlsa_of(&named, 1)});
+    give(0, 1);
+    assert_result(wait_told(0), 0, DEFERRED, "4.7.4", "STARTTLS");
+    stop();
+}
+
+/* A connection from before the policy was known serves until then only. */
+static void a_policy_that_comes_later(void **state)
+{
+    const char *const list[] = {"mx.example.org"};
+    (void)state;
+    start_sts();
+    give(0, 1);
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    assert_int_equal(atomic_load(&host.counters.tls_out_verified), 0);
+    unsigned before = server.n; /* one of them for the policy */
+    for (unsigned i = 1; i < 3; i++) {
+        struct attempt *a = make_attempt(server.route, 0, 1);
+        a->site = (struct attempt_site){
+            .sts_id = "2", .sts_mode = STS_ENFORCE, .sts_mx = list, .n_sts_mx = 1, .sts_expires_ms = 86400000};
+        delivery_attempt(host.delivery, a);
+        assert_result(wait_told(i), 0, DELIVERED, "2.0.0", "taken");
+        assert_int_equal(server.n, before + 1);
+        assert_int_equal(atomic_load(&host.counters.tls_out_verified), 1);
+    }
+    stop();
+}
+
 static void sts_ended_at_every_turn(void **state)
 {
     (void)state;
@@ -654,6 +699,8 @@ int main(void)
         cmocka_unit_test(required_and_nobody_to_trust),
         cmocka_unit_test(a_policy_that_cannot_be_had),
         cmocka_unit_test(policies_of_the_cluster),
+        cmocka_unit_test(a_policy_beside_unusable_records),
+        cmocka_unit_test(a_policy_that_comes_later),
         cmocka_unit_test(sts_ended_at_every_turn),
         cmocka_unit_test(sessions_are_resumed),
         cmocka_unit_test(ended_at_every_turn),
