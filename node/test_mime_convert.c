@@ -134,6 +134,23 @@ static void long_lines_are_broken(void **state)
     free(result);
 }
 
+/* Where a line is broken, its rest must not become a delimiter. */
+static void no_delimiter_by_a_break(void **state)
+{
+    static const char dots[] = "...........................................................................";
+    char message[400], wanted[600];
+    (void)state;
+    assert_int_equal(strlen(dots), 75);
+    (void)snprintf(message, sizeof(message),
+                   "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n\xe4\r\n%s--b\r\n--b--\r\n", dots);
+    (void)snprintf(wanted, sizeof(wanted),
+                   "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+                   "Content-Type: text/plain; charset=unknown-8bit\r\n"
+                   "Content-Transfer-Encoding: quoted-printable\r\n\r\n=E4\r\n%s=\r\n=2D-b\r\n--b--\r\n",
+                   dots);
+    assert_converts(TO_7BIT, message, wanted);
+}
+
 static void only_labelled(void **state)
 {
     (void)state;
@@ -298,6 +315,7 @@ int main(void)
         cmocka_unit_test(without_any_field),
         cmocka_unit_test(others_become_base64),
         cmocka_unit_test(long_lines_are_broken),
+        cmocka_unit_test(no_delimiter_by_a_break),
         cmocka_unit_test(only_labelled),
         cmocka_unit_test(broken_encodings_are_mended),
         cmocka_unit_test(binary),
