@@ -271,6 +271,34 @@ static void server_gone_while_scanning(void **state)
     host_close();
 }
 
+/* Scanned, converted, written in chunks: the end comes at every turn of it. */
+static void ended_at_every_turn(void **state)
+{
+    static const char *const next_hops[] = {"250-x\r\n250 PIPELINING", "250-x\r\n250-8BITMIME\r\n250 CHUNKING"};
+    (void)state;
+    for (int i = 0; i < 120; i++) {
+        start(next_hops[i % 2]);
+        set_body(binary, sizeof(binary) - 1);
+        core.piece_size = 20;
+        delivery_attempt(host.delivery, attempt(2, MESSAGE_BINARYMIME));
+        delivery_attempt(host.delivery, attempt(1, 0));
+        for (int k = 0; k < i / 4; k++)
+            turn();
+        core.lease = i / 2 % 2 == 0;
+        if (!core.lease)
+            delivery_lease_ended(host.delivery);
+        else if (i % 3 == 0)
+            delivery_drain(host.delivery);
+        unsigned dots = core.dots;
+        if (!core.lease)
+            for (int k = 0; k < 5; k++)
+                turn();
+        assert_true(core.lease || core.dots == dots);
+        core.lease = true;
+        host_close();
+    }
+}
+
 /* ---- SMTPUTF8 ---- */
 
 static void passed_on_as_utf8(void **state)
@@ -575,6 +603,7 @@ int main(void)
         cmocka_unit_test(cannot_be_converted),
         cmocka_unit_test(body_lost_while_scanning),
         cmocka_unit_test(server_gone_while_scanning),
+        cmocka_unit_test(ended_at_every_turn),
         cmocka_unit_test(passed_on_as_utf8),
         cmocka_unit_test(utf8_without_the_extension),
         cmocka_unit_test(utf8_header_without_the_extension),
