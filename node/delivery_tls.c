@@ -296,7 +296,11 @@ static bool add_names(SSL *ssl, const struct slot *s)
     char below[260];
     bool fine = true;
 
-    SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    unsigned flags = X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
+
+    if (s->secure.demand == DEMAND_STS || s->secure.testing)
+        flags |= X509_CHECK_FLAG_NEVER_CHECK_SUBJECT; /* RFC 8461 4.2: a subject alternative name, no common name */
+    SSL_set_hostflags(ssl, flags);
     if (s->secure.demand == DEMAND_NAMES && policy_of(s) == MAILRAFT__TLS_POLICY__TLS_POLICY_VERIFY) {
         for (size_t i = 0; i < rule->n_names; i++)
             fine = fine && SSL_add1_host(ssl, rule->names[i]) == 1;

@@ -560,6 +560,25 @@ static void policies_of_the_cluster(void **state)
     assert_int_equal(atomic_load(&host.counters.sts_failed), 1);
 }
 
+/* RFC 8461 4.2: the name of a certificate's subject is none of the host's. */
+static void a_common_name_is_not_enough(void **state)
+{
+    struct test_cert common;
+    const char *const list[] = {"mx.example.org"};
+    (void)state;
+    test_cert_make(&common, &authority, "mx.example.org", "IP:192.0.2.1", 86400);
+    start_dane(&common);
+    policy.rule.policy = POLICY(STS);
+    dns.validates = false;
+    struct attempt *a = make_attempt(server.route, 0, 1);
+    a->site = (struct attempt_site){
+        .sts_id = "1", .sts_mode = STS_ENFORCE, .sts_mx = list, .n_sts_mx = 1, .sts_expires_ms = 86400000};
+    delivery_attempt(host.delivery, a);
+    assert_result(wait_told(0), 0, DEFERRED, "4.7.5", "mismatch");
+    stop();
+    test_cert_free(&common);
+}
+
 /* Records that nobody can use do not switch the policy off. */
 static void a_policy_beside_unusable_records(void **state)
 {
@@ -699,6 +718,7 @@ int main(void)
         cmocka_unit_test(required_and_nobody_to_trust),
         cmocka_unit_test(a_policy_that_cannot_be_had),
         cmocka_unit_test(policies_of_the_cluster),
+        cmocka_unit_test(a_common_name_is_not_enough),
         cmocka_unit_test(a_policy_beside_unusable_records),
         cmocka_unit_test(a_policy_that_comes_later),
         cmocka_unit_test(sts_ended_at_every_turn),
