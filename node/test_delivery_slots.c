@@ -180,7 +180,7 @@ static void a_slow_reader(void **state)
     enum { SIZE = 12 << 20, PIECE = 256 << 10 };
     char *body = mr_malloc(SIZE);
     (void)state;
-    server_open_at("127.0.0.1", 0, 4096);
+    server_open_at("127.0.0.1", 0, 64 << 10);
     host_open();
     memset(body, 'x', SIZE);
     for (size_t i = 76; i + 1 < SIZE; i += 78)

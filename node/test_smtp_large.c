@@ -151,9 +151,12 @@ static void test_unread_replies(void **state)
 
     (void)state;
     host_configure();
+    host.send_buffer = 64 << 10; /* small ones fill soon */
     host_start();
     host.server->limits.junk = UINT32_MAX;
-    client_greet(&c);
+    client_open_with(&c, AF_INET, 64 << 10);
+    client_expect(&c, "220 ");
+    client_ehlo(&c);
     for (size_t i = 0; i < sizeof(many); i += 6)
         memcpy(many + i, "HELP\r\n", 6);
     while (still < 100) {
