@@ -142,5 +142,14 @@ class Exim(Peer):
     def close(self):
         """Ends it and the deliveries that it started: they are in its session's process group."""
         if self.process.alive():
-            os.killpg(self.process.pid, signal.SIGTERM)
+            # Killed: those that end in order write to the log, after the folder has gone.
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.popen.wait(30)
+            wait_for(self._gone, "Exim's processes have ended")
+
+    def _gone(self):
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
