@@ -45,9 +45,9 @@ size_t smtp_received_write(const struct smtp_received *r, char out[SMTP_MAX_RECE
     if (r->tls != NULL)
         n = add(out, n, "\t%s\r\n", r->tls);
     n = add(out, n, "\tby %s with %s id %s", r->hostname, smtp_protocol_name(r->how), mr_id_format(r->id, id));
-    if (r->has_priority)
-        n = add(out, n, "\r\n\tpriority %d", r->priority);
     if (r->recipient != NULL)
         n = add(out, n, "\r\n\tfor <%.*s>", (int)r->recipient_len, r->recipient);
+    if (r->has_priority) /* RFC 5321 section 4.4: clauses that came later stand behind "for" */
+        n = add(out, n, "\r\n\tpriority %d", r->priority);
     return (size_t)add(out, n, ";\r\n\t%s\r\n", mr_rfc5322_date(r->unix_ms, date));
 }

@@ -108,7 +108,7 @@ static void test_priority(void **state)
     client_say(&c, "DATA", "354 ");
     client_say(&c, "x\r\n.", "250 2.0.0");
     assert_int_equal(fake.message->priority, -4);
-    assert_non_null(memmem(fake.body, fake.body_len, "\r\n\tpriority -4\r\n", 16));
+    assert_non_null(memmem(fake.body, fake.body_len, "\r\n\tpriority -4;\r\n", 17));
     client_close(&c);
     host_stop();
     /* A stranger's wish is told to be none. */

@@ -86,7 +86,7 @@ static void test_long(void **state)
     memset(tls, 't', 224);
     n = smtp_received_write(&r, out);
     assert_memory_equal(out + n - 2, "\r\n", 2);
-    assert_non_null(memmem(out, n, "\r\n\tpriority -9\r\n\tfor <", 22));
+    assert_non_null(memmem(out, n, "rrr>\r\n\tpriority -9;\r\n\t", 22));
     assert_non_null(memmem(out, n, "ttt\r\n\tby ddd", 12));
     assert_non_null(memmem(out, n, " with UTF8SMTPSA id ", 20));
 }
