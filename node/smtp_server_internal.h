@@ -17,6 +17,7 @@ enum {
     SMTP_OPENING_MS = 30000,  /* a proxy sends its header at once; a handshake is two round trips */
     SMTP_PACE_MS = 60000,
     SMTP_MAX_JUNK = 100,
+    SMTP_MAX_DEFERRALS_LOGGED = 100, /* of a session, since its last message */
 };
 
 struct smtp_session;

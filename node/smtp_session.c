@@ -131,16 +131,25 @@ void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply)
 
 /* ---- refusals ---- */
 
-void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply)
+static void log_refusal(const struct smtp_session *s, const struct smtp_reply *reply)
 {
     const struct smtp_transaction *t = s->transaction;
+    bool last = reply->code < 500 && s->deferrals == SMTP_MAX_DEFERRALS_LOGGED;
 
-    atomic_fetch_add_explicit(&s->server->worker->counters->rejected, 1, memory_order_relaxed);
     log_event(LOG_INFO, "rejected", LOG_S("client", s->client.address), LOG_S("peer", s->client.peer),
               LOG_S("helo", s->client.helo), LOG_S("stage", smtp_session_stage(s)),
               LOG_SN("verb", s->verb.at, s->verb.len), LOG_SN("argument", s->argument.at, s->argument.len),
               LOG_S("sender", t != NULL ? t->envelope.reverse_path : NULL), LOG_N("code", reply->code),
-              LOG_S("status", reply->status), LOG_S("reply", reply->text));
+              LOG_S("status", reply->status), LOG_S("reply", reply->text),
+              LOG_S("note", last ? "further ones are not logged" : NULL));
+}
+
+void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply)
+{
+    atomic_fetch_add_explicit(&s->server->worker->counters->rejected, 1, memory_order_relaxed);
+    /* "452 Too many recipients" may rightly come thousands of times, and must not be a way to fill our disk. */
+    if (reply->code >= 500 || ++s->deferrals <= SMTP_MAX_DEFERRALS_LOGGED)
+        log_refusal(s, reply);
     smtp_session_reply(s, reply);
     if (reply->code >= 500 && ++s->errors >= s->server->limits.errors)
         smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many errors"));
@@ -375,7 +384,7 @@ void smtp_session_answer(struct smtp_session *s, const struct smtp_reply *refusa
     } else {
         snprintf(text, sizeof(text), "Ok: queued as %s", mr_id_format(s->transaction->id, id));
         smtp_session_answer_each(s, SMTP_REPLY(250, "2.0.0", text));
-        s->junk = 0;
+        s->junk = s->deferrals = 0;
     }
     if (s->state == SMTP_WAIT)
         smtp_session_reset(s);

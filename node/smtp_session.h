@@ -87,6 +87,7 @@ struct smtp_session {
     } chunk;
     unsigned handles;
     unsigned errors;
+    unsigned deferrals; /* 4xx replies since the last message: of these no number ends the session */
     unsigned transactions;
     unsigned junk;                            /* commands that brought no mail, since the last message */
     uint64_t started_ms, active_ms, timer_ms; /* of the loop's clock */

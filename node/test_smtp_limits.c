@@ -19,6 +19,49 @@ static void test_errors(void **state)
     host_stop();
 }
 
+/* Lines of the log while it goes to this file instead of stderr. */
+static unsigned count_lines(FILE *log)
+{
+    unsigned n = 0;
+
+    rewind(log);
+    for (int ch; (ch = getc(log)) != EOF;)
+        n += ch == '\n';
+    return n;
+}
+
+/* A client may be told "later" as often as it asks, but not write our log as long as it likes. */
+static void test_deferrals(void **state)
+{
+    enum { MANY = 2000 };
+    FILE *log = tmpfile();
+    int kept = dup(STDERR_FILENO);
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.max_recipients = 1;
+    log_configure(LOG_INFO, true, "test");
+    assert_non_null(log);
+    assert_true(dup2(fileno(log), STDERR_FILENO) >= 0);
+    host_start();
+    client_greet(&c);
+    client_say(&c, "MAIL FROM:<a@b>", "250");
+    client_say(&c, "RCPT TO:<u@example.net>", "250");
+    for (int i = 0; i < MANY; i++)
+        client_say(&c, "RCPT TO:<v@example.net>", "452 4.5.3");
+    client_say(&c, "DATA", "354");
+    client_send(&c, "x\r\n.\r\n");
+    client_expect(&c, "250 2.0.0");
+    client_close(&c);
+    host_stop();
+    assert_true(dup2(kept, STDERR_FILENO) >= 0);
+    close(kept);
+    log_configure(LOG_ERROR, true, "test");
+    assert_in_range(count_lines(log), SMTP_MAX_DEFERRALS_LOGGED, SMTP_MAX_DEFERRALS_LOGGED + 5);
+    fclose(log);
+}
+
 static void test_transactions(void **state)
 {
     struct client c;
@@ -408,6 +451,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_deferrals),
         cmocka_unit_test(test_transactions),
         cmocka_unit_test(test_sessions),
         cmocka_unit_test(test_idle),
