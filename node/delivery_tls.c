@@ -165,7 +165,7 @@ void slot_secure_forget(struct slot *s)
         resolver_ask_cancel(x->question);
     x->question = NULL;
     drop_tlsa(x);
-    x->plain = false;
+    x->plain = x->own_fault = false;
     x->status = NULL;
 }
 
@@ -407,6 +407,11 @@ bool slot_starttls(struct slot *s)
  * said under TLS (CVE-2021-38371). */
 void slot_starttls_reply(struct slot *s, int code, const char *text, bool more)
 {
+    if (code == 421) { /* it ends the session, whatever it was asked: that says nothing about its TLS */
+        s->phase = PHASE_EHLO;
+        slot_lost(s, text);
+        return;
+    }
     if (code != 220) {
         slot_refuse(s, "4.7.0", "STARTTLS was refused: %s", text);
         return;
@@ -417,6 +422,7 @@ void slot_starttls_reply(struct slot *s, int code, const char *text, bool more)
     }
     s->tls = prepare(s);
     if (s->tls == NULL) {
+        s->secure.own_fault = true;
         slot_refuse(s, "4.7.0", "TLS cannot be set up for what is demanded");
         return;
     }
@@ -538,7 +544,8 @@ bool slot_tls_fallback(struct slot *s, const char *why)
     x->status = NULL;
     log_event(LOG_WARN, "tls_fallback", LOG_S("next_hop", s->next_hop), LOG_S("peer", s->peer), LOG_S("reason", why));
     atomic_fetch_add(&s->d->w->counters->tls_fallbacks, 1);
-    remember_failure(s, why);
+    if (!x->own_fault)
+        remember_failure(s, why);
     return true;
 }
 

@@ -30,6 +30,7 @@ struct secure {
     Mailraft__TlsPolicy policy; /* when the connection was made */
     bool testing;               /* STS policy in testing mode: verified, but only for the log */
     bool plain;                 /* STARTTLS failed with this address: plain text now */
+    bool own_fault;             /* our own files are at fault: nothing that the cluster should remember of the site */
     char *session_key;          /* what the handshake under way, or done, is good for; NULL: not to be resumed */
     const char *verified;       /* how, for logs: none, verify, sts, dane; NULL: no TLS */
     const char *status; /* enhanced status of what went wrong with the address; NULL: not a matter of security */

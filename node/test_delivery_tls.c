@@ -204,6 +204,29 @@ static void a_failure_costs_one_connection(void **state)
     falls_back("EHLO", DROP, "");                                                              /* the one under TLS */
 }
 
+/* A server that is busy, and a node whose own files cannot be read, switch TLS off for nobody. */
+static void failures_that_say_nothing_of_tls(void **state)
+{
+    (void)state;
+    start(&named, POLICY(MAY), NULL);
+    server_rule("STARTTLS", "421 4.3.2 too busy", 0, 1);
+    give(0, 1);
+    assert_result(wait_told(0), 0, DEFERRED, "4.4.1", "421");
+    assert_true(told_of(0)->outcome->unreached);
+    assert_int_equal(server.n, 1);
+    assert_int_equal(core.n_remembered, 0);
+    stop();
+    start(&named, POLICY(MAY), NULL);
+    host.config.delivery.tls_cert = (char *)(uintptr_t) "/nonexistent";
+    host.config.delivery.tls_key = (char *)(uintptr_t) "/nonexistent";
+    give(0, 1);
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    assert_int_equal(server.n, 2);
+    assert_int_equal(core.n_remembered, 0);
+    host.config.delivery.tls_cert = host.config.delivery.tls_key = NULL;
+    stop();
+}
+
 /* Nothing that came before the handshake is read after it, also when it comes in a packet of its own. */
 static void plain_text_in_the_handshake(void **state)
 {
@@ -704,6 +727,7 @@ int main(void)
         cmocka_unit_test(a_large_body),
         cmocka_unit_test(a_piece_that_grows),
         cmocka_unit_test(a_failure_costs_one_connection),
+        cmocka_unit_test(failures_that_say_nothing_of_tls),
         cmocka_unit_test(plain_text_in_the_handshake),
         cmocka_unit_test(a_site_that_is_known_to_fail),
         cmocka_unit_test(encrypt_without_an_offer),
