@@ -3,6 +3,8 @@
 
 #include "node/auth_file.h"
 #include "node/sasl.h"
+#include "node/smtp_idn.h"
+#include "node/smtp_text.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
@@ -26,6 +28,18 @@ static int by_user(const void *a, const void *b)
     return strcmp(((const struct sender *)a)->user, ((const struct sender *)b)->user);
 }
 
+char *auth_sender_ascii(const char *address)
+{
+    const char *at = strrchr(address, '@');
+    char domain[SMTP_MAX_DOMAIN + 1];
+
+    if (at == NULL || !smtp_has_8bit(at + 1, strlen(at + 1)))
+        return mr_strdup(address);
+    if (smtp_idn_to_ascii(at + 1, strlen(at + 1), domain) != 0)
+        return NULL;
+    return mr_asprintf("%.*s@%s", (int)(at - address), address, domain);
+}
+
 /* What is wrong with a line; NULL: nothing. */
 static const char *read_line(struct auth_senders *s, char *line)
 {
@@ -47,11 +61,16 @@ static const char *read_line(struct auth_senders *s, char *line)
     user = auth_prepare(user, SASL_USER_MAX);
     if (user == NULL)
         return "the name of the user is not usable";
+    pattern = auth_sender_ascii(pattern);
+    if (pattern == NULL) {
+        free(user);
+        return "not a domain of internationalized names";
+    }
     if (s->n == s->cap) {
         s->cap = s->cap == 0 ? 16 : s->cap * 2;
         s->at = mr_realloc(s->at, s->cap * sizeof(s->at[0]));
     }
-    s->at[s->n++] = (struct sender){user, mr_strdup(pattern)};
+    s->at[s->n++] = (struct sender){user, pattern};
     return NULL;
 }
 

@@ -18,5 +18,8 @@ int auth_senders_parse(struct auth_senders **out, const char *name, char *text, 
 void auth_senders_free(struct auth_senders *s);
 /* Is the address, or its domain, on one of the user's lines? Any case. */
 bool auth_senders_allow(const struct auth_senders *s, const char *user, const char *address);
+/* The address (or "@domain") with its domain in A-labels, as reverse-paths have it; the caller frees it. NULL: no such
+ * domain can be. */
+char *auth_sender_ascii(const char *address);
 
 #endif

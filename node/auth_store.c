@@ -130,11 +130,24 @@ struct auth_file *auth_store_file(struct auth_store *s)
     return f;
 }
 
+static bool is_own(const char *user, const char *reverse_path)
+{
+    char *address;
+    bool own;
+
+    if (strcasecmp(user, reverse_path) == 0)
+        return true;
+    address = auth_sender_ascii(user);
+    own = address != NULL && strcasecmp(address, reverse_path) == 0;
+    free(address);
+    return own;
+}
+
 bool auth_sender_allowed(struct auth_store *s, const char *user, const char *reverse_path)
 {
     bool allowed;
 
-    if (reverse_path[0] == '\0' || strcasecmp(user, reverse_path) == 0)
+    if (reverse_path[0] == '\0' || is_own(user, reverse_path))
         return true;
     uv_mutex_lock(&s->mutex);
     allowed =

@@ -184,8 +184,12 @@ static void test_permissions(void **state)
 
 static void test_senders(void **state)
 {
-    char text[] = "# who may be whom\nbob sales@example.net\nalice @example.net\r\nbob\t@Example.org\n";
-    char wrong[] = "bob sales@example.net\nbob sales\n", wrong2[] = "bob a@\n", wrong3[] = "bob a@b c@d";
+    char text[] = "# who may be whom\nbob sales@example.net\nalice @example.net\r\nbob\t@Example.org\n"
+                  "dora dora@b\xc3\xbc"
+                  "cher.example\ndora @stra\xc3\x9f"
+                  "e.example\n";
+    char wrong[] = "bob sales@example.net\nbob sales\n", wrong2[] = "bob a@\n", wrong3[] = "bob a@b c@d",
+         wrong4[] = "bob @\xe2\x80\xae.example";
     char error[256];
     struct auth_senders *s;
 
@@ -198,11 +202,15 @@ static void test_senders(void **state)
     assert_true(auth_senders_allow(s, "alice", "x@example.net"));
     assert_false(auth_senders_allow(s, "carol", "x@example.net"));
     assert_false(auth_senders_allow(s, "alice", "no domain"));
+    assert_true(auth_senders_allow(s, "dora", "dora@xn--bcher-kva.example"));
+    assert_true(auth_senders_allow(s, "dora", "x@XN--STRAE-OQA.example"));
     auth_senders_free(s);
     assert_int_equal(auth_senders_parse(&s, "senders", wrong, sizeof(wrong) - 1, error, sizeof(error)), MR_CONFIG);
     assert_memory_equal(error, "senders:2: has to be", 20);
     assert_int_equal(auth_senders_parse(&s, "senders", wrong2, sizeof(wrong2) - 1, error, sizeof(error)), MR_CONFIG);
     assert_int_equal(auth_senders_parse(&s, "senders", wrong3, sizeof(wrong3) - 1, error, sizeof(error)), MR_CONFIG);
+    assert_int_equal(auth_senders_parse(&s, "senders", wrong4, sizeof(wrong4) - 1, error, sizeof(error)), MR_CONFIG);
+    assert_memory_equal(error, "senders:1: not a domain", 23);
 }
 
 static void test_credentials(void **state)

@@ -256,6 +256,16 @@ static void test_xclient_after_login(void **state)
     client_say(&c, "RSET", "250");
     client_say(&c, "XCLIENT ADDR=192.0.2.8 HELO=client.example", "220 ");
     client_say(&c, "MAIL FROM:<alice@example.net>", "530 5.7.0");
+    /* A user's own address is its own however its domain is written. */
+    client_say(&c, "XCLIENT LOGIN=dora+40b+C3+BCcher.example HELO=client.example", "220 ");
+    client_say(&c, "MAIL FROM:<dora@xn--bcher-kva.example>", "250 2.1.0");
+    client_say(&c, "RSET", "250");
+    client_say(&c,
+               "MAIL FROM:<Dora@b\xc3\xbc"
+               "cher.example> SMTPUTF8",
+               "250 2.1.0");
+    client_say(&c, "RSET", "250");
+    client_say(&c, "MAIL FROM:<dora@bucher.example>", "553 5.7.1");
     client_close(&c);
     close_all();
 }
