@@ -559,9 +559,22 @@ static bool sts_came(const struct slot *s)
            a->site.sts_expires_ms > a->now_ms;
 }
 
+/* The rules may have changed since: another policy, or other names that a certificate has to carry. */
+static bool same_rules(const struct slot *s)
+{
+    if (s->secure.policy != policy_of(s))
+        return false;
+    if (s->secure.policy != MAILRAFT__TLS_POLICY__TLS_POLICY_VERIFY || s->secure.session_key == NULL)
+        return true;
+    char *key = session_key(s);
+    bool same = strcmp(key, s->secure.session_key) == 0;
+    free(key);
+    return same;
+}
+
 bool slot_secure_enough(const struct slot *s)
 {
-    if (!slot_requires_tls(s)) /* the rules may have changed meanwhile */
-        return s->secure.policy == policy_of(s) && !sts_came(s);
+    if (!slot_requires_tls(s))
+        return same_rules(s) && !sts_came(s);
     return s->tls != NULL && s->secure.demand >= DEMAND_NAMES && (s->can.flags & CAP_REQUIRETLS) != 0;
 }

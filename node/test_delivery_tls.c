@@ -717,6 +717,17 @@ static void the_rules_change(void **state)
     assert_int_equal(server.n, 2);
     assert_has(commands_of(1), "STARTTLS");
     stop();
+    start(&named, POLICY(VERIFY), NULL);
+    for (uint32_t i = 0; i < 2; i++) {
+        give(0, 1);
+        assert_result(wait_told(i), 0, DELIVERED, "2.0.0", "taken");
+        assert_int_equal(server.n, 1);
+    }
+    policy.names[0] = (char *)(uintptr_t) "stranger.example";
+    policy.rule.n_names = 1;
+    give(0, 1);
+    assert_result(wait_told(2), 0, DEFERRED, "4.7.5", "mismatch");
+    stop();
 }
 
 int main(void)
