@@ -36,7 +36,7 @@ struct daemon {
     struct http *http;
     uv_loop_t loop;
     uv_signal_t sigterm, sigint, sighup;
-    uv_timer_t daily;
+    uv_timer_t reload, daily;
 };
 
 static int usage(FILE *out, int status)
@@ -75,14 +75,13 @@ static void use_certificates(struct daemon *d, struct tls_server *tls)
     d->tls = tls;
 }
 
-static void on_reload(uv_signal_t *signal, int number)
+static void reload(uv_timer_t *timer)
 {
-    struct daemon *d = signal->data;
+    struct daemon *d = timer->data;
     struct config *fresh;
     struct tls_server *tls;
     char error[ERROR_MAX];
 
-    (void)number;
     if (config_load(&fresh, d->config->file, error, sizeof(error)) != 0) {
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         return;
@@ -105,6 +104,15 @@ static void on_reload(uv_signal_t *signal, int number)
             "smtp.tls, domains, routes, delivery.tls, delivery.retry, delivery.limits, delivery.suspended, log and the "
             "files of logins take effect now; the rest at the next start"));
     config_free(fresh);
+}
+
+/* Signals that wait together are one reload, and SIGTERM does not wait behind many. */
+static void on_reload(uv_signal_t *signal, int number)
+{
+    struct daemon *d = signal->data;
+
+    (void)number;
+    uv_timer_start(&d->reload, reload, 0, 0);
 }
 
 static void on_day(uv_timer_t *timer)
@@ -306,6 +314,8 @@ static int run(const char *file)
     watch(&d, &d.sigterm, SIGTERM, on_end);
     watch(&d, &d.sigint, SIGINT, on_end);
     watch(&d, &d.sighup, SIGHUP, on_reload);
+    uv_timer_init(&d.loop, &d.reload);
+    d.reload.data = &d;
     uv_timer_init(&d.loop, &d.daily);
     d.daily.data = &d;
     uv_timer_start(&d.daily, on_day, DAY_MS, DAY_MS);
