@@ -66,7 +66,6 @@ enum smtp_extension {
     SMTP_FUTURERELEASE = 1 << 14,
     SMTP_XCLIENT = 1 << 15,
     SMTP_HELP = 1 << 16,
-    SMTP_VRFY = 1 << 17,
 };
 struct initial_member {
     char *name;

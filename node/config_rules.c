@@ -248,7 +248,7 @@ void config_read_rate(struct yaml_reader *r, yaml_node_t *node, void *target)
                      : strcmp(end, "/d") == 0 ? 86400
                                               : 0;
     if (end == text || seconds == 0 || !(n > 0 && n <= 1e9))
-        yaml_problem(r, node, "has to be unlimited or like 500/s, 30/m, 1000/h, not \"%s\"", text);
+        yaml_problem(r, node, "has to be unlimited or like 500/s, 30/m, 1000/h, 5000/d, not \"%s\"", text);
     else
         *(double *)target = n / seconds;
 }

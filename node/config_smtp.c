@@ -286,7 +286,7 @@ static void read_client_rate(struct yaml_reader *r, yaml_node_t *node, void *tar
     }
     const char *text = yaml_text(r, node);
     char unit = text[strlen(text) - 1];
-    unsigned seconds = unit == 'h' ? 3600 : unit == 'm' ? 60 : 1;
+    unsigned seconds = unit == 'd' ? 86400 : unit == 'h' ? 3600 : unit == 'm' ? 60 : 1;
     double count = a_second * seconds;
     if (count < 0.99 || count > 1e9)
         yaml_problem(r, node, "has to be at least 1 and at most 1000000000 in its unit of time");
@@ -337,7 +337,7 @@ static void extension_item(struct yaml_reader *r, yaml_node_t *node, void *targe
     static const char *const words[] = {
         "PIPELINING",  "SIZE",      "8BITMIME",      "SMTPUTF8", "CHUNKING",   "BINARYMIME",
         "DSN",         "",          "STARTTLS",      "AUTH",     "REQUIRETLS", "LIMITS",
-        "MT-PRIORITY", "DELIVERBY", "FUTURERELEASE", "XCLIENT",  "HELP",       "VRFY"};
+        "MT-PRIORITY", "DELIVERBY", "FUTURERELEASE", "XCLIENT",  "HELP"};
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;

@@ -188,7 +188,7 @@ static void every_key_of_the_internet(void **state)
             "  normalize_from: [10.1.0.0/16]\n  xclient_from: [10.2.0.0/16]\n  proxy_from: [10.3.0.0/16, 10.4.0.0/16]\n"
             "  client_limits: {connections: 1, network_connections: unlimited, connection_rate: 60/m, message_rate: "
             "2/s,\n"
-            "                  recipient_rate: 3/s, exempt: [10.5.0.0/16]}\n"
+            "                  recipient_rate: 5000/d, exempt: [10.5.0.0/16]}\n"
             "  greeting_delay: 2s\n  line_timeout: 3s\n  min_data_rate: 1KiB\n  max_hold: 1d\n  min_deliver_by: 5s\n"
             "  disable: [CHUNKING, mt-priority]\n"
             "delivery:\n  tls: {Example.org: {policy: verify, names: [mx.Example.org]}, default: {policy: may}}\n"
@@ -228,7 +228,8 @@ static void every_key_of_the_internet(void **state)
     assert_int_equal(c->smtp.client_limits.connection_rate.per_ms, 60000);
     assert_int_equal(c->smtp.client_limits.message_rate.count, 2);
     assert_int_equal(c->smtp.client_limits.message_rate.per_ms, 1000);
-    assert_int_equal(c->smtp.client_limits.recipient_rate.count, 3);
+    assert_int_equal(c->smtp.client_limits.recipient_rate.count, 5000);
+    assert_int_equal(c->smtp.client_limits.recipient_rate.per_ms, 24 * 3600 * 1000);
     assert_int_equal(c->smtp.client_limits.exempt.n, 1);
     assert_int_equal(c->smtp.greeting_delay_ms, 2000);
     assert_int_equal(c->smtp.line_timeout_ms, 3000);
@@ -463,6 +464,7 @@ static void wrong_sections(void **state)
         {NODE "smtp: {greeting_delay: 30d}\n", 2, "smtp.greeting_delay: is at most 24d"},
         {NODE "smtp: {disable: [ENHANCEDSTATUSCODES]}\n", 2,
          "smtp.disable.0: \"ENHANCEDSTATUSCODES\" is not an extension"},
+        {NODE "smtp: {disable: [VRFY]}\n", 2, "smtp.disable.0: \"VRFY\" is not an extension"},
         {NODE "smtp: {tls: {cert: a}}\n", 2, "smtp.tls: needs cert and key"},
         {NODE "smtp: {max_message_size: 5 MB}\n", 2, "smtp.max_message_size: has to be a size"},
         {NODE "smtp: {max_message_size: 0}\n", 2, "smtp.max_message_size: has to be a size"},
