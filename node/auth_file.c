@@ -2,13 +2,13 @@
 #include "node/auth_file.h"
 
 #include "node/sasl.h"
+#include "node/text_file.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <crypt.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <gsasl.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -20,8 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 struct auth_file {
@@ -261,56 +259,11 @@ int auth_file_parse(struct auth_file **out, const char *name, const char *text, 
 
 /* ---- the file ---- */
 
-static int read_all(int fd, const char *path, bool secret, char **text, size_t *len, char *error, size_t error_len)
-{
-    struct stat st;
-    size_t used = 0;
-    ssize_t n = 0;
-
-    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        (void)snprintf(error, error_len, "%s: not a file", path);
-        return MR_CONFIG;
-    }
-    if ((st.st_mode & (S_IWGRP | S_IWOTH)) != 0 || (secret && (st.st_mode & S_IRWXO) != 0)) {
-        (void)snprintf(error, error_len, "%s: others may %schange it: chmod %s", path, secret ? "read or " : "",
-                       secret ? "g-w,o=" : "go-w");
-        return MR_CONFIG;
-    }
-    if (st.st_size > AUTH_FILE_MAX) {
-        (void)snprintf(error, error_len, "%s: larger than %d octets", path, AUTH_FILE_MAX);
-        return MR_CONFIG;
-    }
-    *text = mr_malloc((size_t)st.st_size + 1);
-    while (used < (size_t)st.st_size && (n = read(fd, *text + used, (size_t)st.st_size - used)) > 0)
-        used += (size_t)n;
-    (*text)[used] = '\0';
-    *len = used;
-    if (n >= 0)
-        return 0;
-    (void)snprintf(error, error_len, "%s: %s", path, strerror(errno));
-    free(*text);
-    return MR_IO;
-}
-
-int auth_read(const char *path, bool secret, char **text, size_t *len, char *error, size_t error_len)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc;
-
-    if (fd < 0) {
-        (void)snprintf(error, error_len, "%s: %s", path, strerror(errno));
-        return MR_IO;
-    }
-    rc = read_all(fd, path, secret, text, len, error, error_len);
-    (void)close(fd);
-    return rc;
-}
-
 int auth_file_load(struct auth_file **out, const char *path, char *error, size_t error_len)
 {
     char *text;
     size_t len;
-    int rc = auth_read(path, true, &text, &len, error, error_len);
+    int rc = text_file_read(path, true, &text, &len, error, error_len);
 
     if (rc != 0)
         return rc;

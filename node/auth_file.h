@@ -13,7 +13,6 @@
 #include <stddef.h>
 
 enum {
-    AUTH_FILE_MAX = 64 << 20, /* octets */
     AUTH_LINE_MAX = 1024,
     AUTH_HASH_MAX = 384,                 /* crypt(3)'s output size */
     AUTH_SCRAM_SALT_MAX = 64,            /* octets before base64 */
@@ -58,9 +57,6 @@ void auth_file_find(const struct auth_file *f, const char *user, struct auth_loo
 /* Does the password (prepared) fit? Milliseconds of computing: never on a loop. */
 bool auth_entry_verify(const struct auth_entry *e, const char *password);
 
-/* The whole of a file, with a zero byte behind it; free(). MR_CONFIG (others may change it, or read it if it is secret;
- * too large), MR_IO: error says why. */
-int auth_read(const char *path, bool secret, char **text, size_t *len, char *error, size_t error_len);
 /* SASLprep of a name or password. NULL: not allowed, empty, or longer than most octets; else free(). */
 char *auth_prepare(const char *text, size_t most);
 

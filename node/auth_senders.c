@@ -5,10 +5,9 @@
 #include "node/sasl.h"
 #include "node/smtp_idn.h"
 #include "node/smtp_text.h"
-#include "proto/base/error.h"
+#include "node/text_file.h"
 #include "proto/base/memory.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +40,9 @@ char *auth_sender_ascii(const char *address)
 }
 
 /* What is wrong with a line; NULL: nothing. */
-static const char *read_line(struct auth_senders *s, char *line)
+static const char *read_line(void *arg, char *line)
 {
+    struct auth_senders *s = arg;
     static const char blanks[] = " \t\r";
     char *save = NULL;
     char *user, *pattern;
@@ -78,25 +78,11 @@ int auth_senders_parse(struct auth_senders **out, const char *name, char *text, 
                        size_t error_len)
 {
     struct auth_senders *s = mr_calloc(1, sizeof(*s));
-    const char *end = text + len;
-    unsigned number = 0;
+    int rc = text_file_lines(name, text, len, read_line, s, error, error_len);
 
-    for (char *line = text; line < end;) {
-        char *next = memchr(line, '\n', (size_t)(end - line));
-        const char *why;
-
-        if (next != NULL)
-            *next = '\0';
-        number++;
-        why = read_line(s, line);
-        if (why != NULL) {
-            (void)snprintf(error, error_len, "%s:%u: %s", name, number, why);
-            auth_senders_free(s);
-            return MR_CONFIG;
-        }
-        if (next == NULL)
-            break;
-        line = next + 1;
+    if (rc != 0) {
+        auth_senders_free(s);
+        return rc;
     }
     if (s->n > 0)
         qsort(s->at, s->n, sizeof(s->at[0]), by_user);
@@ -108,7 +94,7 @@ int auth_senders_load(struct auth_senders **out, const char *path, char *error, 
 {
     char *text;
     size_t len;
-    int rc = auth_read(path, false, &text, &len, error, error_len);
+    int rc = text_file_read(path, false, &text, &len, error, error_len);
 
     if (rc != 0)
         return rc;

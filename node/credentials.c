@@ -1,12 +1,10 @@
 /* credentials.c - a short list: smarthosts are few, and one is looked up for each connection only. */
 #include "node/credentials.h"
 
-#include "node/auth_file.h"
-#include "proto/base/error.h"
+#include "node/text_file.h"
 #include "proto/base/memory.h"
 
 #include <openssl/crypto.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -52,8 +50,9 @@ static bool split_host(char *text, char **host, uint16_t *port)
 }
 
 /* What is wrong with a line; NULL: nothing. */
-static const char *read_line(struct credentials *c, char *line)
+static const char *read_line(void *arg, char *line)
 {
+    struct credentials *c = arg;
     static const char blanks[] = " \t";
     size_t len = strlen(line);
     char *save = NULL;
@@ -90,25 +89,11 @@ static const char *read_line(struct credentials *c, char *line)
 int credentials_parse(struct credentials **out, const char *name, char *text, size_t len, char *error, size_t error_len)
 {
     struct credentials *c = mr_calloc(1, sizeof(*c));
-    const char *end = text + len;
-    unsigned number = 0;
+    int rc = text_file_lines(name, text, len, read_line, c, error, error_len);
 
-    for (char *line = text; line < end;) {
-        char *next = memchr(line, '\n', (size_t)(end - line));
-        const char *why;
-
-        if (next != NULL)
-            *next = '\0';
-        number++;
-        why = read_line(c, line);
-        if (why != NULL) {
-            (void)snprintf(error, error_len, "%s:%u: %s", name, number, why);
-            credentials_free(c);
-            return MR_CONFIG;
-        }
-        if (next == NULL)
-            break;
-        line = next + 1;
+    if (rc != 0) {
+        credentials_free(c);
+        return rc;
     }
     *out = c;
     return 0;
@@ -118,7 +103,7 @@ int credentials_load(struct credentials **out, const char *path, char *error, si
 {
     char *text;
     size_t len;
-    int rc = auth_read(path, true, &text, &len, error, error_len);
+    int rc = text_file_read(path, true, &text, &len, error, error_len);
 
     if (rc != 0)
         return rc;

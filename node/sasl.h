@@ -18,10 +18,10 @@ enum sasl_mechanism {
 };
 
 enum {
-    SASL_USER_MAX = 255,      /* octets of a user's name */
-    SASL_NAMES = 64,          /* enough for all names with blanks between them and a zero byte */
-    SASL_BASE64_MAX = 12288,  /* RFC 4954 section 4 */
-    SASL_MESSAGE_MAX = 12288, /* before base64: never more than after it */
+    SASL_USER_MAX = 255,     /* octets of a user's name */
+    SASL_NAMES = 64,         /* enough for all names with blanks between them and a zero byte */
+    SASL_BASE64_MAX = 12288, /* RFC 4954 section 4 */
+
 };
 
 /* NULL: no such bit. */
