@@ -5,13 +5,11 @@
 #include "node/resolver.h"
 
 #include "node/dns_answer.h"
+#include "node/dns_channel.h"
 #include "node/dns_query.h"
-#include "proto/base/clock.h"
-#include "proto/base/error.h"
+#include "node/resolver_cache.h"
 #include "proto/base/id.h"
-#include "proto/base/log.h"
 #include "proto/base/memory.h"
-#include "proto/base/panic.h"
 
 #include <ares.h>
 #include <arpa/inet.h>
@@ -22,37 +20,14 @@
 #include <string.h>
 #include <strings.h>
 
-/* What stands in both c-ares 1.18 (Debian 12) and 1.34 (Debian 13) is used; the second would like others. */
-#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-
-enum { BUCKETS = 4096, POLL_MS = 100 };
-
-struct cached {
-    struct cached *next;
-    uint64_t until_ns;
-    struct resolution resolution;
-    char key[];
-};
-
-struct watched {
-    uv_poll_t poll;
-    struct watched *next;
-    struct resolver *resolver;
-    ares_socket_t fd;
-};
-
 struct resolver {
     struct resolver_config config;
-    ares_channel channel;
-    uv_timer_t timer;
+    struct dns_channel dns;
     uv_idle_t idle;
-    struct watched *sockets;
     struct lookup *done, **done_tail; /* results wait for the next turn */
     struct question *answered, **answered_tail;
     unsigned lookups;
-    struct cached *cache[BUCKETS];
-    unsigned cache_size;
-    unsigned evict;
+    struct resolver_cache cache;
     uint64_t random;
     bool closing;
     unsigned closing_handles;
@@ -134,56 +109,6 @@ static void arrange(struct resolver *r, struct resolution *res)
         }
 }
 
-/* ---- cache ---- */
-
-static uint64_t hash_key(const char *key)
-{
-    uint64_t h = 1469598103934665603ULL; /* FNV-1a */
-    for (; *key != 0; key++)
-        h = (h ^ (unsigned char)*key) * 1099511628211ULL;
-    return h;
-}
-
-static struct cached **cache_find(struct resolver *r, const char *key)
-{
-    struct cached **link = &r->cache[hash_key(key) % BUCKETS];
-    while (*link != NULL && strcmp((*link)->key, key) != 0)
-        link = &(*link)->next;
-    return link;
-}
-
-static void cache_drop(struct resolver *r, struct cached **link)
-{
-    struct cached *gone = *link;
-    *link = gone->next;
-    free(gone);
-    r->cache_size--;
-}
-
-static void cache_put(struct resolver *r, const struct lookup *l)
-{
-    uint32_t ttl = l->ttl > RESOLVER_MAX_TTL_S ? RESOLVER_MAX_TTL_S : l->ttl;
-    struct cached **link = cache_find(r, l->key);
-    if (*link != NULL)
-        cache_drop(r, link);
-    if (ttl == 0)
-        return;
-    while (r->cache_size >= RESOLVER_MAX_CACHE) { /* some other goes, bucket by bucket */
-        r->evict = (r->evict + 1) % BUCKETS;
-        if (r->cache[r->evict] != NULL)
-            cache_drop(r, &r->cache[r->evict]);
-    }
-    size_t len = strlen(l->key) + 1;
-    struct cached *c = mr_malloc(sizeof(*c) + len);
-    memcpy(c->key, l->key, len);
-    c->resolution = l->resolution;
-    c->until_ns = mr_boot_ns(&mr_clock_real) + ttl * MR_NS_PER_S;
-    link = &r->cache[hash_key(l->key) % BUCKETS];
-    c->next = *link;
-    *link = c;
-    r->cache_size++;
-}
-
 /* ---- the end of a lookup ---- */
 
 static void tell_answered(struct resolver *r)
@@ -225,7 +150,7 @@ static void finish(struct lookup *l)
 {
     struct resolver *r = l->resolver;
     if (!l->from_cache && !r->closing)
-        cache_put(r, l);
+        resolver_cache_put(&r->cache, l->key, &l->resolution, l->ttl);
     l->next = NULL;
     *r->done_tail = l;
     r->done_tail = &l->next;
@@ -359,7 +284,7 @@ static void both_families_known(struct host *h)
     for (unsigned i = 0; i < 2; i++)
         validated = validated && (h->answers[i].ad || h->answers[i].status != ARES_SUCCESS);
     if (!validated && h->alias[0] != 0 && l->mx_secure && l->resolver->config.trust_ad && !l->resolver->closing)
-        dns_query(l->resolver->channel, h->name, DNS_TYPE_CNAME, on_alias, h);
+        dns_query(l->resolver->dns.channel, h->name, DNS_TYPE_CNAME, on_alias, h);
     else
         host_known(h);
 }
@@ -411,7 +336,7 @@ static bool use_hosts_file(struct host *h)
         struct hostent *entry = NULL;
         struct dns_address_answer answer = {.ttl = RESOLVER_NEGATIVE_TTL_S};
         h->answers[i].status = ARES_ENODATA;
-        if (ares_gethostbyname_file(h->lookup->resolver->channel, h->name, families[i], &entry) != ARES_SUCCESS)
+        if (ares_gethostbyname_file(h->lookup->resolver->dns.channel, h->name, families[i], &entry) != ARES_SUCCESS)
             continue;
         for (char **a = entry->h_addr_list; *a != NULL && answer.n < DNS_MAX_ADDRESSES; a++) {
             struct dns_address *address = &answer.list[answer.n++];
@@ -440,7 +365,7 @@ static void ask_addresses(struct lookup *l)
         }
         for (unsigned k = 0; k < 2; k++) {
             h->answers[k].host = h;
-            dns_query(l->resolver->channel, h->name, types[k], on_addresses, &h->answers[k]);
+            dns_query(l->resolver->dns.channel, h->name, types[k], on_addresses, &h->answers[k]);
         }
     }
 }
@@ -535,9 +460,9 @@ struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, r
     l->ttl = RESOLVER_MAX_TTL_S;
     next_hop_format(hop, l->key);
     r->lookups++;
-    struct cached **link = cache_find(r, l->key);
-    if (*link != NULL && (*link)->until_ns > mr_boot_ns(&mr_clock_real)) {
-        l->resolution = (*link)->resolution;
+    const struct resolution *known = resolver_cache_find(&r->cache, l->key);
+    if (known != NULL) {
+        l->resolution = *known;
         l->from_cache = true;
         finish(l);
     } else if (use_literal(l)) {
@@ -546,7 +471,7 @@ struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, r
         l->from_cache = true;
         fail(l, RESOLVE_TEMPORARY, "4.3.2", "too many DNS lookups are under way");
     } else if (hop->kind == NEXT_HOP_MX) {
-        dns_query(r->channel, hop->host, DNS_TYPE_MX, on_mx, l);
+        dns_query(r->dns.channel, hop->host, DNS_TYPE_MX, on_mx, l);
     } else {
         l->mx_secure = true;
         add_host(l, hop->host, 0);
@@ -588,7 +513,7 @@ struct question *resolver_ask(struct resolver *r, const char *name, int type, an
     if (r->lookups > RESOLVER_MAX_LOOKUPS || r->closing)
         on_answer(q, ARES_ECANCELLED, false, NULL, 0);
     else
-        dns_query(r->channel, name, type, on_answer, q);
+        dns_query(r->dns.channel, name, type, on_answer, q);
     return q;
 }
 
@@ -597,89 +522,7 @@ void resolver_ask_cancel(struct question *q)
     q->cb = NULL;
 }
 
-/* ---- c-ares on the loop ---- */
-
-static void on_timer(uv_timer_t *timer)
-{
-    struct resolver *r = timer->data;
-    ares_process_fd(r->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
-    if (r->sockets == NULL)
-        uv_timer_stop(timer);
-}
-
-static void on_poll(uv_poll_t *poll, int status, int events)
-{
-    struct watched *w = poll->data;
-    struct resolver *r = w->resolver;
-    ares_socket_t fd = w->fd;
-    if (status < 0)
-        events = UV_READABLE | UV_WRITABLE; /* c-ares finds out what is wrong */
-    ares_process_fd(r->channel, events & UV_READABLE ? fd : ARES_SOCKET_BAD,
-                    events & UV_WRITABLE ? fd : ARES_SOCKET_BAD);
-}
-
-static void on_watched_closed(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
-static void on_socket(void *arg, ares_socket_t fd, int readable, int writable)
-{
-    struct resolver *r = arg;
-    struct watched **link = &r->sockets;
-    while (*link != NULL && (*link)->fd != fd)
-        link = &(*link)->next;
-    struct watched *w = *link;
-    if (!readable && !writable) {
-        if (w != NULL) {
-            *link = w->next;
-            uv_poll_stop(&w->poll);
-            uv_close((uv_handle_t *)&w->poll, on_watched_closed);
-        }
-        return;
-    }
-    if (w == NULL) {
-        w = mr_calloc(1, sizeof(*w));
-        w->resolver = r;
-        w->fd = fd;
-        w->poll.data = w;
-        mr_assert(uv_poll_init_socket(r->config.loop, &w->poll, fd) == 0);
-        w->next = r->sockets;
-        r->sockets = w;
-    }
-    uv_poll_start(&w->poll, (readable ? UV_READABLE : 0) | (writable ? UV_WRITABLE : 0), on_poll);
-    if (!uv_is_active((uv_handle_t *)&r->timer))
-        uv_timer_start(&r->timer, on_timer, POLL_MS, POLL_MS);
-}
-
-static int set_servers(struct resolver *r)
-{
-    char list[1024];
-    size_t used = 0;
-    if (r->config.n_servers == 0)
-        return 0;
-    for (unsigned i = 0; i < r->config.n_servers; i++) {
-        int n = snprintf(list + used, sizeof(list) - used, "%s%s", i > 0 ? "," : "", r->config.servers[i]);
-        if (n < 0 || (size_t)n >= sizeof(list) - used)
-            return MR_CONFIG;
-        used += (size_t)n;
-    }
-    return ares_set_servers_ports_csv(r->channel, list) == ARES_SUCCESS ? 0 : MR_CONFIG;
-}
-
-static bool only_loopback(ares_channel channel)
-{
-    struct ares_addr_port_node *servers;
-    if (ares_get_servers_ports(channel, &servers) != ARES_SUCCESS)
-        return false;
-    bool all = servers != NULL;
-    for (const struct ares_addr_port_node *n = servers; n != NULL; n = n->next)
-        all =
-            all && (n->family == AF_INET ? (ntohl(n->addr.addr4.s_addr) >> 24) == IN_LOOPBACKNET
-                                         : IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)(const void *)&n->addr.addr6));
-    ares_free_data(servers);
-    return all;
-}
+/* ---- open and close ---- */
 
 int resolver_open(struct resolver **out, const struct resolver_config *config)
 {
@@ -692,53 +535,38 @@ int resolver_open(struct resolver **out, const struct resolver_config *config)
     r->answered_tail = &r->answered;
     memcpy(&r->random, seed.bytes, sizeof(r->random));
     r->random |= 1;
-    /* Each thread's first channel initialises the library; it counts. */
-    if (ares_library_init(ARES_LIB_INIT_ALL) != ARES_SUCCESS) {
-        free(r);
-        return MR_NOMEM;
-    }
-    struct ares_options options = {.flags = ARES_FLAG_NOSEARCH | ARES_FLAG_EDNS,
-                                   .timeout = (int)config->timeout_ms,
-                                   .tries = (int)config->tries,
-                                   .sock_state_cb = on_socket,
-                                   .sock_state_cb_data = r};
-    int mask = ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB;
-#ifdef ARES_OPT_QUERY_CACHE
-    /* Newer c-ares (1.31) keeps answers of its own accord; options.qcache_max_ttl = 0 leaves that to our cache, which
-     * goes by the smallest TTL on the way to a host's address. */
-    mask |= ARES_OPT_QUERY_CACHE;
-#endif
-    if (ares_init_options(&r->channel, &options, mask) != ARES_SUCCESS) {
-        free(r);
-        return MR_CONFIG;
-    }
-    int rc = set_servers(r);
+    int rc = dns_channel_open(&r->dns, config);
     if (rc != 0) {
-        ares_destroy(r->channel);
         free(r);
         return rc;
     }
     if (config->n_servers == 0 && config->trust_ad_of_loopback)
-        r->config.trust_ad = only_loopback(r->channel);
-    uv_timer_init(config->loop, &r->timer);
+        r->config.trust_ad = dns_channel_only_loopback(&r->dns);
     uv_idle_init(config->loop, &r->idle);
-    r->timer.data = r->idle.data = r;
+    r->idle.data = r;
     *out = r;
     return 0;
 }
 
-static void on_closed(uv_handle_t *handle)
+static void handle_closed(struct resolver *r)
 {
-    struct resolver *r = handle->data;
     if (--r->closing_handles > 0)
         return;
-    for (unsigned i = 0; i < BUCKETS; i++)
-        while (r->cache[i] != NULL)
-            cache_drop(r, &r->cache[i]);
+    resolver_cache_clear(&r->cache);
     void (*cb)(void *) = r->close_cb;
     void *arg = r->close_arg;
     free(r);
     cb(arg);
+}
+
+static void on_dns_closed(void *arg)
+{
+    handle_closed(arg);
+}
+
+static void on_idle_closed(uv_handle_t *handle)
+{
+    handle_closed(handle->data);
 }
 
 void resolver_close(struct resolver *r, void (*cb)(void *arg), void *arg)
@@ -746,9 +574,8 @@ void resolver_close(struct resolver *r, void (*cb)(void *arg), void *arg)
     r->closing = true;
     r->close_cb = cb;
     r->close_arg = arg;
-    ares_destroy(r->channel); /* ends every query: their lookups stand in `done` now */
-    on_idle(&r->idle);
     r->closing_handles = 2;
-    uv_close((uv_handle_t *)&r->timer, on_closed);
-    uv_close((uv_handle_t *)&r->idle, on_closed);
+    dns_channel_close(&r->dns, on_dns_closed, r); /* ends every query: their lookups stand in `done` now */
+    on_idle(&r->idle);
+    uv_close((uv_handle_t *)&r->idle, on_idle_closed);
 }

@@ -2,8 +2,8 @@
  *
  * N1: MX by preference, ties shuffled at each use; a domain without MX but with addresses is its own MX; a null MX and
  * a name that does not exist are permanent failures, everything else that goes wrong is temporary, and so is a static
- * route's name that does not exist. N2: a host that is
- * ourselves is dropped together with all of the same or worse preference (RFC 5321 5.1). N3: answers are kept for their
+ * route's name that does not exist. N2: a host that is ourselves is dropped together with all of the same or worse
+ * preference (RFC 5321 5.1). N3: answers are kept for their
  * TTL, at most RESOLVER_MAX_TTL_S; failures for RESOLVER_NEGATIVE_TTL_S. N4: an answer counts as validated only when
  * the server says so (AD) and the configuration trusts it (trust_ad); what the hosts file says never does. Thread: the
  * loop's. */
