@@ -15,6 +15,7 @@
  *   core_remember.c   hints about sites
  *   core_endings.c    outcomes, releases, notices
  *   core_query.c      answers for HTTP
+ *   core_metrics.c    the numbers among them
  *   proposals.c       operations of this node and their fate
  *
  * Thread: every function here runs on the core's loop, but where it says otherwise. */
@@ -307,5 +308,9 @@ void core_port_lease_ended(struct cluster *c);
 void core_port_drain(struct cluster *c);
 void core_port_tick(struct cluster *c, uint64_t now);
 void core_port_free(struct cluster *c);
+
+/* core_metrics.c */
+/* A new object, {"name": number}. */
+json_t *core_metrics(struct cluster *c);
 
 #endif

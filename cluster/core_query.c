@@ -364,114 +364,6 @@ static json_t *answer_messages(struct cluster *c, const struct cluster_query *q)
     return o;
 }
 
-/* ---- metrics: numbers by name; HTTP gives them their text form ---- */
-
-static json_t *answer_metrics(struct cluster *c)
-{
-    json_t *o = json_object();
-    struct state_counts n;
-    struct spool_stats sp;
-    struct replica_stats rs = {0};
-    struct bodies_stats bs = {0};
-
-    state_counts(c->state, &n);
-    spool_stats(c->spool, &sp);
-    if (c->replica != NULL)
-        replica_stats(c->replica, &rs);
-    if (c->bodies != NULL)
-        bodies_stats(c->bodies, &bs);
-    const struct {
-        const char *name;
-        uint64_t value;
-    } values[] = {
-        {"queue_messages", n.messages},
-        {"queue_bytes", n.body_bytes},
-        {"queue_deliveries{state=\"ready\"}", n.ready},
-        {"queue_deliveries{state=\"assigned\"}", n.assigned},
-        {"queue_deliveries{state=\"deferred\"}", n.deferred},
-        {"queue_deliveries{state=\"held\"}", n.held},
-        {"state_memory_bytes", n.memory_bytes},
-        {"state_finished_ids", n.finished},
-        {"state_sites", n.sites},
-        {"state_users", n.users},
-        {"cluster_version", state_version(c->state)},
-        {"cluster_accepted_total", n.accepted},
-        {"cluster_delivered_total", n.delivered},
-        {"cluster_failed_total", n.failed},
-        {"cluster_expired_total", n.expired},
-        {"cluster_in_doubt_total", n.in_doubt},
-        {"cluster_possibly_in_doubt_total", n.possibly_in_doubt},
-        {"raft_leader", c->lead.leading},
-        {"raft_term", c->term},
-        {"raft_applied_index", state_index(c->state)},
-        {"raft_commit_index", c->replica == NULL ? 0 : replica_commit(c->replica)},
-        {"raft_batches_total", c->batches_total},
-        {"raft_batched_operations_total", c->batched_ops_total},
-        {"raft_snapshots_taken_total", rs.snapshots_taken},
-        {"raft_snapshots_installed_total", rs.snapshots_installed},
-        {"raft_snapshots_sent_total", rs.snapshots_sent},
-        {"raft_last_snapshot_bytes", rs.last_snapshot_bytes},
-        {"raft_last_snapshot_stall_microseconds", rs.last_snapshot_stall_ns / 1000},
-        {"core_max_tick_gap_microseconds", c->max_tick_gap_ns / 1000},
-        {"lease_held", c->lease_held},
-        {"ready", cluster_readiness(c) == CLUSTER_READY},
-        {"takeovers_total", c->takeovers},
-        {"proposals_waiting", proposals_waiting(c->proposals)},
-        {"attempts_running", c->n_running},
-        {"connections_out", c->n_slots},
-        {"spool_bodies", sp.bodies},
-        {"spool_bytes", sp.bytes},
-        {"spool_dead_bytes", sp.dead_bytes},
-        {"spool_segments", sp.segments},
-        {"spool_free_bytes", sp.free_bytes},
-        {"spool_fsyncs_total", sp.fsyncs},
-        {"spool_compactions_total", sp.compactions},
-        {"spool_bad_bodies_total", sp.bad},
-        {"bodies_missing", bs.missing},
-        {"bodies_pulled_total", bs.pulled},
-        {"bodies_served_total", bs.served},
-        {"bodies_repaired_total", bs.repaired},
-        {"bodies_collected_total", bs.collected},
-        {"bodies_skipped_peers_total", bs.skipped_peers},
-        {"smtp_sessions", atomic_load(&c->counters.sessions_open)},
-        {"smtp_sessions_total", atomic_load(&c->counters.sessions_total)},
-        {"smtp_messages_received_total", atomic_load(&c->counters.messages_received)},
-        {"smtp_bytes_received_total", atomic_load(&c->counters.bytes_received)},
-        {"smtp_rejected_total", atomic_load(&c->counters.rejected)},
-        {"delivery_delivered_total", atomic_load(&c->counters.deliveries_delivered)},
-        {"delivery_deferred_total", atomic_load(&c->counters.deliveries_deferred)},
-        {"delivery_failed_total", atomic_load(&c->counters.deliveries_failed)},
-        {"delivery_connections", atomic_load(&c->counters.connections_out_open)},
-        {"dsns_total", atomic_load(&c->counters.dsns)},
-        {"smtp_limited_connections_total", atomic_load(&c->counters.limited_connections)},
-        {"smtp_limited_network_connections_total", atomic_load(&c->counters.limited_network_connections)},
-        {"smtp_limited_connection_rate_total", atomic_load(&c->counters.limited_connection_rate)},
-        {"smtp_limited_message_rate_total", atomic_load(&c->counters.limited_messages)},
-        {"smtp_limited_recipient_rate_total", atomic_load(&c->counters.limited_recipients)},
-        {"smtp_limited_auth_failures_total", atomic_load(&c->counters.limited_logins)},
-        {"smtp_limited_client_table_total", atomic_load(&c->counters.limited_clients)},
-        {"smtp_early_talkers_total", atomic_load(&c->counters.early_talkers)},
-        {"smtp_slow_clients_total", atomic_load(&c->counters.slow_clients)},
-        {"smtp_junk_clients_total", atomic_load(&c->counters.junk_clients)},
-        {"tls_in_total", atomic_load(&c->counters.tls_in)},
-        {"tls_in_resumed_total", atomic_load(&c->counters.tls_in_resumed)},
-        {"tls_in_failed_total", atomic_load(&c->counters.tls_in_failed)},
-        {"tls_out_total", atomic_load(&c->counters.tls_out)},
-        {"tls_out_verified_total", atomic_load(&c->counters.tls_out_verified)},
-        {"tls_out_failed_total", atomic_load(&c->counters.tls_out_failed)},
-        {"tls_fallbacks_total", atomic_load(&c->counters.tls_fallbacks)},
-        {"logins_total", atomic_load(&c->counters.logins)},
-        {"logins_failed_total", atomic_load(&c->counters.logins_failed)},
-        {"logins_unavailable_total", atomic_load(&c->counters.logins_unavailable)},
-        {"smarthost_logins_failed_total", atomic_load(&c->counters.smarthost_logins_failed)},
-        {"sts_fetched_total", atomic_load(&c->counters.sts_fetched)},
-        {"sts_failed_total", atomic_load(&c->counters.sts_failed)},
-    };
-    for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
-        set(o, values[i].name, number(values[i].value));
-    return o;
-}
-
 /* ---- ask ---- */
 
 static void free_ask(struct ask *a)
@@ -509,7 +401,7 @@ static void run_ask(struct mail *mail)
         answer = m == NULL ? NULL : message_json(c, m, true);
         break;
     case CLUSTER_METRICS:
-        answer = answer_metrics(c);
+        answer = core_metrics(c);
         break;
     }
     a->done(a->arg, answer == NULL ? MR_NOTFOUND : 0, answer);
