@@ -21,7 +21,6 @@ enum {
     SASL_USER_MAX = 255,     /* octets of a user's name */
     SASL_NAMES = 64,         /* enough for all names with blanks between them and a zero byte */
     SASL_BASE64_MAX = 12288, /* RFC 4954 section 4 */
-
 };
 
 /* NULL: no such bit. */

@@ -123,8 +123,8 @@ static void opened(struct smtp_session *s)
     if (s->certificate == TLS_CLIENT_VERIFIED || s->certificate == TLS_CLIENT_LISTED)
         s->relay = true;
     log_event(s->certificate == TLS_CLIENT_NONE ? LOG_DEBUG : LOG_INFO, "tls_opened",
-              LOG_S("client", s->client.address), LOG_S("peer", s->client.peer), LOG_S("version", s->client.tls),
-              LOG_S("cipher", tls_cipher(s->tls)), LOG_S("server_name", tls_server_name(s->tls)),
+              LOG_S("client", s->client.address), LOG_S("peer", s->client.peer), LOG_S("tls_version", s->client.tls),
+              LOG_S("tls_cipher", tls_cipher(s->tls)), LOG_S("server_name", tls_server_name(s->tls)),
               LOG_B("resumed", tls_resumed(s->tls)), LOG_S("certificate", certificate_text(s->certificate)),
               LOG_S("certificate_name", tls_peer_name(s->tls, name, sizeof(name))));
     if (s->state == SMTP_OPENING)

@@ -395,11 +395,6 @@ const char *tls_cipher(const struct tls *t)
     return SSL_get_cipher_name(t->ssl);
 }
 
-int tls_bits(const struct tls *t)
-{
-    return SSL_get_cipher_bits(t->ssl, NULL);
-}
-
 bool tls_resumed(const struct tls *t)
 {
     return SSL_session_reused(t->ssl) == 1;
@@ -469,25 +464,6 @@ static bool unique(const struct tls *t, uint8_t out[TLS_MAX_BINDING], size_t *le
     return *len > 0 && *len <= TLS_MAX_BINDING;
 }
 
-/* RFC 5929 section 4.1: the server's certificate by the hash of its signature, SHA-256 instead of MD5 and SHA-1. */
-static bool server_end_point(const struct tls *t, uint8_t out[TLS_MAX_BINDING], size_t *len)
-{
-    const X509 *cert = SSL_is_server(t->ssl) ? SSL_get_certificate(t->ssl) : tls_peer(t);
-    const EVP_MD *md;
-    int digest;
-    unsigned n = 0;
-
-    if (cert == NULL || X509_get_signature_info((X509 *)cert, &digest, NULL, NULL, NULL) != 1 || digest == NID_undef)
-        return false; /* a signature without a hash of its own (Ed25519): the binding is not defined */
-    if (digest == NID_md5 || digest == NID_sha1)
-        digest = NID_sha256;
-    md = EVP_get_digestbynid(digest);
-    if (md == NULL || EVP_MD_get_size(md) > TLS_MAX_BINDING || X509_digest(cert, md, out, &n) != 1)
-        return false;
-    *len = n;
-    return true;
-}
-
 int tls_channel_binding(const struct tls *t, enum tls_binding type, uint8_t out[TLS_MAX_BINDING], size_t *len)
 {
     bool v13 = SSL_version(t->ssl) == TLS1_3_VERSION;
@@ -499,10 +475,8 @@ int tls_channel_binding(const struct tls *t, enum tls_binding type, uint8_t out[
         ERR_clear_error();
         if (type == TLS_BINDING_EXPORTER)
             found = extended && exporter(t, out, len);
-        else if (type == TLS_BINDING_UNIQUE)
-            found = !v13 && extended && unique(t, out, len);
         else
-            found = server_end_point(t, out, len);
+            found = !v13 && extended && unique(t, out, len);
         ERR_clear_error();
     }
     return found ? 0 : MR_NOTFOUND;

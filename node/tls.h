@@ -80,7 +80,6 @@ SSL *tls_ssl(struct tls *t);
 
 const char *tls_version(const struct tls *t); /* "TLSv1.3" */
 const char *tls_cipher(const struct tls *t);  /* "TLS_AES_256_GCM_SHA384" */
-int tls_bits(const struct tls *t);            /* of the cipher's secret */
 bool tls_resumed(const struct tls *t);
 /* What a client asked for by SNI, what we asked for as one; NULL: nothing. */
 const char *tls_server_name(const struct tls *t);
@@ -96,9 +95,8 @@ const char *tls_peer_name(const struct tls *t, char *out, size_t len);
 bool tls_peer_fingerprint(const struct tls *t, uint8_t out[TLS_FINGERPRINT]);
 
 enum tls_binding {
-    TLS_BINDING_EXPORTER,         /* "tls-exporter", RFC 9266; for TLS 1.2 only with the extended master secret */
-    TLS_BINDING_UNIQUE,           /* "tls-unique", RFC 5929: TLS 1.2 only, with the extended master secret */
-    TLS_BINDING_SERVER_END_POINT, /* "tls-server-end-point", RFC 5929 */
+    TLS_BINDING_EXPORTER, /* "tls-exporter", RFC 9266; for TLS 1.2 only with the extended master secret */
+    TLS_BINDING_UNIQUE,   /* "tls-unique", RFC 5929: TLS 1.2 only, with the extended master secret */
 };
 /* Channel binding data for SCRAM-PLUS. MR_NOTFOUND: this connection has none of this type. */
 int tls_channel_binding(const struct tls *t, enum tls_binding type, uint8_t out[TLS_MAX_BINDING], size_t *len);

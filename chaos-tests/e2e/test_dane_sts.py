@@ -104,7 +104,7 @@ class World:
         assert event["tls"] == (verified is not None), event
         assert event.get("tls_verified") == verified, event
         if verified is not None:
-            assert event["tls_protocol"] == "TLSv1.3" and event["tls_cipher"], event
+            assert event["tls_version"] == "TLSv1.3" and event["tls_cipher"], event
         return event
 
     def assert_deferred(self, recipient, status, says, node=0):
