@@ -1,17 +1,12 @@
 #include "cluster/route.h"
 
+#include "proto/base/ascii.h"
 #include "proto/base/error.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-
-/* ASCII only: the bytes of an internationalized domain stay as they are. */
-static char lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
 
 /* RFC 1035's letters, digits, hyphen, with the underscore that is met in practice, and UTF-8 (RFC 6531). No empty
  * label. */
@@ -22,7 +17,7 @@ static int parse_name(const char *text, size_t len, char host[256])
     if (len == 0 || len > 255)
         return MR_MALFORMED;
     for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)lower(text[i]);
+        unsigned char c = (unsigned char)ascii_lower(text[i]);
         bool label = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_' || c >= 0x80;
         bool dot = c == '.' && i > 0 && i + 1 < len && text[i - 1] != '.';
         if (!label && !dot)

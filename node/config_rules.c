@@ -4,6 +4,7 @@
 #include "cluster/route.h"
 #include "node/smtp_idn.h"
 #include "node/smtp_text.h"
+#include "proto/base/ascii.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
@@ -15,10 +16,7 @@ enum { MAX_ROUTES = 100000, MAX_LIMITS = 100000 };
 
 static char *lower(const char *text)
 {
-    char *copy = mr_strdup(text);
-    for (char *p = copy; *p != 0; p++)
-        *p = (char)tolower((unsigned char)*p);
-    return copy;
+    return ascii_lower_all(mr_strdup(text));
 }
 
 void config_rules_init(struct config *c)

@@ -1,6 +1,7 @@
 /* The section smtp: listeners, TLS, AUTH, limits of the side that takes mail in. */
 #include "node/config_internal.h"
 
+#include "proto/base/ascii.h"
 #include "proto/base/memory.h"
 
 #include <ctype.h>
@@ -137,7 +138,7 @@ static char *fingerprint(const char *text)
             continue;
         if (!isxdigit((unsigned char)*p) || n == 64)
             return NULL;
-        digits[n++] = (char)tolower((unsigned char)*p);
+        digits[n++] = ascii_lower(*p);
     }
     digits[n] = 0;
     return n == 64 ? mr_strdup(digits) : NULL;

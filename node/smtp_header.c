@@ -5,6 +5,8 @@
  * what is no field --> OTHER --LF--> LINE_START; LINE_START --blank--> VALUE (folded), --CR LF--> the end */
 #include "node/smtp_header.h"
 
+#include "proto/base/ascii.h"
+
 #include <string.h>
 
 bool smtp_text_is_8bit(const uint8_t *text, size_t len)
@@ -21,11 +23,6 @@ bool smtp_text_is_8bit(const uint8_t *text, size_t len)
     for (; i < len; i++)
         all |= text[i];
     return (all & 0x8080808080808080U) != 0;
-}
-
-static uint8_t lower(uint8_t ch)
-{
-    return ch >= 'A' && ch <= 'Z' ? (uint8_t)(ch | 32) : ch;
 }
 
 static bool name_is(const struct smtp_header *h, const char *name)
@@ -100,7 +97,7 @@ static void take_name_octet(struct smtp_header *h, uint8_t ch)
         h->state = HEADER_BLANK;
     } else if (ch > 32 && ch < 127 && ch != ':') {
         if (h->name_len < sizeof(h->name))
-            h->name[h->name_len] = (char)lower(ch);
+            h->name[h->name_len] = ascii_lower((char)ch);
         if (h->name_len <= sizeof(h->name)) /* a longer one is none that we know */
             h->name_len++;
     } else {
@@ -130,7 +127,7 @@ static void take_octet(struct smtp_header *h, uint8_t ch)
     } else if (h->state == HEADER_BLANK && ch != ' ' && ch != '\t') {
         no_field(h);
     } else if (h->state == HEADER_VALUE && h->value_len < sizeof(h->value) && ch > 32) {
-        h->value[h->value_len++] = (char)lower(ch);
+        h->value[h->value_len++] = ascii_lower((char)ch);
         take_content_type(h);
     }
 }

@@ -1,5 +1,6 @@
 #include "node/sts_policy.h"
 
+#include "proto/base/ascii.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
@@ -124,7 +125,7 @@ static int add_mx(struct sts_policy *policy, struct slice value)
         return MR_MALFORMED;
     char *mx = mr_malloc(value.len + 1);
     for (size_t i = 0; i < value.len; i++)
-        mx[i] = (char)tolower((unsigned char)value.at[i]);
+        mx[i] = ascii_lower(value.at[i]);
     mx[value.len] = 0;
     policy->mx[policy->n++] = mx;
     return 0;

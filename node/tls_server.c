@@ -2,13 +2,13 @@
 
 #include "cluster/tls_files.h"
 #include "node/tls_tickets.h"
+#include "proto/base/ascii.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
-#include <ctype.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <stdatomic.h>
@@ -57,9 +57,7 @@ static void add_name(struct pair *p, const ASN1_STRING *value)
 
     if (len == 0 || len > MAX_NAME || memchr(text, 0, len) != NULL || p->n_names >= MAX_NAMES)
         return;
-    name = mr_strndup((const char *)text, len);
-    for (char *at = name; *at != '\0'; at++)
-        *at = (char)tolower((unsigned char)*at);
+    name = ascii_lower_all(mr_strndup((const char *)text, len));
     p->names = mr_realloc(p->names, (p->n_names + 1) * sizeof(*p->names));
     p->names[p->n_names++] = name;
 }
@@ -142,7 +140,7 @@ static const struct pair *choose(const struct tls_server *ts, const char *asked)
     if (len == 0 || len > MAX_NAME)
         return NULL;
     for (size_t i = 0; i < len; i++)
-        name[i] = (char)tolower((unsigned char)asked[i]);
+        name[i] = ascii_lower(asked[i]);
     name[len] = '\0';
     p = find_name(ts, name);
     dot = strchr(name, '.');
