@@ -4,17 +4,10 @@
  * Happy path: slot_connect -> lookup -> (demands: delivery_tls.c) -> connect -> greeting -> EHLO -> (STARTTLS, EHLO) ->
  * (login at a smarthost: delivery_login.c) -> idle or transaction.
  * Failure: the next address; when all have failed the job is deferred, and so is told that the next hop was not
- * reached. Everything that arrives goes through one place (on_read), every wait has a timer. */
+ * reached. Every wait has a timer. */
 #include "node/delivery_internal.h"
 
-#include "proto/base/error.h"
-#include "proto/base/memory.h"
-#include "proto/base/panic.h"
-
-#include <netinet/tcp.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
+#include <stdio.h>
 
 /* ---- timers ---- */
 
@@ -147,70 +140,7 @@ void slot_idle(struct slot *s)
         slot_timer(s, d->w->config->delivery.idle_connection_ms);
 }
 
-/* ---- writing ---- */
-
-struct write {
-    uv_write_t req;
-    struct slot *slot;
-    char data[];
-};
-
-/* A write that failed is left to the reader: what the server said before it closed (552, 421) is still to be read, and
- * behind it the end of the connection. */
-static void on_written(uv_write_t *req, int status)
-{
-    struct write *w = MR_CONTAINER(req, struct write, req);
-    struct slot *s = w->slot;
-    free(w);
-    s->writes--;
-    if (status == 0 && s->writes == 0 && s->phase == PHASE_BODY)
-        body_pump(s);
-}
-
-/* Most writes go into the socket's buffer at once; only what does not is kept. */
-static void write_socket(struct slot *s, const char *data, size_t len)
-{
-    uv_buf_t buffer = uv_buf_init((char *)(uintptr_t)data, (unsigned)len);
-    int n = s->writes > 0 ? UV_EAGAIN : uv_try_write((uv_stream_t *)&s->tcp, &buffer, 1);
-    if (n < 0)
-        n = 0; /* EAGAIN, or an error that the write below tells again */
-    if ((size_t)n == len)
-        return;
-    size_t rest = len - (size_t)n;
-    struct write *w = mr_malloc(sizeof(*w) + rest);
-    w->slot = s;
-    memcpy(w->data, data + n, rest);
-    buffer = uv_buf_init(w->data, (unsigned)rest);
-    s->writes++;
-    if (uv_write(&w->req, (uv_stream_t *)&s->tcp, &buffer, 1, on_written) != 0) {
-        s->writes--;
-        free(w);
-        /* Reading finds the broken connection. */
-    }
-}
-
-void slot_flush_tls(struct slot *s)
-{
-    size_t len;
-    uint8_t *bytes = tls_take(s->tls, &len);
-    if (len > 0)
-        write_socket(s, (const char *)bytes, len);
-    free(bytes);
-}
-
-void slot_write(struct slot *s, const char *data, size_t len)
-{
-    if (s->tls == NULL) {
-        write_socket(s, data, len);
-        return;
-    }
-    enum { AT_ONCE = 64 * 1024 }; /* thousands of RCPT, or a piece that grew much, are more than TLS keeps at a time */
-    for (size_t n; len > 0; data += n, len -= n) {
-        n = len < AT_ONCE ? len : AT_ONCE;
-        (void)tls_write(s->tls, data, n); /* what breaks here is found by reading, as with the socket */
-        slot_flush_tls(s);
-    }
-}
+/* ---- what the next hop says ---- */
 
 static void say_hello(struct slot *s, const char *verb)
 {
@@ -219,15 +149,6 @@ static void say_hello(struct slot *s, const char *verb)
     int n = snprintf(line, sizeof(line), "%s %s\r\n", verb, s->d->w->config->delivery.hostname);
     slot_write(s, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
     slot_timer(s, s->d->w->config->delivery.command_timeout_ms);
-}
-
-/* ---- reading ---- */
-
-static void on_reply_line(void *arg, unsigned number, const char *text, size_t len)
-{
-    struct slot *s = arg;
-    if (s->phase == PHASE_EHLO && number > 0)
-        smtp_capabilities_line(&s->can, text, len);
 }
 
 void slot_ready(struct slot *s)
@@ -293,8 +214,7 @@ void slot_tls_ready(struct slot *s)
     say_hello(s, s->hop.kind == NEXT_HOP_LMTP ? "LHLO" : "EHLO");
 }
 
-/* more: bytes stand behind this reply. */
-static void on_reply(struct slot *s, int code, const char *text, bool more)
+void slot_reply(struct slot *s, int code, const char *text, bool more)
 {
     switch (s->phase) {
     case PHASE_GREETING:
@@ -337,78 +257,16 @@ static void on_reply(struct slot *s, int code, const char *text, bool more)
     }
 }
 
-static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
+void slot_ended(struct slot *s, int status)
 {
-    struct slot *s = handle->data;
-    (void)suggested;
-    *buffer = uv_buf_init(s->read_buffer, sizeof(s->read_buffer));
-}
-
-static bool reading(const struct slot *s)
-{
-    return s->tcp_open && s->phase != PHASE_CLOSING && !uv_is_closing((const uv_handle_t *)&s->tcp);
-}
-
-/* Text of the next hop, plain or out of TLS; stops where another layer begins. */
-static void read_replies(struct slot *s, const char *data, size_t n)
-{
-    const struct tls *layer = s->tls;
-    while (n > 0 && reading(s) && s->tls == layer) {
-        size_t used;
-        int rc = smtp_reply_feed(&s->parser, data, n, &used);
-        data += used;
-        n -= used;
-        if (rc == MR_MORE)
-            return;
-        if (rc != 0) {
-            slot_lost(s, "the next hop does not speak SMTP");
-            return;
-        }
-        int code = s->parser.code;
-        char text[REPLY_TEXT + 1];
-        memcpy(text, s->parser.text, s->parser.text_len + 1);
-        smtp_reply_begin(&s->parser);
-        on_reply(s, code, text, n > 0);
-    }
-}
-
-static void read_tls(struct slot *s, const char *data, size_t len)
-{
-    char text[4096];
-    size_t n;
-
-    tls_feed(s->tls, data, len);
-    slot_tls_progress(s);
-    while (reading(s) && (n = tls_read(s->tls, text, sizeof(text))) > 0)
-        read_replies(s, text, n);
-    if (!reading(s))
-        return;
-    slot_flush_tls(s);
-    if (tls_state(s->tls) == TLS_ENDED)
-        slot_lost(s, "connection closed by the next hop");
-    else if (tls_state(s->tls) == TLS_BROKEN)
-        slot_lost(s, tls_error(s->tls));
-}
-
-static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer)
-{
-    struct slot *s = stream->data;
-
-    if (n == 0 || s->phase == PHASE_CLOSING)
-        return;
-    if (n < 0 && s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && !s->helo_only && s->tls == NULL) {
+    if (s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && !s->helo_only && s->tls == NULL) {
         /* Old servers, and boxes before servers, that end the session at EHLO: once more, with HELO. */
         s->helo_only = true;
         uv_timer_stop(&s->timer);
         close_tcp(s, false); /* try_next follows */
         return;
     }
-    if (n < 0)
-        slot_lost(s, n == UV_EOF ? "connection closed by the next hop" : uv_strerror((int)n));
-    else if (s->tls != NULL)
-        read_tls(s, buffer->base, (size_t)n);
-    else
-        read_replies(s, buffer->base, (size_t)n);
+    slot_lost(s, status == UV_EOF ? "connection closed by the next hop" : uv_strerror(status));
 }
 
 /* ---- connecting ---- */
@@ -425,11 +283,8 @@ static void on_connected(uv_connect_t *req, int status)
     }
     s->phase = PHASE_GREETING;
     uv_tcp_nodelay(&s->tcp, 1);
-    smtp_reply_begin(&s->parser);
-    s->parser.on_line = on_reply_line;
-    s->parser.arg = s;
     slot_timer(s, slot_timeout_ms(s));
-    uv_read_start((uv_stream_t *)&s->tcp, on_alloc, on_read);
+    slot_read(s);
 }
 
 void slot_dial(struct slot *s)

@@ -4,6 +4,7 @@
  *   delivery_address.c      which address next: hosts of the route, MX, families, hosts that are down
  *   delivery_source.c       from which address of ours
  *   delivery_connect.c      connect, greeting, EHLO; closing
+ *   delivery_stream.c       bytes in and out, plain or within TLS
  *   delivery_tls.c          how the connection is secured
  *   delivery_tls_context.c  what all connections share for that
  *   delivery_form.c         which parameters and encodings a message has for the next hop; pure
@@ -208,13 +209,10 @@ void slot_ready(struct slot *s);
 void slot_dial(struct slot *s);
 /* The handshake is done: EHLO again. */
 void slot_tls_ready(struct slot *s);
-/* Sends what TLS has for the network. */
-void slot_flush_tls(struct slot *s);
 /* Ends the connection. reset: RST, nothing unsent goes out any more. slot_closed follows later. */
 void slot_close(struct slot *s, bool reset);
 void slot_quit(struct slot *s);
 void slot_timer(struct slot *s, unsigned ms);
-void slot_write(struct slot *s, const char *data, size_t len);
 /* The connection failed in the middle: decides what that means for the job. */
 void slot_lost(struct slot *s, const char *why);
 void slot_idle(struct slot *s);
@@ -223,6 +221,18 @@ void slot_idle(struct slot *s);
 bool slot_fresh(const struct slot *s);
 /* The same attempt over a new connection. */
 void slot_again(struct slot *s);
+/* A whole reply. more: bytes stand behind it. */
+void slot_reply(struct slot *s, int code, const char *text, bool more);
+/* Nothing comes any more: UV_EOF, or the socket's error. */
+void slot_ended(struct slot *s, int status);
+
+/* delivery_stream.c */
+/* What breaks here is found by reading. */
+void slot_write(struct slot *s, const char *data, size_t len);
+/* Sends what TLS has for the network. */
+void slot_flush_tls(struct slot *s);
+/* The connection stands: reads from it until it is closed. */
+void slot_read(struct slot *s);
 
 /* delivery_login.c */
 /* After the last EHLO. False: nothing to do; else slot_ready follows, or the address was given up. */
