@@ -204,7 +204,6 @@ struct cluster {
     bool hung;     /* a worker is silent: no heartbeats, no new incarnation (5.10) */
     uint64_t hung_since_ns;
     uint64_t takeovers;
-    uint64_t last_leader_change_ms;
 
     Mailraft__Rules *own_rules;  /* of this node's configuration, with hash */
     struct cluster_rules *rules; /* in force */

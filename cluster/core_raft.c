@@ -74,10 +74,8 @@ static void on_changed(void *arg, enum replica_role role, uint64_t term, uint64_
 
     if (!news)
         return;
-    if (leader != 0 && leader != c->leader) {
-        c->last_leader_change_ms = mr_wall_ms(c->clock);
+    if (leader != 0 && leader != c->leader)
         log_event(LOG_INFO, "leader", LOG_N("leader", leader), LOG_N("term", term), LOG_S("role", role_names[role]));
-    }
     bool lead_ends = c->lead.leading && (!leading || term != c->lead.term);
     c->role = role;
     c->term = term;

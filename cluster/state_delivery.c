@@ -13,7 +13,7 @@
 
 /* ---- next hops ---- */
 
-static uint64_t name_hash(const struct state *s, const char *name, size_t len)
+uint64_t state_name_hash(const struct state *s, const char *name, size_t len)
 {
     return XXH3_64bits_withSeed(name, len, s->seed);
 }
@@ -31,7 +31,7 @@ static struct state_next_hop *hop_find(const struct state *s, const char *name, 
 const struct state_next_hop *state_next_hop_find(const struct state *s, const char *name)
 {
     size_t len = strlen(name);
-    return hop_find(s, name, len, name_hash(s, name, len));
+    return hop_find(s, name, len, state_name_hash(s, name, len));
 }
 
 enum { URGENCIES = STATE_PRIORITIES * sizeof(struct state_list) };
@@ -40,7 +40,7 @@ enum { URGENCIES = STATE_PRIORITIES * sizeof(struct state_list) };
 struct state_next_hop *next_hop_get(struct state *s, const char *name)
 {
     size_t len = strlen(name);
-    uint64_t hash = name_hash(s, name, len);
+    uint64_t hash = state_name_hash(s, name, len);
     struct state_next_hop *hop = hop_find(s, name, len, hash);
 
     if (hop == NULL) {

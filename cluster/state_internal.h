@@ -352,6 +352,9 @@ enum apply_result state_assign_notice(struct state *s, const Mailraft__AssignNot
 enum apply_result state_notice(struct state *s, const Mailraft__Notice *n);
 enum apply_result notice_release(struct state *s, struct state_message *m, const Mailraft__Release *r);
 
+/* Of names of next hops, sites and users, by the seed. */
+uint64_t state_name_hash(const struct state *s, const char *name, size_t len);
+
 /* state_sites.c */
 enum apply_result state_site_memory(struct state *s, const Mailraft__SiteMemory *memory);
 /* A site with all its links. Texts are copied; sts_expires_ms 0: no policy. */

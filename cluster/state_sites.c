@@ -9,15 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t name_hash(const struct state *s, const char *name)
-{
-    return XXH3_64bits_withSeed(name, strlen(name), s->seed);
-}
-
 struct state_site *site_find(const struct state *s, const char *name)
 {
-    for (struct state_index_node *n = state_index_first(&s->sites.index, name_hash(s, name)); n != NULL;
-         n = state_index_next(n)) {
+    for (struct state_index_node *n = state_index_first(&s->sites.index, state_name_hash(s, name, strlen(name)));
+         n != NULL; n = state_index_next(n)) {
         struct state_site *site = MR_CONTAINER(n, struct state_site, by_name);
         if (strcmp(site->name, name) == 0)
             return site;
@@ -118,7 +113,7 @@ void site_add(struct state *s, const struct site_texts *t, uint64_t number, uint
     site->tls_failed_until_ms = tls_failed_until_ms;
     site->sts_mode = sts_mode;
     site->sts_expires_ms = sts_expires_ms;
-    state_index_insert(&s->sites.index, &site->by_name, name_hash(s, site->name));
+    state_index_insert(&s->sites.index, &site->by_name, state_name_hash(s, site->name, strlen(site->name)));
     state_tree_insert(&s->sites.by_expiry, &site->by_expiry, expires, number);
     s->sites.bytes += site->memory;
     s->memory += site->memory;

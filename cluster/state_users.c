@@ -20,11 +20,6 @@ static uint64_t minute_now(const struct state *s)
     return s->now_ms / MINUTE_MS;
 }
 
-static uint64_t name_hash(const struct state *s, const char *name)
-{
-    return XXH3_64bits_withSeed(name, strlen(name), s->seed);
-}
-
 /* ---- limits ---- */
 
 /* Of several for one user the smallest number comes first, whatever the sort does with equals. */
@@ -80,8 +75,8 @@ static uint32_t limit_of(const struct state *s, const char *user)
 
 struct state_user *user_find(const struct state *s, const char *user)
 {
-    for (struct state_index_node *n = state_index_first(&s->users.index, name_hash(s, user)); n != NULL;
-         n = state_index_next(n)) {
+    for (struct state_index_node *n = state_index_first(&s->users.index, state_name_hash(s, user, strlen(user)));
+         n != NULL; n = state_index_next(n)) {
         struct state_user *u = MR_CONTAINER(n, struct state_user, by_name);
         if (strcmp(u->name, user) == 0)
             return u;
@@ -112,7 +107,7 @@ struct state_user *user_add(struct state *s, const char *user, uint64_t minute)
     u->minute = minute;
     u->name_len = len;
     memcpy(u->name, user, len + 1);
-    state_index_insert(&s->users.index, &u->by_name, name_hash(s, user));
+    state_index_insert(&s->users.index, &u->by_name, state_name_hash(s, user, strlen(user)));
     state_list_append(&s->users.all, &u->in_all);
     s->memory += sizeof(*u) + len + 1;
     return u;

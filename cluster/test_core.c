@@ -1,5 +1,6 @@
 /* Three nodes, and one, as whole clusters below cluster.h: what the parts do together. */
 #include "cluster/test_core.h"
+#include "cluster/test_moved_clock.h"
 
 /* libraft writes its traces into static buffers, whether or not somebody reads them: harmless where a process has one
  * instance, and here too. And libuv closes descriptors unseen by ThreadSanitizer, so that one whose number is used
@@ -129,22 +130,6 @@ static void test_three(void **state)
 }
 
 /* ---- one node ---- */
-
-static atomic_ullong ahead_ns;
-
-static uint64_t moved_boot(const struct mr_clock *clock)
-{
-    (void)clock;
-    return mr_boot_ns(&mr_clock_real) + atomic_load(&ahead_ns);
-}
-
-static uint64_t moved_wall(const struct mr_clock *clock)
-{
-    (void)clock;
-    return mr_wall_ms(&mr_clock_real) + atomic_load(&ahead_ns) / MR_NS_PER_MS;
-}
-
-static const struct mr_clock moved_clock = {.boot_ns = moved_boot, .wall_ms = moved_wall};
 
 /* A jump looks like a pause of everything: until the lease is new, the worker has been heard, and time was moved on. */
 static void look_settled(struct cluster *c, void *arg)

@@ -2,6 +2,7 @@
  * users' limits, and an attempt that its worker never ends. */
 #include "cluster/state_internal.h"
 #include "cluster/test_core.h"
+#include "cluster/test_moved_clock.h"
 
 /* As in test_core.c. */
 const char *__tsan_default_suppressions(void); /* NOLINT(bugprone-reserved-identifier): its name */
@@ -270,22 +271,6 @@ static void test_quota(void **state)
 }
 
 /* ---- an attempt that nobody ends ---- */
-
-static atomic_ullong ahead_ns;
-
-static uint64_t moved_boot(const struct mr_clock *clock)
-{
-    (void)clock;
-    return mr_boot_ns(&mr_clock_real) + atomic_load(&ahead_ns);
-}
-
-static uint64_t moved_wall(const struct mr_clock *clock)
-{
-    (void)clock;
-    return mr_wall_ms(&mr_clock_real) + atomic_load(&ahead_ns) / MR_NS_PER_MS;
-}
-
-static const struct mr_clock moved_clock = {.boot_ns = moved_boot, .wall_ms = moved_wall};
 
 /* PROTOCOL.md 5.10: the worker lives and beats, but the attempt never ends. */
 static void test_overdue(void **state)

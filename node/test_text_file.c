@@ -60,9 +60,14 @@ static void test_no_file(void **state)
     assert_string_equal(error, "/tmp: not a file");
 }
 
+enum { SEEN = 64 };
+
 static const char *collect(void *arg, char *line)
 {
-    strcat(strcat(arg, line), "|");
+    char *seen = arg;
+    size_t used = strlen(seen);
+
+    (void)snprintf(seen + used, SEEN - used, "%s|", line);
     return strcmp(line, "bad") == 0 ? "is bad" : NULL;
 }
 
@@ -77,7 +82,7 @@ static void test_lines(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        char text[32], seen[64] = "", error[64] = "";
+        char text[32], seen[SEEN] = "", error[64] = "";
 
         (void)snprintf(text, sizeof(text), "%s", cases[i].text);
         assert_int_equal(text_file_lines("f", text, strlen(text), collect, seen, error, sizeof(error)), cases[i].rc);
