@@ -71,15 +71,6 @@ static void take_deliver_by(struct smtp_capabilities *c, struct word rest)
     c->deliver_by_min = number(w, 999999999, &n) ? n : 0;
 }
 
-static void take_future_release(struct smtp_capabilities *c, struct word rest)
-{
-    uint64_t n;
-    if (!number(next_word(&rest), 999999999, &n))
-        return;
-    c->flags |= CAP_FUTURERELEASE;
-    c->hold_max = n;
-}
-
 /* "NAME=value"; a limit of 0 could not be kept and is none. */
 static void take_limits(struct smtp_capabilities *c, struct word rest)
 {
@@ -179,7 +170,6 @@ void smtp_capabilities_line(struct smtp_capabilities *c, const char *text, size_
         {"MT-PRIORITY", CAP_MT_PRIORITY, NULL},
         {"SIZE", 0, take_size},
         {"DELIVERBY", 0, take_deliver_by},
-        {"FUTURERELEASE", 0, take_future_release},
         {"LIMITS", 0, take_limits},
         {"AUTH", 0, take_auth},
     };

@@ -11,20 +11,19 @@
 #include <stdint.h>
 
 enum smtp_capability {
-    CAP_PIPELINING = 1 << 0,     /* RFC 2920 */
-    CAP_SIZE = 1 << 1,           /* RFC 1870 */
-    CAP_8BITMIME = 1 << 2,       /* RFC 6152 */
-    CAP_ENHANCED = 1 << 3,       /* RFC 2034 */
-    CAP_SMTPUTF8 = 1 << 4,       /* RFC 6531 */
-    CAP_CHUNKING = 1 << 5,       /* RFC 3030 */
-    CAP_BINARYMIME = 1 << 6,     /* RFC 3030; of use only together with CHUNKING */
-    CAP_DSN = 1 << 7,            /* RFC 3461 */
-    CAP_STARTTLS = 1 << 8,       /* RFC 3207 */
-    CAP_REQUIRETLS = 1 << 9,     /* RFC 8689 */
-    CAP_MT_PRIORITY = 1 << 10,   /* RFC 6710 */
-    CAP_DELIVERBY = 1 << 11,     /* RFC 2852 */
-    CAP_FUTURERELEASE = 1 << 12, /* RFC 4865 */
-    CAP_AUTH = 1 << 13,          /* RFC 4954 */
+    CAP_PIPELINING = 1 << 0,   /* RFC 2920 */
+    CAP_SIZE = 1 << 1,         /* RFC 1870 */
+    CAP_8BITMIME = 1 << 2,     /* RFC 6152 */
+    CAP_ENHANCED = 1 << 3,     /* RFC 2034 */
+    CAP_SMTPUTF8 = 1 << 4,     /* RFC 6531 */
+    CAP_CHUNKING = 1 << 5,     /* RFC 3030 */
+    CAP_BINARYMIME = 1 << 6,   /* RFC 3030; of use only together with CHUNKING */
+    CAP_DSN = 1 << 7,          /* RFC 3461 */
+    CAP_STARTTLS = 1 << 8,     /* RFC 3207 */
+    CAP_REQUIRETLS = 1 << 9,   /* RFC 8689 */
+    CAP_MT_PRIORITY = 1 << 10, /* RFC 6710 */
+    CAP_DELIVERBY = 1 << 11,   /* RFC 2852 */
+    CAP_AUTH = 1 << 12,        /* RFC 4954 */
 };
 
 /* Mechanisms of AUTH that this program knows. */
@@ -45,7 +44,6 @@ struct smtp_capabilities {
     unsigned flags;          /* enum smtp_capability */
     uint64_t size;           /* octets; 0: none given */
     uint64_t deliver_by_min; /* seconds: the shortest BY= that it takes; 0: any */
-    uint64_t hold_max;       /* seconds of HOLDFOR */
     /* LIMITS (RFC 9422); 0: not given. Transactions a connection, recipients a transaction, domains of those. */
     uint32_t mail_max, rcpt_max, rcpt_domain_max;
     unsigned mechanisms;                        /* enum smtp_mechanism */
