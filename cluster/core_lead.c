@@ -104,7 +104,7 @@ static void fill_times(Mailraft__Enqueue *e, const Mailraft__Rules *rules)
         e->expire_ms = by;
 }
 
-/* Times and first assignments of a new message: what only the leader knows (PROTOCOL.md 1.2, ARCHITECTURE step 3). */
+/* Times and first assignments of a new message: what only the leader knows (PROTOCOL.md 1.2). */
 static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp, bool assign)
 {
     const Mailraft__Rules *rules = state_rules(c->state);
