@@ -16,7 +16,7 @@ enum action {
     QUOTE,
     BASE64,
     MEND_QUOTED, /* quoted-printable with octets in it that it may not have: they are written as hexadecimal */
-    MEND_BASE64, /* base64 with such: they are left out, as readers leave them out */
+    MEND_BASE64, /* base64 with such: '*' instead, which readers leave out too, and which no delimiter can have */
 };
 
 struct mime_plan {
@@ -301,6 +301,7 @@ static void mend_quoted(struct mime_convert *c, const char *data, size_t len)
     c->column += len - from;
 }
 
+/* To leave them out here could bring together what is a delimiter then. */
 static void mend_base64(struct mime_convert *c, const char *data, size_t len)
 {
     size_t from = 0;
@@ -310,6 +311,7 @@ static void mend_base64(struct mime_convert *c, const char *data, size_t len)
             continue;
         if (i > from)
             c->out(c->arg, data + from, i - from);
+        c->out(c->arg, "*", 1);
         from = i + 1;
     }
     if (len > from)

@@ -169,7 +169,13 @@ static void broken_encodings_are_mended(void **state)
     assert_converts(TO_7BIT, "Content-Transfer-Encoding: quoted-printable\r\n\r\na=3D\xe4=\r\nb\r\n",
                     "Content-Transfer-Encoding: quoted-printable\r\n\r\na=3D=E4=\r\nb\r\n");
     assert_converts(TO_7BIT, "Content-Transfer-Encoding: base64\r\n\r\nYW\xe4Jj\r\n",
-                    "Content-Transfer-Encoding: base64\r\n\r\nYWJj\r\n");
+                    "Content-Transfer-Encoding: base64\r\n\r\nYW*Jj\r\n");
+    /* What stands before a delimiter's text keeps it from being one. */
+    assert_converts(TO_7BIT,
+                    "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+                    "Content-Transfer-Encoding: base64\r\n\r\nYW\xe4\r\n\x11--b\r\n--b--\r\n",
+                    "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"
+                    "Content-Transfer-Encoding: base64\r\n\r\nYW*\r\n*--b\r\n--b--\r\n");
 }
 
 static void binary(void **state)
