@@ -3,7 +3,7 @@
  * Retry-After. A body is gathered piece by piece before it is sent; at most MAX_BODIES at once. */
 #include "node/http.h"
 
-#include "node/config_internal.h"
+#include "node/config/config_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"

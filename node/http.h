@@ -7,7 +7,7 @@
 #define MR_NODE_HTTP_H
 
 #include "cluster/cluster.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 struct http;
 /* bound: the address that is listened on, "127.0.0.1:8025". MR_IO, MR_CONFIG with a text. */

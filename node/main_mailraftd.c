@@ -3,13 +3,13 @@
  * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end,
  * SIGHUP reads the configuration again (its replicated part takes effect; a wrong file is told in the log and changes
  * nothing). Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
-#include "node/auth_store.h"
-#include "node/client_table.h"
-#include "node/config.h"
-#include "node/delivery.h"
+#include "node/auth/auth_store.h"
+#include "node/config/config.h"
+#include "node/delivery/delivery.h"
 #include "node/http.h"
-#include "node/smtp_server.h"
-#include "node/tls_server.h"
+#include "node/server/client_table.h"
+#include "node/server/smtp_server.h"
+#include "node/tls/tls_server.h"
 #include "node/worker.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"

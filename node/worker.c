@@ -2,10 +2,10 @@
  * close, logins close, the port is detached, the mailbox closes, the loop ends -> joined. */
 #include "node/worker.h"
 
-#include "node/auth.h"
-#include "node/delivery.h"
-#include "node/smtp_server.h"
-#include "node/tls_server.h"
+#include "node/auth/auth.h"
+#include "node/delivery/delivery.h"
+#include "node/server/smtp_server.h"
+#include "node/tls/tls_server.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"

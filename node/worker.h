@@ -7,7 +7,7 @@
 #define MR_NODE_WORKER_H
 
 #include "cluster/cluster.h"
-#include "node/config.h"
+#include "node/config/config.h"
 
 #include <uv.h>
 

@@ -1,0 +1,630 @@
+/* test_smtp_session.c - sessions over loopback: commands, data, limits, what the cluster may answer. */
+#include "node/server/test_smtp_harness.h"
+
+static void expect_stored(const char *text)
+{
+    size_t len;
+    const char *stored = stored_text(&len);
+
+    assert_int_equal(len, strlen(text));
+    assert_memory_equal(stored, text, len);
+}
+
+static void test_message(void **state)
+{
+    struct client c;
+    char id[MR_ID_TEXT + 1];
+    struct mr_id message_id;
+    char expected[128];
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "Subject: x\r\n\r\n..dots\r\n...\r\nend\r\n.\r\n");
+    client_expect(&c, "250 2.0.0 Ok: queued as ");
+    expect_stored("Subject: x\r\n\r\n.dots\r\n..\r\nend\r\n");
+    assert_int_equal(fake.submitted, 1);
+    assert_int_equal(fake.message->n_recipients, 1);
+    assert_memory_equal(fake.message->recipients[0]->address.data, "u@example.net", 13);
+    assert_string_equal(fake.message->next_hops[0], "lmtp://store.example:24");
+    assert_string_equal(fake.message->client, "client.example [127.0.0.1]");
+    assert_int_equal(fake.message->body->length, fake.body_len);
+    assert_int_equal(mr_id_from_bytes(fake.message->id.data, fake.message->id.len, &message_id), 0);
+    snprintf(expected, sizeof(expected),
+             "Received: from client.example ([127.0.0.1])\r\n\tby mx1.example.net with ESMTP id %s\r\n\tfor "
+             "<u@example.net>;\r\n\t",
+             mr_id_format(message_id, id));
+    assert_memory_equal(fake.body, expected, strlen(expected));
+    client_say(&c, "QUIT", "221 2.0.0");
+    client_expect_end(&c);
+    assert_int_equal(atomic_load(&host.counters.messages_received), 1);
+    assert_int_equal(atomic_load(&host.counters.bytes_received), fake.body_len);
+    host_stop();
+}
+
+static void test_helo(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.relay_from.at = loopback;
+    host.config.smtp.relay_from.n = 2;
+    host_start();
+    client_open(&c);
+    client_expect(&c, "220 ");
+    client_say(&c, "HELO [127.0.0.1]", "250 mx1.example.net");
+    client_say(&c, "MAIL FROM:<>", "250 2.1.0");
+    client_say(&c, "RCPT TO:<a@example.net>", "250 2.1.5");
+    client_say(&c, "RCPT TO:<b@elsewhere.example>", "250 2.1.5");
+    client_say(&c, "DATA", "354 ");
+    client_send(&c, ".\r\n");
+    client_expect(&c, "250 2.0.0");
+    expect_stored("");
+    assert_non_null(memmem(fake.body, fake.body_len, " with SMTP id ", 14));
+    assert_null(memmem(fake.body, fake.body_len, "for <", 5));
+    assert_int_equal(fake.message->reverse_path.len, 0);
+    assert_int_equal(fake.message->n_next_hops, 2);
+    client_close(&c);
+    host_stop();
+}
+
+/* One command, one reply, in one session with room for all the errors. */
+static void test_replies(void **state)
+{
+    static const char *const talk[][2] = {
+        {"MAIL FROM:<a@b>", "503 5.5.1"},
+        {"NOOP", "250 2.0.0"},
+        {"EHLO", "501 5.5.4"},
+        {"EHLO a b", "501 5.5.4"},
+        {"EHLO x(y", "501 5.5.4"},
+        {"HELO client.example", "250 mx1.example.net"},
+        {"RCPT TO:<u@example.net>", "503 5.5.1"},
+        {"DATA", "503 5.5.1"},
+        {"VRFY u", "252 2.5.2"},
+        {"VRFY", "501 5.5.4"},
+        {"HELP", "214 2.0.0"},
+        {"EXPN list", "502 5.5.1"},
+        {"STARTTLS", "502 5.5.1"},
+        {"BDAT 0 LAST", "502 5.5.1"},
+        {"AUTH PLAIN x", "502 5.5.1"},
+        {"WHAT", "500 5.5.2"},
+        {"", "500 5.5.2"},
+        {"NO\x01OP", "500 5.5.2"},
+        {"RSET x", "501 5.5.4"},
+        {"RSET", "250 2.0.0"},
+        {"MAIL", "501 5.5.4"},
+        {"MAIL FROM:a@b", "501 5.1.7"},
+        {"MAIL FROM:<a@b> SIZE=1", "555 5.5.4"}, /* HELO offered nothing */
+        {"EHLO client.example", "250-mx1.example.net"},
+        {"MAIL FROM:<a@b> SIZE=3145729", "552 5.3.4"},
+        {"MAIL FROM:<a@b> HOLDFOR=60", "555 5.5.4"},
+        {"MAIL FROM:<\xc3\xa4@b>", "553 5.6.7"},
+        {"MAIL FROM:<a@b> SIZE=3145728 BODY=8BITMIME", "250 2.1.0"},
+        {"MAIL FROM:<a@b>", "503 5.5.1"},
+        {"DATA", "554 5.5.1"},
+        {"RCPT TO:<>", "501 5.1.3"},
+        {"RCPT TO:<u@example.net> NOTIFY=OFTEN", "501 5.5.4"},
+        {"RCPT TO:<u@\xc3\xa4>", "553 5.6.7"},
+        {"RCPT TO:<u@elsewhere.example>", "554 5.7.1 Relay access denied"},
+        {"RCPT TO:<u@sub.example.net>", "554 5.7.1"},
+        {"RCPT TO:<1@example.net>", "250 2.1.5"},
+        {"RCPT TO:<2@EXAMPLE.NET>", "250 2.1.5"},
+        {"RCPT TO:<Postmaster>", "250 2.1.5"},
+        {"RCPT TO:<4@example.net>", "250 2.1.5"},
+        {"RCPT TO:<5@example.net>", "250 2.1.5"},
+        {"RCPT TO:<6@example.net>", "452 4.5.3"},
+        {"DATA now", "501 5.5.4"},
+        {"NOOP anything", "250 2.0.0"},
+        {"DATA", "354 "},
+        {"x\r\n.", "250 2.0.0"},
+        {"rset", "250 2.0.0"},
+        {"mail from: <a@b>", "250 2.1.0"},
+        {"EHLO again.example", "250-"},
+    };
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.max_errors = 1000;
+    host_start();
+    client_open(&c);
+    client_expect(&c, "220 ");
+    for (size_t i = 0; i < sizeof(talk) / sizeof(talk[0]); i++) {
+        client_say(&c, talk[i][0], talk[i][1]);
+        if (strncmp(talk[i][1], "250-", 4) == 0)
+            while (client_next_is(&c, "250"))
+                client_expect(&c, "250");
+    }
+    assert_int_equal(fake.message->n_recipients, 5);
+    assert_int_equal(fake.message->flags, MESSAGE_8BITMIME);
+    assert_memory_equal(fake.message->recipients[2]->address.data, "Postmaster@example.net", 22);
+    client_say(&c, "RCPT TO:<u@example.net>", "503 5.5.1"); /* EHLO forgot the MAIL before it */
+    client_close(&c);
+    host_stop();
+}
+
+static void test_no_postmaster(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.hostname = (char *)"mx1.example.net";
+    test_local.domain = (char *)"other.example";
+    host_start();
+    client_greet(&c);
+    client_say(&c, "MAIL FROM:<a@b>", "250");
+    client_say(&c, "RCPT TO:<postmaster>", "550 5.1.1");
+    client_close(&c);
+    host_stop();
+}
+
+static void test_submission(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.listener.profile = PROFILE_SUBMISSION;
+    host_start();
+    client_greet(&c);
+    client_say(&c, "MAIL FROM:<a@b>", "530 5.7.0 Authentication required");
+    client_close(&c);
+    host_stop();
+}
+
+/* ---- pipelining and line ends ---- */
+
+static void test_pipelining(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    fake.hold[FAKE_SUBMIT] = true;
+    host_start();
+    client_greet(&c);
+    client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nRCPT TO:<u@relay.example>\r\nDATA\r\n");
+    client_expect(&c, "250 2.1.0");
+    client_expect(&c, "250 2.1.5");
+    client_expect(&c, "554 5.7.1");
+    client_expect(&c, "354 ");
+    client_send(&c, "one\r\n.\r\nMAIL FROM:<b@b>\r\nRCPT TO:<v@example.net>\r\nDATA\r\n");
+    client_expect_silence(&c); /* what stands behind the dot waits for the answer */
+    assert_int_equal(fake.submitted, 1);
+    expect_stored("one\r\n");
+    fake.hold[FAKE_SUBMIT] = false;
+    client_expect(&c, "250 2.0.0");
+    client_expect(&c, "250 2.1.0");
+    client_expect(&c, "250 2.1.5");
+    client_expect(&c, "354 ");
+    client_send(&c, "two\r\n.\r\nRSET\r\nQUIT\r\n");
+    client_expect(&c, "250 2.0.0");
+    expect_stored("two\r\n");
+    client_expect(&c, "250 2.0.0");
+    client_expect(&c, "221 2.0.0");
+    client_expect_end(&c);
+    assert_int_equal(fake.submitted, 2);
+    host_stop();
+}
+
+/* RFC 2920 section 3.1: who does not wait where it has to, or was not told that it need not. */
+static void test_improper_pipelining(void **state)
+{
+    static const char *const last[] = {"EHLO c", "VRFY u", "HELO c", "EXPN u"};
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    for (size_t i = 0; i < sizeof(last) / sizeof(last[0]); i++) {
+        char text[64];
+
+        client_greet(&c);
+        snprintf(text, sizeof(text), "%s\r\nRSET\r\n", last[i]);
+        client_send(&c, text);
+        client_expect(&c, "503 5.5.0");
+        client_expect(&c, "250 2.0.0");
+        client_close(&c);
+    }
+    /* HELO tells of no PIPELINING. */
+    client_open(&c);
+    client_expect(&c, "220 ");
+    client_say(&c, "HELO c", "250 ");
+    client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\n");
+    client_expect(&c, "503 5.5.0");
+    client_expect(&c, "503 5.5.1 MAIL first");
+    client_close(&c);
+    /* What stands behind DATA is never taken for commands, nor for the text. */
+    client_greet(&c);
+    client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nDATA\r\nRSET\r\nMAIL FROM:<evil@b>\r\n.\r\n");
+    client_expect(&c, "250 2.1.0");
+    client_expect(&c, "250 2.1.5");
+    client_expect(&c, "503 5.5.0");
+    client_expect_end(&c);
+    assert_int_equal(fake.begun, 0);
+    host_stop();
+    /* Nor is it where PIPELINING is not offered. */
+    host_configure();
+    host.config.smtp.disable = SMTP_PIPELINING;
+    host_start();
+    client_greet(&c);
+    assert_false(ehlo_has("PIPELINING"));
+    client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\n");
+    client_expect(&c, "503 5.5.0");
+    client_expect(&c, "503 5.5.1");
+    client_close(&c);
+    host_stop();
+}
+
+/* A client that half-closes after its last command still gets every answer. */
+static void test_half_close(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "one\r\n.\r\n");
+    assert_int_equal(shutdown(c.fd, SHUT_WR), 0);
+    client_expect(&c, "250 2.0.0");
+    client_expect_end(&c);
+    host_stop();
+}
+
+static void test_command_lines(void **state)
+{
+    static char line[5000];
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_greet(&c);
+    memset(line, 'x', sizeof(line));
+    memcpy(line, "NOOP ", 5);
+    memcpy(line + 2046, "\r\n", 2);
+    client_send_n(&c, line, 2048);
+    client_expect(&c, "250 2.0.0");
+    memcpy(line + 2046, "x\r\n", 3);
+    client_send_n(&c, line, 2049);
+    client_expect(&c, "500 5.5.2 Line too long");
+    memset(line + 5, 'x', sizeof(line) - 5);
+    for (int i = 0; i < 40; i++)
+        client_send_n(&c, line, sizeof(line)); /* 200 kB without a line end */
+    client_expect_silence(&c);
+    client_say(&c, "", "500 5.5.2 Line too long");
+    client_send(&c, "NOOP\n");
+    client_expect(&c, "500 5.5.2 Lines must end");
+    client_send(&c, "\n");
+    client_expect(&c, "500 5.5.2 Lines must end");
+    client_say(&c, "NO\rOP", "500 5.5.2");
+    client_say(&c, "NOOP", "250 2.0.0");
+    client_close(&c);
+    host_stop();
+}
+
+/* A whole session, one octet at a time. */
+static void test_drip(void **state)
+{
+    static const char talk[] =
+        "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nDATA\r\n..one\r\n\r\n.\r\nQUIT\r\n";
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_open(&c);
+    for (size_t i = 0; i < sizeof(talk) - 1; i++)
+        client_send_n(&c, talk + i, 1);
+    client_expect(&c, "220 ");
+    while (client_next_is(&c, "250"))
+        client_expect(&c, "250");
+    client_expect(&c, "354 ");
+    client_expect(&c, "250 2.0.0");
+    client_expect(&c, "221 ");
+    client_expect_end(&c);
+    expect_stored(".one\r\n\r\n");
+    host_stop();
+}
+
+/* Each false end at every cut: no second message, one refusal at the true end, and the session goes on. */
+static void test_smuggling(void **state)
+{
+    static const char *const ends[] = {"\n.\n",   "\n.\r\n", "\r\n.\n",     "\r.\r",       "\r.\r\n",
+                                       "\r\n.\r", "\n.\r",   "\r\n.\r\r\n", "\r\n\n.\r\n", "\r\r\n."};
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.max_errors = 10000;
+    host.config.smtp.max_transactions = 10000;
+    host_start();
+    client_greet(&c);
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        char text[200];
+        int n = snprintf(text, sizeof(text), "x%sMAIL FROM:<e@x>\r\nRCPT TO:<v@example.net>\r\nDATA\r\ny\r\n.\r\n",
+                         ends[i]);
+
+        for (int cut = 0; cut <= (int)strlen(ends[i]) + 2; cut++) {
+            client_begin_data(&c);
+            client_send_n(&c, text, (size_t)cut);
+            for (int turns = 0; turns < 3; turns++)
+                turn();
+            client_send_n(&c, text + cut, (size_t)(n - cut));
+            client_expect(&c, "550 5.6.0");
+            client_expect_silence(&c);
+            client_say(&c, "NOOP", "250 2.0.0");
+        }
+    }
+    assert_int_equal(fake.finished, 0);
+    assert_int_equal(fake.submitted, 0);
+    client_close(&c);
+    host_stop();
+}
+
+/* ---- what the cluster says ---- */
+
+static void test_cluster_failures(void **state)
+{
+    static const struct {
+        int kind, status;
+        enum apply_result reason;
+        const char *reply;
+    } rows[] = {
+        {FAKE_BODY, MR_NOSPACE, APPLIED, "452 4.3.1"},
+        {FAKE_BODY, MR_TIMEOUT, APPLIED, "451 4.3.0"},
+        {FAKE_BODY, MR_CANCELLED, APPLIED, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_TIMEOUT, APPLIED, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_NOQUORUM, APPLIED, "451 4.3.0 No quorum"},
+        {FAKE_SUBMIT, MR_BUSY, APPLIED, "451 4.3.2"},
+        {FAKE_SUBMIT, MR_UNKNOWN, APPLIED, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_REFUSED, APPLY_NOT_MAJORITY, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_REFUSED, APPLY_STALE, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_REFUSED, APPLY_CANCELLED, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_REFUSED, APPLY_INVALID, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_REFUSED, APPLY_DUPLICATE, "250 2.0.0"},
+        {FAKE_SUBMIT, 0, APPLIED, "250 2.0.0"},
+    };
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_greet(&c);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        memset(fake.status, 0, sizeof(fake.status));
+        fake.status[rows[i].kind] = rows[i].status;
+        fake.reason = rows[i].reason;
+        client_begin_data(&c);
+        client_send(&c, "x\r\n.\r\n");
+        client_expect(&c, rows[i].reply);
+    }
+    assert_int_equal(atomic_load(&host.counters.messages_received), 2);
+    client_close(&c);
+    host_stop();
+}
+
+/* While a node of the cluster knows version 1 only, what it would not honour is neither offered nor taken. */
+static void test_old_cluster(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    fake.version = 1;
+    client_greet(&c);
+    assert_null(strstr(ehlo, "MT-PRIORITY"));
+    assert_null(strstr(ehlo, "BINARYMIME"));
+    client_say(&c, "MAIL FROM:<a@b> MT-PRIORITY=3", "555");
+    client_say(&c, "MAIL FROM:<a@b> BY=120;R", "555");
+    fake.version = 2;
+    client_ehlo(&c);
+    assert_non_null(strstr(ehlo, "MT-PRIORITY"));
+    client_say(&c, "MAIL FROM:<a@b> MT-PRIORITY=3 BY=120;R", "250");
+    client_close(&c);
+    host_stop();
+}
+
+static void test_readiness(void **state)
+{
+    static const struct {
+        enum cluster_readiness is;
+        const char *greeting, *mail, *data;
+    } rows[] = {
+        {CLUSTER_STARTING, "421 4.3.2", "451 4.3.0", "451 4.3.0"},
+        {CLUSTER_NO_QUORUM, "421 4.3.2", "451 4.3.0", "451 4.3.0"},
+        {CLUSTER_REFUSED, "421 4.3.2", "451 4.3.0", "451 4.3.0"},
+        {CLUSTER_LOW_DISK, "220 ", "452 4.3.1", "452 4.3.1"},
+        {CLUSTER_BUSY, "220 ", "451 4.3.2", "451 4.3.2"},
+        {CLUSTER_DRAINING, "421 4.3.2", "421 4.3.2", "354 "},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct client before, within, after;
+
+        host_configure();
+        host_start();
+        client_greet(&before);
+        client_greet(&within);
+        client_say(&within, "MAIL FROM:<a@b>", "250");
+        client_say(&within, "RCPT TO:<u@example.net>", "250");
+        fake.readiness = rows[i].is;
+        client_open(&after);
+        client_expect(&after, rows[i].greeting);
+        if (rows[i].greeting[0] == '4')
+            client_expect_end(&after);
+        client_say(&before, "MAIL FROM:<a@b>", rows[i].mail);
+        if (memcmp(rows[i].mail, "421", 3) == 0)
+            client_expect_end(&before);
+        client_say(&within, "DATA", rows[i].data);
+        client_close(&before);
+        client_close(&within);
+        client_close(&after);
+        host_stop();
+    }
+    /* No rules have come yet. */
+    {
+        struct client c;
+
+        host_configure();
+        host.worker.rules = NULL;
+        host_start();
+        client_open(&c);
+        client_expect(&c, "421 4.3.2");
+        client_expect_end(&c);
+        host_stop();
+    }
+}
+
+static void test_loop(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "Received: 1\r\nReceived: 2\r\nReceived: 3\r\n\r\nReceived: body\r\n.\r\n");
+    client_expect(&c, "250 2.0.0");
+    client_begin_data(&c);
+    client_send(&c, "Received: 1\r\nReceived: 2\r\nReceived: 3\r\nreceived: 4\r\n\r\nx\r\n.\r\n");
+    client_expect(&c, "554 5.4.6");
+    assert_int_equal(fake.submitted, 1);
+    client_close(&c);
+    host_stop();
+}
+
+/* The routes change while the body is written: no recipient may fall between. */
+static void test_rules_change(void **state)
+{
+    struct client c;
+
+    (void)state;
+    host_configure();
+    fake.hold[FAKE_BODY] = true;
+    host_start();
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "x\r\n.\r\n");
+    WAIT_FOR(fake.waiting[FAKE_BODY] == 1);
+    test_rules.n_routes = 0;
+    fake.hold[FAKE_BODY] = false;
+    client_expect(&c, "451 4.3.0 Routes");
+    client_close(&c);
+    host_stop();
+}
+
+/* One socket for both families; a mapped address is written, and matched, as the IPv4 address that it is. */
+static void test_families(void **state)
+{
+    static const struct {
+        int family;
+        const char *from;
+    } rows[] = {
+        {AF_INET, "Received: from c ([127.0.0.1])\r\n"},
+        {AF_INET6, "Received: from c ([IPv6:::1])\r\n"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct client c;
+
+        host_configure();
+        host.listener.listen = (char *)"[::]:0";
+        host.config.smtp.relay_from.at = loopback;
+        host.config.smtp.relay_from.n = 2;
+        host_start();
+        client_open_with(&c, rows[i].family, 0);
+        client_expect(&c, "220 ");
+        client_say(&c, "HELO c", "250 ");
+        client_say(&c, "MAIL FROM:<a@b>", "250 ");
+        client_say(&c, "RCPT TO:<u@relay.example>", "250 ");
+        client_say(&c, "DATA", "354 ");
+        client_send(&c, "x\r\n.\r\n");
+        client_expect(&c, "250 2.0.0");
+        assert_memory_equal(fake.body, rows[i].from, strlen(rows[i].from));
+        client_close(&c);
+        host_stop();
+    }
+}
+
+/* The events, with stderr in a file for as long as they are made. */
+static void test_log(void **state)
+{
+    char path[] = "/tmp/mailraft-test-XXXXXX", text[8192];
+    int file = mkstemp(path), own = dup(2);
+    struct client c;
+    ssize_t n;
+
+    (void)state;
+    assert_true(file >= 0 && own >= 0);
+    unlink(path);
+    host_configure();
+    host_start();
+    log_configure(LOG_INFO, true, "test");
+    dup2(file, 2);
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "x\r\n.\r\n");
+    client_expect(&c, "250 2.0.0");
+    client_say(&c, "AUTH PLAIN c2VjcmV0", "502");
+    client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@relay.example>\r\nWHAT x\r\n");
+    client_expect(&c, "250");
+    client_expect(&c, "554");
+    client_expect(&c, "500");
+    client_close(&c);
+    WAIT_FOR(smtp_server_sessions(host.server) == 0);
+    dup2(own, 2);
+    close(own);
+    log_configure(LOG_ERROR, true, "test");
+    n = pread(file, text, sizeof(text) - 1, 0);
+    assert_true(n > 0);
+    text[n] = '\0';
+    close(file);
+    assert_non_null(strstr(text, "\"event\":\"accepted\""));
+    assert_non_null(strstr(text, "\"sender\":\"s@sender.example\",\"recipients\":1,"));
+    assert_non_null(strstr(text, "\"helo\":\"client.example\""));
+    assert_non_null(
+        strstr(text, "\"argument\":\"TO:<u@relay.example>\",\"sender\":\"a@b\",\"code\":554,\"status\":\"5.7.1\""));
+    assert_non_null(strstr(text, "\"event\":\"connection_lost\""));
+    assert_null(strstr(text, "c2VjcmV0")); /* a password sent to a server that has no AUTH */
+    host_stop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_message),
+        cmocka_unit_test(test_helo),
+        cmocka_unit_test(test_replies),
+        cmocka_unit_test(test_no_postmaster),
+        cmocka_unit_test(test_submission),
+        cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_improper_pipelining),
+        cmocka_unit_test(test_half_close),
+        cmocka_unit_test(test_command_lines),
+        cmocka_unit_test(test_drip),
+        cmocka_unit_test(test_smuggling),
+        cmocka_unit_test(test_cluster_failures),
+        cmocka_unit_test(test_readiness),
+        cmocka_unit_test(test_old_cluster),
+        cmocka_unit_test(test_loop),
+        cmocka_unit_test(test_rules_change),
+        cmocka_unit_test(test_families),
+        cmocka_unit_test(test_log),
+    };
+
+    signal(SIGPIPE, SIG_IGN);
+    log_configure(LOG_ERROR, true, "test");
+    fake.tail = &fake.calls;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
