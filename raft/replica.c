@@ -453,6 +453,12 @@ static bool is_second_leader(struct replica *r, const struct raft_message *m)
     return raft_state(&r->raft) == RAFT_LEADER && term == r->raft.current_term;
 }
 
+/* libraft asks such a message what only a candidate has before it looks whether it is one (UPSTREAM.md 21). */
+static bool is_late_vote(struct replica *r, const struct raft_message *m)
+{
+    return m->type == RAFT_REQUEST_VOTE_RESULT && raft_state(&r->raft) != RAFT_CANDIDATE;
+}
+
 int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, uint8_t *tail,
                           size_t tail_len)
 {
@@ -479,6 +485,10 @@ int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head,
     rc = raft_wire_decode(from, name, head, head_len, tail, tail_len, &message);
     if (rc != 0)
         return rc;
+    if (is_late_vote(r, &message)) {
+        raft_wire_free(&message);
+        return MR_OK;
+    }
     if (is_second_leader(r, &message)) {
         log_event(LOG_ERROR, "raft_second_leader", LOG_N("peer", from), LOG_N("term", r->raft.current_term));
         raft_wire_free(&message);

@@ -1,5 +1,6 @@
 /* test_replica.c - three replicas: elections, agreement, loss of leadership, restart, refusals, the guards. */
 #include "raft/acked.h"
+#include "raft/raft_wire.h"
 #include "raft/test_cluster.h"
 
 #include <dirent.h>
@@ -186,6 +187,39 @@ static void hands_leadership_over(void **state)
     cluster_stop(c);
 }
 
+/* The answer to a pre-vote carries the term that the vote would have been for. Who has become leader or follower in the
+ * meantime takes nothing from it: neither that term, nor what libraft finds where a candidate's state was. */
+static void ignores_late_votes(void **state)
+{
+    struct cluster *c = cluster_start(0xfee, 0);
+    struct node *leader = leader_of(c);
+    uint64_t term;
+    (void)state;
+
+    load_cluster(c, 100, 16, 100, 60);
+    term = replica_term(leader->replica);
+    for (unsigned i = 0; i < NODES; i++) {
+        for (unsigned granted = 0; granted < 2; granted++) {
+            struct raft_message m = {.type = RAFT_REQUEST_VOTE_RESULT};
+            uint8_t *head;
+            size_t len;
+
+            m.request_vote_result.version = 2;
+            m.request_vote_result.term = term + 1;
+            m.request_vote_result.vote_granted = granted != 0;
+            m.request_vote_result.pre_vote = true;
+            assert_int_equal(raft_wire_encode(&m, &head, &len), 0);
+            assert_int_equal(replica_receive(c->nodes[i].replica, (i + 1) % NODES + 1, head, len, NULL, 0), MR_OK);
+            free(head);
+            assert_true(replica_term(c->nodes[i].replica) == term);
+        }
+    }
+    assert_ptr_equal(leader_of(c), leader);
+    load_cluster(c, 100, 16, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 /* Removes the closed segments: what a damaged disk, or an operator with an old copy, does to a log. */
 static unsigned remove_segments(const char *dir)
 {
@@ -325,6 +359,7 @@ int main(void)
         cmocka_unit_test(proposals_have_limits),
         cmocka_unit_test(restarts_from_disk),
         cmocka_unit_test(hands_leadership_over),
+        cmocka_unit_test(ignores_late_votes),
         cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
         cmocka_unit_test(bootstraps_only_what_is_empty),
         cmocka_unit_test(refuses_a_wrong_configuration),
