@@ -4,8 +4,9 @@
  * Nothing of mailraft is changed for it. The program is linked with the real static libraries, and what they ask of
  * libuv, of POSIX and of raft_uv is answered here: uv_* by our own functions (sim_uv.c), threads and conditions
  * (sim_threads.c), clocks, chance, log and panic (sim_system.c) and files (sim_files.c) by the linker's --wrap,
- * raft_uv_init by a raft_io over the simulated disk (sim_raft_io.c), links_* by links between simulated nodes
- * (sim_links.c).
+ * raft_uv_init by a raft_io over the simulated disk (sim_raft_io.c), and below link.c, link_dial.c and link_accept.c,
+ * which are the real ones, link_conn_*, link_env_* and the listening socket by connections between simulated nodes
+ * (sim_links.c over sim_wire.c).
  *
  * A thread of a node is a coroutine: it runs until it waits (uv_run without work, a condition, a semaphore, a join, a
  * blocking sync that takes its time). So everything that happens is an order of steps that the seed decides, and a seed
@@ -166,6 +167,12 @@ void sim_net_raft(double loss, double duplicate, double reorder);
 void sim_net_delay(uint64_t least_ns, uint64_t most_ns, double spike, uint64_t spike_ns);
 void sim_net_slow(unsigned node, uint64_t bytes_per_s); /* 0: no limit */
 void sim_net_heal(void);                                /* everything above */
+/* By sim_node_crash, when nothing of the node runs any more: its kernel ends the connections, or, after a power cut, is
+ * silent until the node's next life. */
+void sim_net_node_ended(unsigned node, enum sim_end how);
+/* Node n has the address 127.0.0.n and the names that end in its number ("n3", "node3"), at any port; links are
+ * `insecure`. What the links need of uv_tcp_*, uv_getaddrinfo and sockets is in sim_links.c: uv_close must take a
+ * uv_tcp_t as any handle. */
 
 /* ---- plan of faults (sim_plan.c) ---- */
 /* Draws the plan for the seed and sets its events. Faults end by heal_at at the latest. */
