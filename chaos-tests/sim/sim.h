@@ -53,7 +53,11 @@ struct sim_result { /* shared memory between the runner and the world's process 
     uint64_t crashes, power_cuts, pauses, cuts, leaders, snapshots;
     uint64_t trace_hash; /* over all events: two runs of a seed must agree */
 };
-enum { SIM_PANIC = 100 /* a program's assertion, unexcused */, SIM_STUCK = 101 /* the world does not end */ };
+enum {
+    SIM_PANIC = 100,  /* a program's assertion, unexcused */
+    SIM_STUCK = 101,  /* the world does not end */
+    SIM_LIMITS = 102, /* more connections or a higher rate at a next hop than the rules allow (PROTOCOL.md 6) */
+};
 
 /* sim_world.c: makes nodes, load and faults, runs, heals, settles, checks. Ends by returning (no violation), or by
  * sim_violation. */
@@ -191,7 +195,24 @@ unsigned sim_world_leader(void);
 /* Whether this node's data are lost to the cluster for good (refused to start, wiped): the plan keeps them a minority.
  */
 bool sim_world_lost(unsigned node);
-/* Next hops: by number. */
-void sim_hops_fault(unsigned hop, int kind, uint64_t until);
+/* SIGTERM: it drains and ends by itself; the plan starts it again. Nothing when it is not up. */
+void sim_world_drain(unsigned node);
+/* A new, empty disk under the old name; the node is ended first (kill) if it lives. It is lost from then on: started
+ * again it must be refused. */
+void sim_world_wipe(unsigned node);
+
+/* Next hops: 0..sim_hops()-1, there after sim_world_run has begun. */
+enum sim_hop_fault {
+    SIM_HOP_FINE,
+    SIM_HOP_SLOW,      /* seconds between a command and its reply */
+    SIM_HOP_DEAD,      /* no connection comes about, those that stand break */
+    SIM_HOP_REFUSES_4, /* most recipients get 4xx */
+    SIM_HOP_REFUSES_5, /* most get 5xx */
+    SIM_HOP_DROPS,     /* takes the message, and the connection ends before the reply to the dot */
+    SIM_HOP_LIES,      /* answers 250 and drops the message: only to see whether the checker sees it */
+};
+unsigned sim_hops(void);
+void sim_hops_fault(unsigned hop, enum sim_hop_fault kind, uint64_t until);
+void sim_hops_heal(void);
 
 #endif
