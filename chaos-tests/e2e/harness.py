@@ -7,6 +7,7 @@ let something happen: wait_for polls a condition up to a limit that only a broke
 
 import contextlib
 import fcntl
+import http.client
 import itertools
 import json
 import os
@@ -122,35 +123,45 @@ class Node(Process):
         self.popen = None
         self.starts = 0
         self.program = BIN / "mailraftd"
+        self.host = "127.0.0.1"  # where its ports are
+        self.prefix = []  # a command that runs the program: strace, nsenter ...
+        self.env = {}  # beside the cluster's
+        self.token = None  # what its HTTP pages want, when it does not listen on loopback
 
     def configure(self, config):
         self.config = self.dir / "mailraft.yaml"
         self.config.write_text(json.dumps(config, indent=1))  # JSON is YAML
 
     def start(self):
-        super().__init__([self.program, "--config", self.config], self.log, env=self.cluster.env)
+        super().__init__(
+            [*self.prefix, self.program, "--config", self.config], self.log, env={**self.cluster.env, **self.env}
+        )
         self.starts += 1
         return self
 
     def alive(self):
         return self.popen is not None and super().alive()
 
+    def request(self, path):
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return urllib.request.Request(f"http://{self.host}:{self.http}{path}", headers=headers)
+
     def get(self, path, limit=5):
         """JSON of an HTTP page, or None when the node does not answer."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=limit) as r:
+            with urllib.request.urlopen(self.request(path), timeout=limit) as r:
                 text = r.read().decode()
-        except (urllib.error.URLError, OSError, TimeoutError):
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
             return None
         return json.loads(text) if text.startswith(("{", "[")) else text
 
-    def status_code(self, path):
+    def status_code(self, path, limit=5):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=5) as r:
+            with urllib.request.urlopen(self.request(path), timeout=limit) as r:
                 return r.status
         except urllib.error.HTTPError as e:
             return e.code
-        except (urllib.error.URLError, OSError, TimeoutError):
+        except (urllib.error.URLError, http.client.HTTPException, OSError):
             return None
 
     def ready(self):

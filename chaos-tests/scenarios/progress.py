@@ -1,0 +1,65 @@
+"""What a person sees while it runs: one line that changes on a terminal, lines through a pipe; a table at the end."""
+
+import shutil
+import sys
+import time
+
+
+class Progress:
+    def __init__(self, total, out=sys.stderr):
+        self.out = out
+        self.total = total
+        self.number = 0
+        self.head = ""
+        self.live = out.isatty()
+
+    def begin(self, name, seed):
+        self.number += 1
+        self.head = f"[{self.number}/{self.total}] {name} (seed {seed})"
+        self.began = time.time()
+        self.tell("")
+
+    def tell(self, text):
+        if self.live:
+            width = shutil.get_terminal_size().columns
+            line = f"{self.head} {time.time() - self.began:3.0f} s {text}"
+            self.out.write("\r\033[K" + line[: width - 1])
+            self.out.flush()
+
+    def line(self, text):
+        if self.live:
+            self.out.write("\r\033[K")
+        self.out.write(text + "\n")
+        self.out.flush()
+
+    def done(self, run):
+        first = f": {run.failures[0][0]}: {run.failures[0][1]}" if run.failures else ""
+        self.line(f"{self.head} {'passed' if run.passed else 'FAILED'} in {run.took:.0f} s{first}")
+
+    def close(self):
+        if self.live:
+            self.out.write("\r\033[K")
+
+
+COLUMNS = [("scenario", None), ("seed", None), ("result", None), ("messages", "messages"), ("lost", "lost"), ("altered", "altered"),
+           ("duplicated", "second_copies"), ("in doubt", "in_doubt"), ("silence s", "silence"), ("takeover s", "takeover"),
+           ("recovery s", "recovery")]
+
+
+def cell(run, column, key):
+    if key is None:
+        return str(run[column])
+    value = run["figures"].get(key)
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def table(results):
+    rows = [[name for name, _ in COLUMNS]]
+    rows += [[cell(run, name, key) for name, key in COLUMNS] for run in results["runs"]]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = ["  ".join(value.ljust(w) if i in (0, 2) else value.rjust(w) for i, (value, w) in enumerate(zip(row, widths)))
+             for row in rows]
+    passed = sum(run["result"] == "passed" for run in results["runs"])
+    lines.append(f"{passed} of {len(results['runs'])} passed, {len(results['skipped'])} skipped, {results['seconds']:.0f} s, "
+                 f"seed {results['seed']}")
+    return "\n".join(lines)
