@@ -43,6 +43,8 @@ struct cluster_config {
     unsigned heartbeat_ms, election_timeout_ms, lease_ms, node_timeout_ms, commit_timeout_ms;
     const Mailraft__Rules *rules; /* of this node's configuration; without hash */
     unsigned max_attempts;        /* running attempts that this node offers at once */
+    const char *apply_trace;      /* file (apply_trace.h); NULL: none */
+    unsigned state_hash_every;
 };
 
 /* Rules in force, shared by reference count. */

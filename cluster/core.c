@@ -274,6 +274,16 @@ static int open_directory(struct cluster *c, char *error, size_t error_len)
     return rc;
 }
 
+static int open_trace(struct cluster *c, char *error, size_t error_len)
+{
+    if (c->config.apply_trace == NULL)
+        return 0;
+    int rc = apply_trace_open(&c->trace, c->config.apply_trace, c->config.state_hash_every);
+    if (rc != 0)
+        (void)snprintf(error, error_len, "debug.apply_trace: %s: %s", c->config.apply_trace, strerror(errno));
+    return rc;
+}
+
 static int open_formation(struct cluster *c, char *error, size_t error_len)
 {
     struct formation_peer *peers = mr_calloc(c->config.n_initial, sizeof(*peers));
@@ -321,6 +331,8 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
     c->sched = sched_open(c->state, &sched);
 
     rc = open_directory(c, error, error_len);
+    if (rc == 0)
+        rc = open_trace(c, error, error_len);
     /* The leader may still answer what this node's last life proposed. */
     struct proposals_config proposals = {.arg = c, .send = proposal_send, .first_request = c->start_incarnation << 40};
     c->proposals = proposals_open(&proposals);

@@ -22,6 +22,7 @@
 #ifndef MR_CLUSTER_CORE_H
 #define MR_CLUSTER_CORE_H
 
+#include "cluster/apply_trace.h"
 #include "cluster/bodies.h"
 #include "cluster/cluster.h"
 #include "cluster/committed_time.h"
@@ -171,6 +172,7 @@ struct cluster {
     struct links *links;
     struct spool *spool;
     struct state *state;
+    struct apply_trace *trace; /* NULL: off */
     struct bodies *bodies;
     struct replica *replica;
     struct sched *sched;

@@ -185,6 +185,7 @@ void cluster_close(struct cluster *c)
     proposals_close(c->proposals);
     formation_close(c->formation);
     sched_close(c->sched);
+    apply_trace_close(c->trace, c->state);
     state_close(c->state);
     identity_close(c->identity);
     core_attempts_close(c);

@@ -17,12 +17,14 @@ static void on_apply(void *arg, uint64_t index, const uint8_t *data, size_t len,
     size_t n = sizeof(results);
 
     *result = NULL;
+    apply_trace_entry(c->trace, index, data, len);
     int rc = state_apply(c->state, index, data, len, results, &n);
     if (rc != 0)
         mr_panic("entry %llu cannot be applied: %s; is this program older than the cluster's version?",
                  (unsigned long long)index, mr_strerror(rc));
     if (n > sizeof(results))
         n = sizeof(results);
+    apply_trace_applied(c->trace, index, c->state);
     atomic_store_explicit(&c->version, state_version(c->state), memory_order_relaxed);
     if (c->lead.leading)
         core_lead_applied(c, index, results, n);
@@ -54,6 +56,7 @@ static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len
     int rc = state_restore(c->state, index, data, len);
     if (rc != 0)
         return rc;
+    apply_trace_restored(c->trace, index, c->state);
     log_event(LOG_INFO, "restored", LOG_N("index", index), LOG_N("bytes", len));
     atomic_store(&c->version, state_version(c->state));
     bodies_restored(c->bodies);
@@ -173,6 +176,7 @@ static void on_late_outcome(void *arg, struct mr_id id, uint32_t recipient, uint
 {
     char text[MR_ID_TEXT + 1];
     struct cluster *c = arg;
+    apply_trace_doubt(c->trace, "late_outcome", id, recipient, attempt, node);
     if (!c->lead.leading)
         return;
     log_event(LOG_WARN, "late_outcome", LOG_S("id", mr_id_format(id, text)), LOG_N("recipient", recipient),
@@ -183,6 +187,7 @@ static void on_in_doubt(void *arg, struct mr_id id, uint32_t delivery, uint32_t 
 {
     char text[MR_ID_TEXT + 1];
     struct cluster *c = arg;
+    apply_trace_doubt(c->trace, possibly ? "possibly_in_doubt" : "in_doubt", id, delivery, attempt, node);
     if (!c->lead.leading)
         return; /* one line in the cluster */
     log_event(LOG_WARN, possibly ? "possibly_in_doubt" : "in_doubt", LOG_S("id", mr_id_format(id, text)),

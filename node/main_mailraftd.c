@@ -162,6 +162,8 @@ static int open_cluster(struct daemon *d, char *error, size_t error_len)
         .commit_timeout_ms = config->cluster.commit_timeout_ms,
         .rules = config->rules,
         .max_attempts = config->delivery.max_attempts,
+        .apply_trace = config->debug.apply_trace,
+        .state_hash_every = config->debug.state_hash_every,
     };
     int rc = cluster_open(&d->cluster, &cluster, error, error_len);
     free(initial);

@@ -60,6 +60,7 @@ class LocalNode(Node):
 
     def terminate(self, limit=LIMIT):
         """SIGTERM, and waits; the exit status."""
+        self.target.world.leader_hit(self.name)
         self.wanted = False
         self.target.world.mark(f"{self.name} SIGTERM")
         return self.end(limit)

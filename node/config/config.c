@@ -209,6 +209,15 @@ static void read_log(struct yaml_reader *r, yaml_node_t *node, void *target)
     yaml_read_mapping(r, node, keys);
 }
 
+static void read_debug(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    struct config *c = target;
+    const struct yaml_key keys[] = {{"apply_trace", yaml_read_string, &c->debug.apply_trace},
+                                    {"state_hash_every", yaml_read_unsigned, &c->debug.state_hash_every},
+                                    {NULL, NULL, NULL}};
+    yaml_read_mapping(r, node, keys);
+}
+
 /* ---- the whole ---- */
 
 static struct config *defaults(const char *file)
@@ -226,6 +235,7 @@ static struct config *defaults(const char *file)
     config_delivery_init(c);
     c->log.level = LOG_INFO;
     c->log.json = true;
+    c->debug.state_hash_every = 1000;
     config_rules_init(c);
     return c;
 }
@@ -267,6 +277,7 @@ static void read_root(struct yaml_reader *r, yaml_node_t *root, struct config *c
                                     {"dns", config_read_dns, c},
                                     {"http", read_http, c},
                                     {"log", read_log, c},
+                                    {"debug", read_debug, c},
                                     {NULL, NULL, NULL}};
     yaml_read_mapping(r, root, keys);
     if (r->errors == 0)
@@ -356,6 +367,7 @@ void config_free(struct config *c)
     config_delivery_free(c);
     free(c->http.listen);
     free(c->http.token);
+    free(c->debug.apply_trace);
     mailraft__rules__free_unpacked(c->rules, NULL);
     free(c->file);
     free(c);

@@ -165,6 +165,10 @@ struct config {
         enum log_level level;
         bool json;
     } log;
+    struct {
+        char *apply_trace; /* NULL: none */
+        unsigned state_hash_every;
+    } debug;
     Mailraft__Rules
         *rules; /* routes, domains, limits, retry, suspended, replicas: what is replicated (PROTOCOL.md 6.3) */
     char *file;
