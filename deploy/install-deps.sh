@@ -4,6 +4,7 @@
 #
 #   deploy/install-deps.sh           what the build needs
 #   deploy/install-deps.sh --test    that, and what the tests need (peers, linters)
+#   deploy/install-deps.sh --libraft what the build needs, and what builds libraft from its source (chaos-tests/libraft)
 #
 # libraft has to be 0.22 (Debian 13: main; Debian 12: bookworm-backports, which is switched on here with the
 # mirror that this machine's own apt configuration names).
@@ -17,8 +18,10 @@ build_packages=(
 )
 test_packages=(
     git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy python3 python3-pytest openssl
-    swaks gsasl libnet-ssleay-perl postfix dovecot-core dovecot-lmtpd libsasl2-modules dnsmasq-base knot knot-dnsutils unbound spin iproute2 procps
+    swaks gsasl libnet-ssleay-perl postfix dovecot-core dovecot-lmtpd libsasl2-modules dnsmasq-base knot knot-dnsutils unbound spin iproute2 procps strace
 )
+# liblz4-dev: so that what comes out can do what Debian's can.
+libraft_packages=(dpkg-dev autoconf automake libtool liblz4-dev libcmocka-dev)
 # Peers that only tests run and that Debian's packages would not let stand beside the others (Exim conflicts with Postfix)
 # or would start as services: unpacked below $peers_dir, with the libraries that they need installed as usual.
 peers=(exim4-daemon-light haproxy)
@@ -28,8 +31,9 @@ packages=("${build_packages[@]}")
 case "${1:-}" in
 '') ;;
 --test) packages+=("${test_packages[@]}") ;;
+--libraft) packages+=("${libraft_packages[@]}") ;;
 *)
-    echo "usage: $0 [--test]" >&2
+    echo "usage: $0 [--test|--libraft]" >&2
     exit 2
     ;;
 esac
