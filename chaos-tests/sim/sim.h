@@ -140,7 +140,8 @@ extern void (*sim_on_log)(unsigned node, enum log_level level, const char *event
                           size_t count);
 
 /* ---- disk (sim_disk.c): a file system a node, and Raft's log on it ---- */
-void sim_disk_new(unsigned node);   /* empty; also a wiped one */
+void sim_disk_new(unsigned node);   /* empty, of 1 GiB; also a wiped one */
+void sim_disk_size(unsigned node, uint64_t bytes);
 void sim_disk_power(unsigned node); /* by sim_node_crash */
 enum sim_disk_fault {
     SIM_DISK_SLOW,        /* value: ns added to each sync */
@@ -155,7 +156,13 @@ void sim_disk_fault(unsigned node, enum sim_disk_fault fault, uint64_t value);
 bool sim_disk_flip(unsigned node, const char *where);
 /* Cuts a file's end off, at rest (node dead). */
 bool sim_disk_truncate(unsigned node, const char *where);
-/* What a check may ask. */
+/* In a node: as fsync(2) or fdatasync(2) in the calling coroutine, blocking; 0 or -errno. For uv_fs_fsync and
+ * uv_fs_fdatasync of sim_uv.c. sim_raft_io.c asks sim_uv.c for: uv_timer, uv_prepare, uv_check, uv_queue_work, uv_now. */
+int sim_file_sync(int fd, bool data_only);
+/* In the world: until it is called with 0, POSIX calls of the world's own code go to this node's disk, without steps,
+ * time or faults. */
+void sim_files_as(unsigned node);
+/* What a check may ask, of a node that is dead or alive: what its page cache has. */
 struct sim_raft_view {
     uint64_t term, vote, first, last, snapshot;
 };
