@@ -140,7 +140,7 @@ extern void (*sim_on_log)(unsigned node, enum log_level level, const char *event
                           size_t count);
 
 /* ---- disk (sim_disk.c): a file system a node, and Raft's log on it ---- */
-void sim_disk_new(unsigned node);   /* empty, of 1 GiB; also a wiped one */
+void sim_disk_new(unsigned node); /* empty, of 1 GiB; also a wiped one */
 void sim_disk_size(unsigned node, uint64_t bytes);
 void sim_disk_power(unsigned node); /* by sim_node_crash */
 enum sim_disk_fault {
@@ -157,7 +157,8 @@ bool sim_disk_flip(unsigned node, const char *where);
 /* Cuts a file's end off, at rest (node dead). */
 bool sim_disk_truncate(unsigned node, const char *where);
 /* In a node: as fsync(2) or fdatasync(2) in the calling coroutine, blocking; 0 or -errno. For uv_fs_fsync and
- * uv_fs_fdatasync of sim_uv.c. sim_raft_io.c asks sim_uv.c for: uv_timer, uv_prepare, uv_check, uv_queue_work, uv_now. */
+ * uv_fs_fdatasync of sim_uv.c. sim_raft_io.c asks sim_uv.c for: uv_timer, uv_prepare, uv_check, uv_queue_work, uv_now.
+ */
 int sim_file_sync(int fd, bool data_only);
 /* In the world: until it is called with 0, POSIX calls of the world's own code go to this node's disk, without steps,
  * time or faults. */

@@ -3,6 +3,7 @@
  *
  * Written to do what link_conn*.c and link_env.c do without TLS: events come in the same order, from a turn of the
  * loop. */
+#include "chaos-tests/sim/sim_uv.h"
 #include "chaos-tests/sim/sim_wire.h"
 #include "cluster/link_conn.h"
 #include "cluster/link_internal.h"
@@ -529,9 +530,7 @@ int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *len)
 
 int uv_tcp_init(uv_loop_t *loop, uv_tcp_t *tcp)
 {
-    memset(tcp, 0, sizeof(*tcp));
-    tcp->loop = loop;
-    tcp->type = UV_TCP;
+    sim_handle_init(loop, (uv_handle_t *)tcp, UV_TCP);
     return 0;
 }
 
