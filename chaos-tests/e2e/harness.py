@@ -384,8 +384,8 @@ def run(args, **kwargs):
 class Talk:
     """An SMTP client that sends exactly the bytes that it is told, and reads replies."""
 
-    def __init__(self, port, greet=True, limit=20):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=limit)
+    def __init__(self, port, greet=True, limit=20, host="127.0.0.1"):
+        self.socket = socket.create_connection((host, port), timeout=limit)
         self.file = self.socket.makefile("rb")
         self.greeting = self.reply()
         if greet:

@@ -23,7 +23,7 @@ not check what check.py checks; what is special to it, it asserts. It ends by he
 is tried. All chance comes from world.rng (a random.Random seeded with the run's seed and the scenario's name).
 
     @scenario(name, what, needs=(), nodes=3, rate=200, sessions=12, size=1024, config={}, sink=(), prepare=None,
-              quick=False, load=True, load_args=(), allow=(), long=False)
+              quick=False, load=True, load_args=(), allow=None, long=False, takeover=True)
         needs     what the target must be able to do, else the scenario is skipped, and said to be:
                   "network" (links between nodes can be cut), "files" (data directories can be read and written),
                   "local" (processes on this machine: prefix, env, /proc), "pause", "strace", "faketime", "root", "tool:NAME"
@@ -34,6 +34,7 @@ is tried. All chance comes from world.rng (a random.Random seeded with the run's
         quick     `./check` runs it
         allow     names of checks that the fault itself may fail, each with a reason: {"flat": "..."}; see check.py
         long      not run unless it is named
+        takeover  False where no majority is left to take over, so that the time says nothing
 
 A FAULT is a generator that the random mix (mix.py) can put together with others: what comes before its yield makes the fault,
 what comes after heals it. Only what it has claimed may it touch; a claim that cannot be had raises Busy, and the mix chooses
@@ -61,11 +62,12 @@ THE WORLD
         .run(place, args) runs a command in the namespace of a node, "load" or "hop"; .address(place)
     world.sink.fault("stall@dot=2", ...) starts the next hop anew with faults; .heal(); .kill(); .start(); .pause(); .resume()
     world.another_sink(name, *args) a further next hop: .address "HOST:PORT", counted in the end as the first is
-    world.load.accepted() messages with 250 so far; world.start_load(rate=..., to=[...], **more) a further one (.stop())
+    world.accepted() messages with 250 so far; world.start_load(rate=..., to=[...], **more) a further one (.stop())
     world.wait_for(condition, what, limit=30); world.wait_accepted(n) n more 250s; world.wait_ready(nodes=None)
     world.run_for(seconds): lets time pass where a length of time is the fault itself (a pause beyond a lease)
     world.band("name") with-statement: the fault's band in the time line; world.begin(name) / world.end(name) the same in two
         parts; world.mark("text"): a point. kill, pause, cut ... make their own marks.
+    world.owe(id): the scenario's own client got 250 for this message (sender data@load.invalid, or add to world.own_senders)
     world.lost_leader(): call it when a fault has just taken the leader by other means than kill, pause or isolate: the
         takeover time counts from here
     world.note(key, value): a figure of this scenario for the report
@@ -86,7 +88,7 @@ class Busy(Exception):
 
 class Scenario:
     def __init__(self, name, what, run, needs=(), nodes=3, rate=200, sessions=12, size=1024, config=None, sink=(),
-                 prepare=None, quick=False, load=True, load_args=(), allow=None, long=False):
+                 prepare=None, quick=False, load=True, load_args=(), allow=None, long=False, takeover=True):
         self.name = name
         self.what = what
         self.run = run
@@ -103,6 +105,7 @@ class Scenario:
         self.load_args = list(load_args)
         self.allow = dict(allow or {})
         self.long = long
+        self.takeover = takeover
 
 
 class Fault:

@@ -35,15 +35,22 @@ def seconds_of(text):
 # ---- journals ----
 
 
-def loss(counts):
-    """counts: of mailraft-load verify. Yields (check, what)."""
+def loss(counts, own=0):
+    """counts: of mailraft-load verify; own: deliveries of messages that the scenario sent itself, without a key. Yields (check,
+    what)."""
     for check, names in {"lost": ("lost",), "altered": ("altered",), "invented": ("invented",),
                          "refused": ("refused_but_delivered",)}.items():
         for name in names:
-            if counts[name]:
+            if counts[name] > (own if name == "invented" else 0):
                 yield check, f"{counts[name]} {name}"
     if counts.get("malformed_lines"):
         yield "lost", f"{counts['malformed_lines']} lines of the journals are unreadable"
+
+
+def owed(ids, received):
+    """Messages that the scenario sent itself and got 250 for."""
+    arrived = {e.get("message_id") for e in received}
+    return [("lost", f"{i} got 250 and did not arrive") for i in ids if i not in arrived]
 
 
 def copies(sent, received, doubts):
@@ -284,12 +291,18 @@ def silence(sent):
     return max(gaps, default=(0.0, None))
 
 
+TAKEOVER_LIMIT = 10
+
+
 def takeovers(hits, logs):
-    """Seconds from each loss of a leader to the next beginning of a term by anybody."""
+    """Seconds from each loss of a leader to the next beginning of a term by anybody. A hit after which the leader went on, as a
+    short pause is, has none: the next term began for another reason, after another hit or long after."""
     begun = sorted(seconds_of(e["time"]) for events in logs.values() for e in events if e.get("event") == "leading")
     found = []
-    for at, _ in hits:
-        later = [t for t in begun if t >= at - 0.001]
+    hits = sorted(hits)
+    for i, (at, _) in enumerate(hits):
+        until = min(at + TAKEOVER_LIMIT, hits[i + 1][0] if i + 1 < len(hits) else float("inf"))
+        later = [t for t in begun if at - 0.001 <= t < until]
         if later:
             found.append(later[0] - at)
     return found

@@ -7,7 +7,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "e2e"))
 
 import harness  # noqa: E402  pylint: disable=wrong-import-position
-from harness import Node, Process, can_connect, free_port, read_journal, run, try_send, wait_for  # noqa: E402,F401
+from harness import Node, Process, Talk, can_connect, free_port, read_journal, run, try_send, wait_for  # noqa: E402,F401
 
 LIMIT = 30  # seconds: what a cluster without faults gets for whatever it has to do
 

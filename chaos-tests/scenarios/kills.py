@@ -25,7 +25,7 @@ def kill_follower(world):
     world.wait_ready([node])
 
 
-@scenario("kill-all", "kill -9 of all nodes at once, then all are started again")
+@scenario("kill-all", "kill -9 of all nodes at once, then all are started again", takeover=False)
 def kill_all(world):
     for _ in range(2):
         with world.band("all dead"):
@@ -64,7 +64,8 @@ def restart_rolling(world):
         world.wait_accepted(50)
 
 
-@scenario("majority-lost", "two of three die: the third accepts nothing; one comes back, then the other")
+@scenario("majority-lost", "two of three die: the third accepts nothing; one comes back, then the other",
+          takeover=False)
 def majority_lost(world):
     survivor = world.rng.choice(world.nodes)
     dead = [n for n in world.nodes if n is not survivor]

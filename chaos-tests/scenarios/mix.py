@@ -1,1 +1,48 @@
-"""To come."""
+"""Faults by chance, several at once, round after round, for as long as --minutes says."""
+
+import time
+
+from scenarios import FAULTS, Busy, scenario
+
+
+@scenario("mix", "random faults, up to three at once, for --minutes (default 1), with healing and checks between the rounds", long=True)
+def mix(world):
+    end = time.monotonic() + 60 * (world.minutes or 1)
+    rounds = 0
+    while time.monotonic() < end:
+        rounds += 1
+        _round(world)
+        world.wait_ready(limit=30)
+        world.wait_accepted(50)
+        world.check_round()
+    world.note("rounds", rounds)
+
+
+def _round(world):
+    chosen = [f for f in FAULTS.values() if not world.lacking(f)]
+    weights = [f.weight for f in chosen]
+    under_way = []
+    for fault in world.rng.choices(chosen, weights, k=world.rng.randrange(1, 4)):
+        claimed = world.claiming = []
+        course = fault.run(world)
+        name = f"{fault.name}"
+        world.begin(name)
+        try:
+            next(course)
+            under_way.append((name, course, claimed))
+        except (Busy, AssertionError) as e:  # all nodes are taken, or there is no leader to be hit: another round
+            world.claims -= set(claimed)
+            world.cancel(name)
+            if isinstance(e, AssertionError):
+                world.mark(f"{name}: {e}")
+        finally:
+            world.claiming = None
+        world.run_for(world.rng.uniform(0, 2))
+    world.run_for(world.rng.uniform(0.5, 6))
+    world.rng.shuffle(under_way)
+    for name, course, claimed in under_way:
+        for _ in course:
+            raise RuntimeError(f"the fault {name} yields twice")
+        world.claims -= set(claimed)
+        world.end(name)
+        world.run_for(world.rng.uniform(0, 1))

@@ -19,10 +19,14 @@ class World:
         self.dir = folder
         self.shared = shared
         self.minutes = None
+        self.capabilities = {}
+        self.own_senders = {"data@load.invalid"}  # of messages that a scenario sends itself
+        self.owed = []  # ids of messages that got 250 outside of the load's journals
         self.bands = []  # {name, begin, end}
         self.marks = []  # (time, text)
         self.notes = {}
         self.pauses = []  # {node, begin, end}
+        self.recovery = 0.0
         self.leader_hits = []  # (time, node that led)
         self.loads = []
         self.sinks = []
@@ -104,9 +108,19 @@ class World:
         self.loads.append(load)
         return load
 
+    def start_usual_load(self, rate=None):
+        """Half of it by sessions that go from node to node when one refuses or is gone, half by sessions that stay with one node
+        each: the hanging of those that have to do with a paused node must not look like a silence of the cluster."""
+        rate = (rate or self.scenario.rate) / 2
+        sessions = max(2, self.scenario.sessions // 2)
+        self.start_load(rate=rate, sessions=sessions)
+        for node in self.nodes:
+            self.start_load(to=[node], rate=rate / len(self.nodes), sessions=max(2, sessions // len(self.nodes)))
+
     @property
     def load(self):
-        return self.loads[0]
+        """All of it."""
+        return self
 
     def accepted(self):
         return sum(load.accepted() for load in self.loads)
@@ -126,8 +140,12 @@ class World:
         return wait_for(condition, what, limit, every)
 
     def wait_ready(self, nodes=None, limit=LIMIT):
+        """The longest of these waits is the run's recovery time: a scenario calls it when it has healed something."""
         nodes = list(nodes or self.nodes)
+        begun = time.monotonic()
         wait_for(lambda: all(n.ready() for n in nodes), f"{[n.name for n in nodes]} are ready", limit, 0.05)
+        if self.watch:
+            self.recovery = max(self.recovery, time.monotonic() - begun)
 
     def run_for(self, seconds):
         """Where a length of time is itself what is tried."""
@@ -173,6 +191,38 @@ class World:
     def lost_leader(self):
         if self.watch and self.watch.leader_name():
             self.leader_hits.append((time.time(), self.watch.leader_name()))
+
+    @staticmethod
+    def now():
+        return time.time()
+
+    def cancel(self, name):
+        """The band that was begun last under this name is none."""
+        with self.lock:
+            for band in reversed(self.bands):
+                if band["name"] == name:
+                    self.bands.remove(band)
+                    return
+
+    def lacking(self, fault):
+        return next((n for n in fault.needs if self.capabilities.get(n, "unknown")), None)
+
+    def owe(self, message):
+        """A message id that a client of the scenario's own got 250 for: it has to arrive too."""
+        self.owed.append(message)
+
+    def check_round(self):
+        """Between rounds of a long run: nobody has ended by itself, and the queue drains."""
+        for node in self.nodes:
+            assert not node.crashed(), f"{node.name} ended by itself"
+        self.leader()
+        samples = []
+
+        def bounded():
+            samples.append(max((s["queue"]["messages"] for s in (n.get("/v1/status") for n in self.nodes) if s), default=0))
+            return samples[-1] < 10 * self.scenario.rate
+
+        self.wait_for(bounded, "the queue is short again", 60, every=0.5)
 
     def paused_at(self, name):
         self.pauses.append({"node": name, "begin": time.time(), "end": None})
