@@ -126,7 +126,7 @@ void sim_clock_jump(unsigned node, int64_t wall_ms); /* wall clock only */
 /* Each substituted call that changes something outside the process begins and ends with one. Also slows a node down by
  * the schedule. May not return (an armed crash comes true). */
 void sim_step(const char *what);
-/* The node dies at its n-th step from now. */
+/* The node dies at its n-th step from now; 0: not at all. Nothing when it is dead. */
 void sim_arm(unsigned node, uint64_t steps, enum sim_end how);
 
 /* ---- trace ---- */
@@ -192,8 +192,14 @@ void sim_plan_start(const struct sim_options *options, unsigned nodes, uint64_t 
 uint64_t sim_plan_faults(void);
 /* True when the plan did to this node what excuses its panic or its refusal (a failed write, a flipped bit, ...). */
 bool sim_plan_excuses(unsigned node);
-/* Heals everything, starts every node that is dead; after it only the world's load goes on. */
+/* Heals everything, starts every node that is dead; after it only the world's load goes on (and the supervisor, which
+ * starts nodes that die). */
 void sim_plan_heal(void);
+struct sim_plan_counts {
+    uint64_t begun; /* faults */
+    uint64_t kills, power_cuts, pauses, cuts, drops, flips, wipes;
+};
+void sim_plan_counts(struct sim_plan_counts *out);
 
 /* ---- world (sim_world.c) ---- */
 /* (Re)starts mailraft on a node with its disk as it is. */
