@@ -209,7 +209,8 @@ unsigned sim_world_leader(void);
 /* Whether this node's data are lost to the cluster for good (refused to start, wiped): the plan keeps them a minority.
  */
 bool sim_world_lost(unsigned node);
-/* SIGTERM: it drains and ends by itself; the plan starts it again. Nothing when it is not up. */
+/* SIGTERM: it drains and ends by itself; the world starts it again, as it does after a panic that the plan excuses.
+ * Nothing when it is not up. */
 void sim_world_drain(unsigned node);
 /* A new, empty disk under the old name; the node is ended first (kill) if it lives. It is lost from then on: started
  * again it must be refused. */
