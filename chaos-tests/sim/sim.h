@@ -192,6 +192,8 @@ void sim_plan_start(const struct sim_options *options, unsigned nodes, uint64_t 
 uint64_t sim_plan_faults(void);
 /* True when the plan did to this node what excuses its panic or its refusal (a failed write, a flipped bit, ...). */
 bool sim_plan_excuses(unsigned node);
+/* True when what its disk held may be gone or wrong, by flips, cuts or a wipe: for good. */
+bool sim_plan_damaged(unsigned node);
 /* Heals everything, starts every node that is dead; after it only the world's load goes on (and the supervisor, which
  * starts nodes that die). */
 void sim_plan_heal(void);

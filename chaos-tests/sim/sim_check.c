@@ -12,12 +12,14 @@ static unsigned majority(void)
     return world.config.nodes / 2 + 1;
 }
 
-static bool any_excused(void)
+/* Nodes whose disks were damaged: what they held may be gone. */
+static unsigned damaged(void)
 {
-    for (unsigned n = 1; n <= world.config.nodes; n++)
-        if (sim_plan_excuses(n) || world.node[n].wiped)
-            return true;
-    return false;
+    unsigned n = 0;
+
+    for (unsigned node = 1; node <= world.config.nodes; node++)
+        n += sim_plan_damaged(node) || world.node[node].wiped;
+    return n;
 }
 
 /* What a node that is down had is asked of its last life, whose memory is still there. */
@@ -47,7 +49,7 @@ void check_250(struct message *m)
         return; /* delivered meanwhile */
     for (unsigned n = 1; n <= world.config.nodes; n++)
         have += holds(n, m);
-    if (have < majority() && !any_excused())
+    if (have + damaged() < majority())
         sim_violation(9, "key %llu gets 250 with its body on %u of %u nodes", (unsigned long long)m->key, have,
                       world.config.nodes);
 }
@@ -64,7 +66,7 @@ static bool may_have_another(const struct message *m, uint32_t delivery, uint32_
     if (l == NULL || l->dot_ns == 0)
         return false;
     bool power = l->life < WORLD_MAX_LIVES && world.node[l->node].power_cut[l->life] != 0;
-    return l->doubt || l->reply_lost || power || sim_plan_excuses(l->node) || world.node[l->node].wiped;
+    return l->doubt || l->reply_lost || power || sim_plan_damaged(l->node) || world.node[l->node].wiped;
 }
 
 static void another_copy(const struct message *m, const struct dot *d, unsigned recipient)
@@ -72,7 +74,7 @@ static void another_copy(const struct message *m, const struct dot *d, unsigned 
     const struct recipient_log *r = &m->recipients[recipient];
     uint32_t first = d->attempt < r->copy_of ? d->attempt : r->copy_of;
 
-    world.result->duplicates++;
+    world.result->duplicated++;
     if (d->attempt == r->copy_of || !may_have_another(m, d->delivery, first))
         sim_violation(4, "recipient %u of key %llu has copies of attempts %u and %u, and nothing says so", recipient,
                       (unsigned long long)m->key, r->copy_of, d->attempt);
@@ -105,7 +107,7 @@ static void check_vote(unsigned node, const struct cluster *c)
     const struct raft *raft = (const struct raft *)c->replica;
     struct sim_raft_view view;
 
-    if (sim_plan_excuses(node) || world.node[node].wiped)
+    if (sim_plan_damaged(node) || world.node[node].wiped)
         return;
     sim_raft_view(node, &view);
     if (view.term < world.node[node].term)
@@ -138,7 +140,7 @@ void check_died(unsigned node)
 /* spool.h S1. */
 void check_reopened(unsigned node)
 {
-    if (sim_plan_excuses(node) || world.node[node].wiped)
+    if (sim_plan_damaged(node) || world.node[node].wiped)
         return;
     for (const struct message *m = world.messages; m != NULL; m = m->after)
         if (m->finished_ns == 0 && m->enqueued_ns != 0 && (m->had & (1ULL << node)) && !holds(node, m))
@@ -282,7 +284,7 @@ void __wrap_spool_drop(struct spool *sp, struct mr_id id)
 {
     const struct message *m = message_find(id);
 
-    if (m != NULL && m->enqueued_ns != 0 && m->finished_ns == 0 && spool_has(sp, id, NULL) && !any_excused())
+    if (m != NULL && m->enqueued_ns != 0 && m->finished_ns == 0 && spool_has(sp, id, NULL) && damaged() == 0)
         sim_violation(10, "node %u drops the body of key %llu, which is queued", sim_node(),
                       (unsigned long long)m->key);
     __real_spool_drop(sp, id);

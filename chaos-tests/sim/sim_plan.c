@@ -110,6 +110,11 @@ void plan_excuse(unsigned node, uint64_t until)
         plan.excused_until[node] = until;
 }
 
+bool sim_plan_damaged(unsigned node)
+{
+    return plan.excused[node];
+}
+
 bool sim_plan_excuses(unsigned node)
 {
     return plan.excused[node] || sim_now() <= plan.excused_until[node];

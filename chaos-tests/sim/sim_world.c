@@ -322,7 +322,7 @@ bool sim_world_lost(unsigned node)
 {
     const struct world_node *n = &world.node[node];
 
-    return n->wiped || (n->refused && sim_plan_excuses(node));
+    return n->wiped || (n->refused && sim_plan_damaged(node));
 }
 
 bool node_serves(unsigned node)
