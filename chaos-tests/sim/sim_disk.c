@@ -525,6 +525,14 @@ static void write_bytes(struct sim_file *f, const uint8_t *data, size_t len, uin
     }
 }
 
+uint64_t sim_fs_data_end(const struct sim_file *f)
+{
+    size_t i = f->n_pages;
+    while (i > 0 && f->pages[i - 1].now == NULL)
+        i--;
+    return i * PAGE < f->size ? i * PAGE : f->size;
+}
+
 ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset)
 {
     ssize_t done = 0;

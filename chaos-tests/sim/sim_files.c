@@ -376,6 +376,12 @@ int sim_file_sync_end(int fd)
     return failed ? -EIO : 0;
 }
 
+uint64_t sim_file_data_end(int fd)
+{
+    const struct descriptor *d = descriptor_of(whose(), fd);
+    return d == NULL ? 0 : sim_fs_data_end(d->file);
+}
+
 /* ---- names ---- */
 
 int __wrap_unlink(const char *path)

@@ -27,6 +27,7 @@ void sim_fs_unref(unsigned node, struct sim_file *f);
 bool sim_fs_is_dir(const struct sim_file *f);
 uint64_t sim_fs_size(const struct sim_file *f);
 uint64_t sim_fs_number(const struct sim_file *f);
+uint64_t sim_fs_data_end(const struct sim_file *f); /* behind it there are only zeros */
 ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
 /* Short when the space ends on the way. */
 ssize_t sim_fs_write(unsigned node, struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
@@ -56,6 +57,7 @@ void sim_files_drop(unsigned node); /* forgets the descriptors of a node's last 
 uint64_t sim_file_sync_time(unsigned node);
 void sim_file_sync_begin(int fd);
 int sim_file_sync_end(int fd);
+uint64_t sim_file_data_end(int fd);
 /* As linkat(2) of a file that was opened with O_TMPFILE; 0 or -errno. */
 int sim_file_link(int fd, const char *path);
 
