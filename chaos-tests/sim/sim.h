@@ -39,12 +39,12 @@ struct sim_options {
     uint64_t seconds;    /* of load and faults; 0: by the seed */
     uint64_t faults_max; /* only the first so many faults of the plan (shrinking); UINT64_MAX: all */
     uint64_t faults_off; /* bit i: leave out fault i of the plan (shrinking) */
-    uint64_t messages_max;
+    uint64_t messages_max; /* 0: by the seed */
 };
 
 struct sim_result { /* shared memory between the runner and the world's process */
     bool finished;
-    int invariant; /* of FAULTS.md; 0: none violated; SIM_CRASHED.. below for what is not in the list */
+    int invariant; /* of FAULTS.md; 0: none violated; SIM_PANIC.. below for what is not in the list */
     char what[512];
     uint64_t node_ns; /* simulated time of machines: sum over the nodes */
     uint64_t events;  /* steps of the scheduler */
@@ -54,9 +54,11 @@ struct sim_result { /* shared memory between the runner and the world's process 
     uint64_t trace_hash; /* over all events: two runs of a seed must agree */
 };
 enum {
-    SIM_PANIC = 100,  /* a program's assertion, unexcused */
-    SIM_STUCK = 101,  /* the world does not end */
-    SIM_LIMITS = 102, /* more connections or a higher rate at a next hop than the rules allow (PROTOCOL.md 6) */
+    SIM_PANIC = 100,    /* a program's assertion, unexcused */
+    SIM_STUCK = 101,    /* the world does not end */
+    SIM_LIMITS = 102,   /* more connections or a higher rate at a next hop than the rules allow (PROTOCOL.md 6) */
+    SIM_CRASHED = 103,  /* a signal, a sanitizer */
+    SIM_DIVERGED = 104, /* the same seed ran another way */
 };
 
 /* sim_world.c: makes nodes, load and faults, runs, heals, settles, checks. Ends by returning (no violation), or by
