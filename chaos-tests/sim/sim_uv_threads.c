@@ -5,6 +5,7 @@
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -349,4 +350,20 @@ int uv_translate_sys_error(int error)
 uv_buf_t uv_buf_init(char *base, unsigned len)
 {
     return (uv_buf_t){.base = base, .len = len};
+}
+
+int uv_ip4_addr(const char *ip, int port, struct sockaddr_in *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->sin_family = AF_INET;
+    out->sin_port = htons((uint16_t)port);
+    return inet_pton(AF_INET, ip, &out->sin_addr) == 1 ? 0 : UV_EINVAL;
+}
+
+int uv_ip6_addr(const char *ip, int port, struct sockaddr_in6 *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->sin6_family = AF_INET6;
+    out->sin6_port = htons((uint16_t)port);
+    return inet_pton(AF_INET6, ip, &out->sin6_addr) == 1 ? 0 : UV_EINVAL;
 }
