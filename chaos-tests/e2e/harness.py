@@ -429,10 +429,10 @@ class Talk:
         assert self.say("DATA")[0] == 354
 
 
-def try_send(port, sender="a@client.test", recipient="b@example.test", body="hello", limit=20):
+def try_send(port, sender="a@client.test", recipient="b@example.test", body="hello", limit=20, host="127.0.0.1"):
     """One message by smtplib: the reply code that decided, and its text. 0: no connection."""
     try:
-        with smtplib.SMTP("127.0.0.1", port, timeout=limit) as s:
+        with smtplib.SMTP(host, port, timeout=limit) as s:
             s.ehlo("client.test")
             code, text = s.mail(sender)
             if code != 250:

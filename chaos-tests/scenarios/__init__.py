@@ -76,7 +76,7 @@ THE WORLD
 
 import importlib
 
-FAMILIES = ["kills", "pauses", "partitions", "steps", "mix"]
+FAMILIES = ["kills", "pauses", "partitions", "steps", "lines", "disks", "mix"]
 
 SCENARIOS = {}
 FAULTS = {}
