@@ -46,11 +46,16 @@ def parse(argv):
     return p.parse_args(argv)
 
 
+def usage(text):
+    print(f"chaos-tests/run: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
 def choose(options):
     if options.scenarios:
         unknown = [n for n in options.scenarios if n not in SCENARIOS]
         if unknown:
-            sys.exit(f"chaos-tests/run: no scenario {', '.join(unknown)}; --list shows them")
+            usage(f"no scenario {', '.join(unknown)}; --list shows them")
         return [SCENARIOS[n] for n in options.scenarios]
     return [s for s in SCENARIOS.values() if not s.long and (s.quick or not options.quick)]
 
@@ -131,6 +136,7 @@ class Run:
         world.wait_ready(limit=60)
         before = {n.name: n.figures() for n in world.nodes}
         world.begin_watch()
+        world.wait_for(world.watch.leader_name, "the watch sees the leader")
         world.began = time.time()
         if self.scenario.load:
             world.start_usual_load(self.options.rate)
@@ -259,7 +265,7 @@ class Run:
 
     def result(self):
         return {
-            "scenario": self.scenario.name, "seed": self.seed, "result": "passed" if self.passed else "FAILED",
+            "scenario": self.scenario.name, "what": self.scenario.what, "seed": self.seed, "result": "passed" if self.passed else "FAILED",
             "seconds": round(self.took, 1), "failures": [f"{c}: {t}" for c, t in self.failures],
             "allowed": [f"{c}: {t} (allowed: {why})" for c, t, why in self.allowed],
             "figures": self.figures, "notes": self.world.notes if self.world else {},
@@ -282,7 +288,7 @@ def make_target_of(options):
         from scenarios.target_kubernetes import KubernetesTarget
         return (KubernetesTarget.capabilities(options),
                 lambda world, folder, s: KubernetesTarget(world, folder, options))
-    sys.exit(f"chaos-tests/run: unknown target {options.target}: local, kubernetes")
+    return usage(f"unknown target {options.target}: local, kubernetes")
 
 
 def main(argv):
@@ -290,6 +296,8 @@ def main(argv):
     load_families()
     if options.bin:
         harness.BIN = options.bin.resolve()
+    if not (harness.BIN / "mailraftd").exists() and not options.list:
+        usage(f"{harness.BIN} has no mailraftd: cmake --preset release && ninja -C build/release, or --bin")
     capabilities, make_target = make_target_of(options)
     if options.list:
         show_list(capabilities)
