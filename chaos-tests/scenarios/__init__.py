@@ -1,7 +1,7 @@
 """Scenarios: faults on real mailraftd processes under load, and what must hold afterwards.
 
 `chaos-tests/run` runs them. This is how one is written; the families are kills.py, pauses.py, partitions.py, steps.py ...
-and a new file of scenarios is found by itself when it stands in this folder and its name is in FAMILIES below.
+and a new file of scenarios stands in this folder, with its name in FAMILIES below.
 
 A SCENARIO is a function with a name:
 
