@@ -3,11 +3,9 @@
 
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
-#include <arpa/inet.h>
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* ---- any handle ---- */
 
@@ -274,22 +272,4 @@ void sim_watchers_run(uv_loop_t *loop, uv_handle_type type)
         else
             check_run(queue);
     }
-}
-
-/* ---- addresses: pure, but libuv's own would come from the shared library ---- */
-
-int uv_ip4_addr(const char *ip, int port, struct sockaddr_in *addr)
-{
-    memset(addr, 0, sizeof(*addr));
-    addr->sin_family = AF_INET;
-    addr->sin_port = htons((uint16_t)port);
-    return inet_pton(AF_INET, ip, &addr->sin_addr) == 1 ? 0 : UV_EINVAL;
-}
-
-int uv_ip6_addr(const char *ip, int port, struct sockaddr_in6 *addr)
-{
-    memset(addr, 0, sizeof(*addr));
-    addr->sin6_family = AF_INET6;
-    addr->sin6_port = htons((uint16_t)port);
-    return inet_pton(AF_INET6, ip, &addr->sin6_addr) == 1 ? 0 : UV_EINVAL;
 }
