@@ -143,9 +143,10 @@ static bool ask(const char *prompt, char out[CTL_PASSWORD_MAX + 2])
     (void)sigaddset(&stops, SIGTERM);
     (void)sigaddset(&stops, SIGHUP);
     (void)sigprocmask(SIG_BLOCK, &stops, &mask);
+    /* Before it asks: what is typed at the prompt is neither shown nor thrown away by the change. */
+    (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent);
     (void)fputs(prompt, stderr);
     (void)fflush(stderr);
-    (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent);
     fine = read_line(out);
     (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &before);
     (void)sigprocmask(SIG_SETMASK, &mask, NULL);
