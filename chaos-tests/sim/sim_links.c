@@ -551,6 +551,7 @@ int uv_listen(uv_stream_t *stream, int backlog, uv_connection_cb cb)
 {
     (void)backlog;
     stream->connection_cb = cb;
+    sim_handle_start((uv_handle_t *)stream);
     wire_listen(stream->loop, on_incoming, stream);
     return 0;
 }

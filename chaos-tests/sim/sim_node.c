@@ -170,6 +170,7 @@ static void end_life(unsigned node, enum sim_end how, const char *text)
             new_boot(n);
         sim_disk_power(node);
     }
+    sim_net_node_ended(node, how);
     if (sim_on_end != NULL)
         sim_on_end(node, how, text);
 }

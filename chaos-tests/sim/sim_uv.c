@@ -262,6 +262,7 @@ void uv_close(uv_handle_t *handle, uv_close_cb cb)
         sim_handle_stop(handle);
         break;
     case UV_TCP: /* a listening one; sim_links.c has no other */
+        sim_handle_stop(handle);
         break;
     default:
         mr_panic("uv_close of a handle of type %d", (int)handle->type);

@@ -283,8 +283,12 @@ static void out_of_place(struct wire_end *e, struct wire_frame *f)
 
 static void transmit(struct wire_end *e, struct wire_frame *f)
 {
+    if (e->quiet_since != 0 && e->unacked_since == 0) {
+        e->unacked_since = sim_now();
+        arm_check(e->wire, later(USER_TIMEOUT_MS, USER_TIMEOUT_MS + 200));
+    }
     if (e->other->gone) {
-        free(f); /* its RST is on the way */
+        free(f); /* its RST is on the way, or it has no power */
         return;
     }
     enum net_fate fate = f->type == FRAME_RAFT ? net_raft_fate() : NET_PASSES;
@@ -306,10 +310,6 @@ static void transmit(struct wire_end *e, struct wire_frame *f)
     f->arrives = arrival(e, f->size);
     push(&e->flight, f);
     e->flight_bytes += f->size;
-    if (e->quiet_since != 0 && e->unacked_since == 0) {
-        e->unacked_since = sim_now();
-        arm_check(e->wire, later(USER_TIMEOUT_MS, USER_TIMEOUT_MS + 200));
-    }
     schedule(e->other);
 }
 

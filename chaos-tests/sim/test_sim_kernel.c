@@ -40,6 +40,12 @@ void sim_disk_power(unsigned node)
     power_cuts++;
 }
 
+void sim_net_node_ended(unsigned node, enum sim_end how)
+{
+    (void)node;
+    (void)how;
+}
+
 static void on_end(unsigned node, enum sim_end how, const char *text)
 {
     say("end(%u,%d,%s) ", node, (int)how, text);
