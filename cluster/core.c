@@ -8,15 +8,18 @@
 #include "cluster/core.h"
 
 #include "proto/base/error.h"
+#include "proto/base/fileio.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 static Mailraft__Rules *copy_rules(const Mailraft__Rules *rules)
@@ -244,6 +247,29 @@ static int make_dir(const char *path, char *error, size_t error_len)
     return MR_IO;
 }
 
+static int sync_dir(const char *path, char *error, size_t error_len)
+{
+    int rc = mr_fileio_real.sync_dir(&mr_fileio_real, path);
+    if (rc == 0)
+        return 0;
+    (void)snprintf(error, error_len, "fsync of %s: %s", path, strerror(-rc));
+    return MR_IO;
+}
+
+/* At each start, since an earlier one may have ended between making a directory and this: a log of votes and a spool
+ * are worth nothing when a power cut takes the directory that they are in. */
+static int sync_names(const struct cluster *c, char *error, size_t error_len)
+{
+    int rc = sync_dir(c->config.data_dir, error, error_len);
+    char *path = mr_strdup(c->config.data_dir);
+    const char *parent = dirname(path);
+    /* Where we may not read it, somebody else made ours there. */
+    if (rc == 0 && access(parent, R_OK) == 0)
+        rc = sync_dir(parent, error, error_len);
+    free(path);
+    return rc;
+}
+
 static int open_directory(struct cluster *c, char *error, size_t error_len)
 {
     int rc = make_dir(c->config.data_dir, error, error_len);
@@ -271,7 +297,7 @@ static int open_directory(struct cluster *c, char *error, size_t error_len)
     struct spool_config config = {.loop = &c->loop, .dir = spool};
     rc = spool_open(&c->spool, &config, error, error_len);
     free(spool);
-    return rc;
+    return rc == 0 ? sync_names(c, error, error_len) : rc;
 }
 
 static int open_trace(struct cluster *c, char *error, size_t error_len)

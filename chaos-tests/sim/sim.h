@@ -167,7 +167,10 @@ int sim_file_sync(int fd, bool data_only);
 void sim_files_as(unsigned node);
 /* What a check may ask, of a node that is dead or alive: what its page cache has. */
 struct sim_raft_view {
-    uint64_t term, vote, first, last, snapshot;
+    uint64_t term, vote; /* 0: nothing, or not readable */
+    bool readable;       /* the log, as a start would read it */
+    uint64_t first, last, snapshot;
+    uint64_t told_term, told_vote; /* the last that the program was told to be stored */
 };
 void sim_raft_view(unsigned node, struct sim_raft_view *out);
 

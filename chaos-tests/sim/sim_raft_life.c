@@ -19,7 +19,10 @@
 
 void LegacyFireCompletedRequests(struct raft *r); /* libraft.a; raft_uv calls it too */
 
-static char *known_dirs[SIM_MAX_NODES + 1]; /* for sim_raft_view */
+static struct {
+    char *dir;
+    struct raft_file_meta told; /* what the program was told to be stored */
+} known[SIM_MAX_NODES + 1];     /* for sim_raft_view */
 
 void raft_io_tell(struct raft_io_disk *d, const char *format, ...)
 {
@@ -53,11 +56,19 @@ void raft_io_done(struct raft_io_disk *d)
 
 /* ---- metadata, load ---- */
 
+static int store_meta(struct raft_io_disk *d)
+{
+    int rv = raft_file_meta_store(&d->dir, &d->meta);
+    if (rv == 0)
+        known[sim_node()].told = d->meta;
+    return rv;
+}
+
 static int set_term(struct raft_io *io, raft_term term)
 {
     struct raft_io_disk *d = io->impl;
     d->meta = (struct raft_file_meta){.version = d->meta.version + 1, .term = term};
-    return raft_file_meta_store(&d->dir, &d->meta);
+    return store_meta(d);
 }
 
 static int set_vote(struct raft_io *io, raft_id id)
@@ -65,7 +76,7 @@ static int set_vote(struct raft_io *io, raft_id id)
     struct raft_io_disk *d = io->impl;
     d->meta.version++;
     d->meta.vote = id;
-    return raft_file_meta_store(&d->dir, &d->meta);
+    return store_meta(d);
 }
 
 static int load_all(struct raft_io *io, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
@@ -424,8 +435,8 @@ int raft_uv_init(struct raft_io *io, struct uv_loop_s *loop, const char *dir, st
     d->next_counter = 1;
     d->ops_end = &d->ops;
     d->dying_end = &d->dying;
-    free(known_dirs[sim_node()]);
-    known_dirs[sim_node()] = mr_strdup(dir);
+    free(known[sim_node()].dir);
+    known[sim_node()].dir = mr_strdup(dir);
     *io = (struct raft_io){.version = version,
                            .data = data,
                            .impl = d,
@@ -475,21 +486,27 @@ void raft_uv_set_tracer(struct raft_io *io, struct raft_tracer *tracer)
 
 void sim_raft_view(unsigned node, struct sim_raft_view *out)
 {
-    char errmsg[RAFT_ERRMSG_BUF_SIZE];
-    struct raft_file_dir dir = {known_dirs[node], false, errmsg};
+    char errmsg[RAFT_ERRMSG_BUF_SIZE] = "";
+    struct raft_file_dir dir = {known[node].dir, false, errmsg};
     struct raft_file_meta meta = {0};
     struct raft_file_log log;
-    *out = (struct sim_raft_view){0};
+    *out = (struct sim_raft_view){.told_term = known[node].told.term, .told_vote = known[node].told.vote};
     if (dir.path == NULL)
         return;
     sim_files_as(node);
-    if (raft_file_meta_load(&dir, &meta) == 0 && raft_file_load(&dir, &log) == 0) {
-        *out = (struct sim_raft_view){.term = meta.term,
-                                      .vote = meta.vote,
-                                      .first = log.start,
-                                      .last = log.start + log.n - 1,
-                                      .snapshot = log.snapshot != NULL ? log.snapshot->index : 0};
-        raft_file_log_free(&log);
-    }
+    int rv = raft_file_meta_load(&dir, &meta);
+    out->term = meta.term;
+    out->vote = meta.vote;
+    if (rv == 0)
+        rv = raft_file_load(&dir, &log);
     sim_files_as(0);
+    if (rv != 0) {
+        sim_tracef("raft log of node %u is not readable: %s (%s)", node, raft_strerror(rv), errmsg);
+        return;
+    }
+    out->readable = true;
+    out->first = log.start;
+    out->last = log.start + log.n - 1;
+    out->snapshot = log.snapshot != NULL ? log.snapshot->index : 0;
+    raft_file_log_free(&log);
 }
