@@ -53,7 +53,7 @@ struct raft_io_disk {
     char *path;
     struct raft_file_dir dir;
     struct raft_tracer *tracer;
-    uint64_t segment_size;
+    uint64_t segment_size, nominal_size; /* as it is here, as it was asked for */
     struct raft_file_meta meta;
     uint64_t next_index;
 

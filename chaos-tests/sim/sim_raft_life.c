@@ -334,9 +334,10 @@ static void on_tick(uv_timer_t *timer)
 
 static void each_turn(struct raft_io_disk *d)
 {
-    uint64_t bytes = d->n_pool * d->segment_size;
+    /* libraft refuses entries below 4 MiB: what small segments have counts as what full ones would have. */
+    uint64_t bytes = d->n_pool * d->nominal_size;
     if (d->current != NULL && d->current->used < d->segment_size)
-        bytes += d->segment_size - d->current->used;
+        bytes += d->nominal_size - d->nominal_size * d->current->used / d->segment_size;
     d->io->capacity = (unsigned short)(bytes / 1024);
     if (d->io->data != NULL)
         LegacyFireCompletedRequests(d->io->data);
@@ -430,7 +431,7 @@ int raft_uv_init(struct raft_io *io, struct uv_loop_s *loop, const char *dir, st
     d->loop = loop;
     d->path = mr_strdup(dir);
     d->dir = (struct raft_file_dir){d->path, true, io->errmsg};
-    d->segment_size = 8 << 20;
+    d->segment_size = d->nominal_size = 8 << 20;
     d->next_index = 1;
     d->next_counter = 1;
     d->ops_end = &d->ops;
@@ -469,6 +470,7 @@ void raft_uv_close(struct raft_io *io)
 void raft_uv_set_segment_size(struct raft_io *io, size_t size)
 {
     struct raft_io_disk *d = io->impl;
+    d->nominal_size = size;
     d->segment_size = sim_chance(SIM_DISK, 0.5) ? size : UINT64_C(4096) << sim_below(SIM_DISK, 8);
 }
 
