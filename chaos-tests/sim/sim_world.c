@@ -231,8 +231,9 @@ static bool node_open(struct node_life *l)
 
     if (cluster_open(&c, &l->config, error, sizeof(error)) != 0) {
         refuse(l->node, error);
-        if (!sim_world_lost(l->node))
+        if (!sim_plan_excuses(l->node))
             sim_violation(13, "node %u cannot start: %s", l->node, error);
+        n->refused = sim_plan_damaged(l->node); /* a full disk: the supervisor tries again */
         return false;
     }
     n->cluster = c;
