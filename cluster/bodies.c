@@ -384,6 +384,11 @@ void bodies_tick(struct bodies *b, uint64_t now_ns)
     want_tick(b);
 }
 
+void bodies_refuse_pushes(struct bodies *b, bool refuse)
+{
+    b->refuses = refuse;
+}
+
 void bodies_stats(const struct bodies *b, struct bodies_stats *out)
 {
     *out = b->stats;

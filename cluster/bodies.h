@@ -93,6 +93,10 @@ void bodies_voters_changed(struct bodies *b);
 /* Each BODIES_TICK_MS: steps of scan, pulls, time-outs. */
 void bodies_tick(struct bodies *b, uint64_t now_ns);
 
+/* This disk is slow (PROTOCOL.md 8.4): bodies that others begin to send here are refused, so that they look for their
+ * majority elsewhere at once. */
+void bodies_refuse_pushes(struct bodies *b, bool refuse);
+
 struct bodies_stats {
     uint64_t puts, pulls, pulled, served, repaired, missing, collected, skipped_peers;
 };

@@ -374,7 +374,7 @@ int in_piece(struct bodies *b, uint32_t peer, const Mailraft__BodyPiece *m, stru
     if (m->piece == 0) {
         if (in != NULL && in->peer != 0)
             detach(in);
-        if (put_running(b, id) || b->peers[peer].incoming >= BODIES_MAX_INCOMING) {
+        if (b->refuses || put_running(b, id) || b->peers[peer].incoming >= BODIES_MAX_INCOMING) {
             if (in != NULL)
                 in_end(in);
             bodies_send_ack(b, peer, id, (unsigned)-MR_BUSY);

@@ -170,6 +170,7 @@ struct bodies {
     uint64_t next_request;
     uint64_t held_wants; /* wants of bodies that this node should hold */
     int64_t fill_budget;
+    bool refuses;               /* new pushes */
     uint64_t no_space_until_ns; /* a pull found the disk full */
     size_t reads;
     struct blist serves;

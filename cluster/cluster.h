@@ -98,7 +98,8 @@ enum cluster_readiness {
     CLUSTER_LOW_DISK,
     CLUSTER_BUSY, /* more proposals wait than are good */
     CLUSTER_DRAINING,
-    CLUSTER_REFUSED, /* this directory may not take part (2.5) */
+    CLUSTER_REFUSED,   /* this directory may not take part (2.5) */
+    CLUSTER_SLOW_DISK, /* a call to the disk hangs (8.4) */
 };
 enum cluster_readiness cluster_readiness(const struct cluster *c);
 /* Committed wall-like time for new ids and headers is not needed: workers use their own clock. */

@@ -108,6 +108,7 @@ static void on_tick(uv_timer_t *timer)
         formation_tick(c->formation);
     }
     core_drain_tick(c, now);
+    core_disk_tick(c, now);
     if (c->replica == NULL)
         return;
     if (c->lead.leading)
@@ -290,6 +291,7 @@ static int open_directory(struct cluster *c, char *error, size_t error_len)
     int rc = make_dir(c->config.data_dir, error, error_len);
     if (rc != 0)
         return rc;
+    core_disk_open(c); /* before anybody needs room to start */
     rc = identity_open(&c->identity, c->config.data_dir, c->config.name, error, error_len);
     if (rc != 0)
         return rc;
@@ -309,7 +311,7 @@ static int open_directory(struct cluster *c, char *error, size_t error_len)
     if (rc != 0)
         return rc;
     char *spool = mr_asprintf("%s/spool", c->config.data_dir);
-    struct spool_config config = {.loop = &c->loop, .dir = spool};
+    struct spool_config config = {.loop = &c->loop, .dir = spool, .disk = c->disk.spool};
     rc = spool_open(&c->spool, &config, error, error_len);
     free(spool);
     return rc == 0 ? sync_names(c, error, error_len) : rc;
@@ -437,6 +439,8 @@ static void run_core(void *arg)
 
 int cluster_start(struct cluster *c)
 {
+    if (disk_watch_start(c->disk.watch) != 0)
+        return MR_IO;
     uv_timer_start(&c->tick, on_tick, CORE_TICK_MS, CORE_TICK_MS);
     uv_timer_start(&c->beat, on_beat, c->config.heartbeat_ms, c->config.heartbeat_ms);
     uv_prepare_start(&c->prepare, on_prepare);

@@ -11,6 +11,7 @@
  *   core_request.h    a request of a worker or of HTTP, to the core and back
  *   core_port.c       ports of workers: the way there and back, news, proof of life
  *   core_bodies.c     bodies in and out
+ *   core_disk.c       this node's disk: slow, full
  *   core_submit.c     submissions and their time limit
  *   core_remember.c   hints about sites
  *   core_endings.c    outcomes, releases, notices
@@ -23,9 +24,11 @@
 #define MR_CLUSTER_CORE_H
 
 #include "cluster/apply_trace.h"
+#include "cluster/ballast.h"
 #include "cluster/bodies.h"
 #include "cluster/cluster.h"
 #include "cluster/committed_time.h"
+#include "cluster/disk_watch.h"
 #include "cluster/identity.h"
 #include "cluster/journal.h"
 #include "cluster/lease.h"
@@ -123,6 +126,21 @@ struct core_leader {
     } nodes[LEASE_MAX_NODES];
 };
 
+/* This node's disk (PROTOCOL.md 8.4, 8.5). */
+struct core_disk {
+    struct ballast *ballast;
+    struct disk_watch *watch;
+    struct busy *core; /* around calls that block the core's own loop */
+    struct busy *spool;
+    uint64_t looked_ns;
+    bool slow;
+    bool full;  /* the ballast was given back and is not whole again */
+    bool spent; /* and there is hardly any room left: no attempts either, whose journal needs some */
+    uint64_t handed_over_ns;
+    uint64_t hand_over_wait_ns;
+    uint64_t hand_overs;
+};
+
 /* A connection of this node to a next hop, from the first attempt handed to a worker until the worker says it is
  * closed. */
 struct core_slot {
@@ -167,6 +185,7 @@ struct cluster {
     uv_idle_t completions_idle;
     struct core_completion *completions, **completions_tail;
 
+    struct core_disk disk;
     struct identity *identity;
     struct formation *formation;
     struct links *links;
@@ -275,6 +294,13 @@ void core_lead_flush(struct cluster *c);
 void core_lead_tick(struct cluster *c, uint64_t now);
 void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heartbeat *hb);
 void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results, size_t n);
+
+/* core_disk.c */
+void core_disk_open(struct cluster *c);
+void core_disk_close(struct cluster *c);
+void core_disk_tick(struct cluster *c, uint64_t now);
+/* Tells a port's journal who watches it and who makes room. Main thread, before the core's starts. */
+void core_disk_port(struct cluster *c, struct cluster_port *p);
 
 /* core_keep.c */
 void core_keep_tick(struct cluster *c, uint64_t now);

@@ -182,6 +182,7 @@ void cluster_close(struct cluster *c)
     r->mail.run = run_close;
     mailbox_post(c->mailbox, &r->mail);
     uv_thread_join(&c->thread);
+    core_disk_close(c);
     proposals_close(c->proposals);
     formation_close(c->formation);
     sched_close(c->sched);

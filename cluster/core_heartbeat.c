@@ -59,7 +59,8 @@ void core_heartbeat_send(struct cluster *c)
     hb.applied = state_index(c->state);
     node_lease_sent(&c->lease, now, c->term, &hb.echo_ns);
     hb.wall_ms = mr_wall_ms(c->clock);
-    hb.free_attempts = c->n_running >= c->config.max_attempts ? 0 : (uint32_t)(c->config.max_attempts - c->n_running);
+    hb.free_attempts =
+        c->disk.spent || c->n_running >= c->config.max_attempts ? 0 : (uint32_t)(c->config.max_attempts - c->n_running);
     hb.rules_hash = c->own_rules->hash;
     hb.low_disk = spool_low(c->spool);
     hb.bodies_missing = bodies.missing;
@@ -103,6 +104,8 @@ static enum cluster_readiness work_out(const struct cluster *c, bool held)
         return CLUSTER_STARTING;
     if (spool_low(c->spool))
         return CLUSTER_LOW_DISK;
+    if (c->disk.slow)
+        return CLUSTER_SLOW_DISK;
     if (proposals_waiting(c->proposals) > CORE_BUSY)
         return CLUSTER_BUSY;
     return CLUSTER_READY;
@@ -201,7 +204,12 @@ static void propose_left(struct cluster *c)
  * old one may not send any more (cluster_may_send); outcomes of dots that were written count as late ones (5.9). */
 static void rise(struct cluster *c)
 {
-    if (identity_rise(c->identity) != 0)
+    busy_begin(c->disk.core);
+    int rc = identity_rise(c->identity);
+    if (rc == MR_NOSPACE && ballast_release(c->disk.ballast))
+        rc = identity_rise(c->identity);
+    busy_end(c->disk.core);
+    if (rc != 0)
         mr_panic("the new incarnation cannot be stored");
     atomic_store(&c->incarnation, identity_incarnation(c->identity));
     log_event(LOG_WARN, "declared_down", LOG_N("incarnation", c->incarnation));

@@ -122,7 +122,10 @@ static void add_bodies(json_t *o, const struct cluster *c)
     struct spool_stats sp;
     struct bodies_stats bs = {0};
 
+    struct ballast_state ballast;
+
     spool_stats(c->spool, &sp);
+    ballast_state(c->disk.ballast, &ballast);
     if (c->bodies != NULL)
         bodies_stats(c->bodies, &bs);
     const struct metric metrics[] = {
@@ -134,6 +137,10 @@ static void add_bodies(json_t *o, const struct cluster *c)
         {"spool_fsyncs_total", sp.fsyncs},
         {"spool_compactions_total", sp.compactions},
         {"spool_bad_bodies_total", sp.bad},
+        {"disk_ballast_bytes", ballast.bytes},
+        {"disk_full", c->disk.full},
+        {"disk_slow", c->disk.slow},
+        {"disk_hand_overs_total", c->disk.hand_overs},
         {"bodies_missing", bs.missing},
         {"bodies_pulled_total", bs.pulled},
         {"bodies_served_total", bs.served},

@@ -151,6 +151,7 @@ struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_work
     if (journal_open(&p->journal, worker->loop, dir, p->number, c->start_incarnation) != 0)
         mr_panic("outcome journal in %s cannot be opened", dir);
     free(dir);
+    core_disk_port(c, p);
     c->ports[c->n_ports++] = p;
     return p;
 }

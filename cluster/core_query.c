@@ -28,7 +28,7 @@ static const char *const recipient_states[] = {"queued", "delivered", "failed", 
 static const char *const delivery_states[] = {"ready", "assigned", "deferred", "held", "done"};
 static const char *const roles[] = {"unavailable", "follower", "candidate", "leader"};
 static const char *const readiness_names[] = {"ready", "starting", "no_quorum", "low_disk",
-                                              "busy",  "draining", "refused"};
+                                              "busy",  "draining", "refused",   "slow_disk"};
 
 static json_t *text(const char *s)
 {
@@ -131,8 +131,12 @@ static json_t *status_alarms(const struct cluster *c)
     }
     if (c->hung)
         json_array_append_new(alarms, text("a worker thread hangs: this node takes no part until it lives"));
-    if (spool_low(c->spool))
+    if (c->disk.full)
+        json_array_append_new(alarms, text("disk full: its ballast was given back, no new mail here; make room"));
+    else if (spool_low(c->spool))
         json_array_append_new(alarms, text("disk below its reserve: no new mail here"));
+    if (c->disk.slow)
+        json_array_append_new(alarms, text("disk slow: a call to it hangs, no new mail here"));
     for (unsigned i = 0; c->lead.leading && i < state_nodes(c->state); i++) {
         struct node_view v;
         state_node_view(c->state, i, &v);

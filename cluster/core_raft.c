@@ -232,6 +232,7 @@ int core_raft_open(struct cluster *c, char *error, size_t error_len)
         .net = {.arg = c, .send = core_raft_send},
         .changed = on_changed,
         .changed_arg = c,
+        .disk = c->disk.core,
     };
     return replica_open(&c->replica, &config, error, error_len);
 }

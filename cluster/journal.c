@@ -40,6 +40,7 @@ struct journal {
     bool syncing;
     uv_timer_t timer;
     uv_fs_t sync;
+    struct journal_disk disk;
     bool closing;
     void (*close_cb)(void *arg);
     void *close_arg;
@@ -70,15 +71,30 @@ static int open_next(struct journal *j)
     }
 }
 
+/* The disk is full, and the ballast, which is there for this, may have given something, to us or just now to another:
+ * true once. */
+static bool room_made(struct journal *j, int error, bool *tried)
+{
+    if ((error != ENOSPC && error != EDQUOT) || j->disk.release == NULL || *tried)
+        return false;
+    *tried = true;
+    (void)j->disk.release(j->disk.arg);
+    return true;
+}
+
 static void append(struct journal *j, const uint8_t *record, size_t len)
 {
     size_t done = 0;
+    bool tried = false;
     while (done < len) {
+        busy_begin(j->disk.writes);
         ssize_t n = pwrite(j->fd, record + done, len - done, (off_t)(j->size + done));
-        if (n < 0 && errno == EINTR)
+        int error = n < 0 ? errno : 0;
+        busy_end(j->disk.writes);
+        if (n < 0 && (error == EINTR || room_made(j, error, &tried)))
             continue;
         if (n <= 0)
-            mr_panic("journal of worker %u: write: %s", j->worker, n < 0 ? strerror(errno) : "no progress");
+            mr_panic("journal of worker %u: write: %s", j->worker, n < 0 ? strerror(error) : "no progress");
         done += (size_t)n;
     }
     j->size += len;
@@ -116,7 +132,12 @@ static void rotate(struct journal *j)
     j->old_path = file_path(j, j->seq);
     j->old_fd = j->fd;
     j->seq++;
+    bool tried = false;
+    busy_begin(j->disk.writes);
     j->fd = open_next(j);
+    if (j->fd < 0 && room_made(j, -j->fd, &tried))
+        j->fd = open_next(j);
+    busy_end(j->disk.writes);
     if (j->fd < 0)
         mr_panic("journal of worker %u: new file: %s", j->worker, strerror(-j->fd));
     j->size = 0;
@@ -157,6 +178,7 @@ static void finish_close(uv_handle_t *handle)
 
 static void after_sync(struct journal *j)
 {
+    busy_end(j->disk.syncs);
     j->syncing = false;
     maybe_rotate(j); /* first: on a slow disk there may be no other moment between two syncs */
     if (j->syncing)
@@ -188,6 +210,7 @@ static void data_synced(uv_fs_t *req)
         after_sync(j);
         return;
     }
+    busy_step(j->disk.syncs);
     int rc = uv_fs_fsync(j->loop, &j->sync, j->dir_fd, name_synced);
     mr_assert(rc == 0);
 }
@@ -199,6 +222,7 @@ static void begin_sync(struct journal *j)
     j->generation++;
     j->unsynced = 0;
     j->sync.data = j;
+    busy_begin(j->disk.syncs);
     int rc = uv_fs_fdatasync(j->loop, &j->sync, j->fd, data_synced);
     mr_assert(rc == 0);
 }
@@ -311,6 +335,12 @@ int journal_open(struct journal **out, uv_loop_t *loop, const char *dir, unsigne
     j->timer.data = j;
     *out = j;
     return 0;
+}
+
+void journal_set_disk(struct journal *j, const struct journal_disk *disk)
+{
+    mr_assert(!j->syncing);
+    j->disk = *disk;
 }
 
 void journal_close(struct journal *j, void (*cb)(void *arg), void *arg)

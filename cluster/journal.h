@@ -9,8 +9,10 @@
 #define MR_CLUSTER_JOURNAL_H
 
 #include "ops.pb-c.h"
+#include "proto/base/busy.h"
 #include "proto/base/id.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
@@ -18,8 +20,17 @@
 struct journal;
 /* DIR/outcomes-<worker>. New records go to a new file; those of earlier lives stay until journal_forget_replayed. */
 int journal_open(struct journal **out, uv_loop_t *loop, const char *dir, unsigned worker, uint64_t incarnation);
+/* What may be known of its calls to the disk, and who may find room for them; all may be NULL. After release, which is
+ * called on the worker's thread, a write without room is tried once more. Valid until the close's callback. */
+struct journal_disk {
+    struct busy *writes; /* on the worker's own thread */
+    struct busy *syncs;  /* on libuv's pool */
+    bool (*release)(void *arg);
+    void *arg;
+};
+void journal_set_disk(struct journal *j, const struct journal_disk *disk);
 void journal_close(struct journal *j, void (*cb)(void *arg), void *arg);
-/* write(2) before it returns; a failed write ends the process. */
+/* write(2) before it returns; a failed write ends the process, one without room after release could find none. */
 void journal_dot(struct journal *j, struct mr_id id, uint32_t delivery, uint32_t attempt);
 /* Written before it returns; synced within JOURNAL_SYNC_MS unless journal_done comes first (a committed outcome needs
  * no journal), so that at high load the Raft log's fsync serves for both. */

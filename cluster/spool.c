@@ -340,6 +340,16 @@ bool spool_low(const struct spool *sp)
     return atomic_load(&sp->low);
 }
 
+uint64_t spool_reserve(const struct spool *sp)
+{
+    return sp->reserve;
+}
+
+void spool_keep_free(struct spool *sp, uint64_t bytes)
+{
+    atomic_store(&sp->keep_free, bytes);
+}
+
 void spool_stats(const struct spool *sp, struct spool_stats *out)
 {
     memset(out, 0, sizeof(*out));
@@ -388,6 +398,7 @@ static struct spool *new_spool(const struct spool_config *config)
     struct spool *sp = mr_calloc(1, sizeof(*sp));
     struct mr_id chance = mr_id_random();
     sp->io = config->io != NULL ? config->io : &mr_fileio_real;
+    sp->disk = config->disk;
     sp->dir = mr_strdup(config->dir);
     sp->segment_bytes = config->segment_bytes != 0 ? config->segment_bytes : SPOOL_SEGMENT;
     memcpy(&sp->attempts, chance.bytes, sizeof(sp->attempts));

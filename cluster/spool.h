@@ -14,6 +14,7 @@
 #ifndef MR_CLUSTER_SPOOL_H
 #define MR_CLUSTER_SPOOL_H
 
+#include "proto/base/busy.h"
 #include "proto/base/fileio.h"
 #include "proto/base/id.h"
 
@@ -38,6 +39,7 @@ struct spool_config {
     uint64_t segment_bytes;     /* 0: SPOOL_SEGMENT */
     uint64_t reserve_bytes;     /* free space kept; 0: default (256 MiB or 5% of the file system, the smaller) */
     const struct mr_fileio *io; /* NULL: the real disk */
+    struct busy *disk;          /* marks the writer's calls to the disk; NULL: nobody watches */
 };
 /* Scans segments; a torn tail of the last one is cut, damage elsewhere is skipped and logged (the peers have copies).
  */
@@ -107,6 +109,11 @@ struct spool_entry {
 };
 size_t spool_list(const struct spool *sp, uint64_t *cursor, struct spool_entry *out, size_t max);
 bool spool_low(const struct spool *sp); /* below the reserve */
+/* The reserve that the configuration or the size of the file system makes; in bytes. */
+uint64_t spool_reserve(const struct spool *sp);
+/* So much is to stay free beside the reserve (the ballast that is missing, PROTOCOL.md 8.5). Compaction, which gives
+ * more back than it takes, may have half of it. */
+void spool_keep_free(struct spool *sp, uint64_t bytes);
 
 struct spool_stats {
     uint64_t bodies, bytes, dead_bytes, segments, free_bytes, fsyncs, pieces_written, compactions, bad;

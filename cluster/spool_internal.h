@@ -193,6 +193,8 @@ struct spool {
     bool started, closing, closed;
     void (*close_cb)(void *arg);
     void *close_arg;
+    struct busy *disk;          /* the writer's */
+    _Atomic uint64_t keep_free; /* beside the reserve */
     _Atomic uint64_t free_bytes;
     _Atomic bool low;
     struct spool_writer writer;

@@ -49,12 +49,12 @@ void spool_writer_space(struct spool_writer *w)
         log_event(LOG_ERROR, "spool_space", LOG_S("error", strerror(-rc)));
         available = 0;
     }
-    bool low = available < sp->reserve;
+    uint64_t reserve = sp->reserve + atomic_load(&sp->keep_free);
+    bool low = available < reserve;
     w->space_left = available;
     atomic_store(&sp->free_bytes, available);
     if (atomic_exchange(&sp->low, low) != low)
-        log_event(LOG_WARN, low ? "spool_low" : "spool_low_ended", LOG_N("free", available),
-                  LOG_N("reserve", sp->reserve));
+        log_event(LOG_WARN, low ? "spool_low" : "spool_low_ended", LOG_N("free", available), LOG_N("reserve", reserve));
 }
 
 /* ---- segments ---- */
@@ -69,6 +69,7 @@ static void sync_segment(struct spool_writer *w, struct spool_batch *batch)
     int rc = w->sp->io->sync_data(w->sp->io, w->fd);
     if (rc < 0)
         mr_panic("spool: fdatasync of segment %08x: %s", w->number, strerror(-rc));
+    busy_step(w->sp->disk);
     w->unsynced = false;
     batch->fsyncs++;
 }
@@ -90,9 +91,10 @@ static void allocate_ahead(struct spool_writer *w, uint64_t upto)
         uint64_t len = ALLOCATE_BYTES;
         if (w->allocated + len > sp->segment_bytes)
             len = sp->segment_bytes > w->allocated ? sp->segment_bytes - w->allocated : 0;
-        if (len == 0 || w->space_left < sp->reserve + len)
+        if (len == 0 || w->space_left < sp->reserve + atomic_load(&sp->keep_free) + len)
             return;
         int rc = sp->io->allocate(sp->io, w->fd, w->allocated, len);
+        busy_step(sp->disk);
         if (no_space(rc))
             return; /* the writes find out how much there is */
         if (rc < 0) {
@@ -232,6 +234,7 @@ static int flush(struct spool_writer *w, struct chunk *c, struct spool_batch *ba
         return 0;
     allocate_ahead(w, w->offset + c->bytes);
     int rc = mr_fileio_write_full(w->sp->io, w->fd, c->iov, c->iov_count, w->offset);
+    busy_step(w->sp->disk);
     if (no_space(rc)) {
         for (int i = 0; i < c->count; i++)
             spool_put_state(c->puts[i])->status = MR_NOSPACE;
@@ -277,7 +280,8 @@ static void write_batch(struct spool_writer *w, struct chunk *c, struct spool_ba
     for (struct spool_put *req = batch->puts; req != NULL; req = spool_put_state(req)->queue_next) {
         struct spool_put_state *st = spool_put_state(req);
         uint32_t size = spool_record_size((uint32_t)req->piece.len);
-        uint64_t keep = st->reserve ? 0 : w->sp->reserve;
+        uint64_t extra = atomic_load(&w->sp->keep_free);
+        uint64_t keep = st->reserve ? extra / 2 : w->sp->reserve + extra;
         if (st->build == NULL)
             continue;
         if (full || w->space_left < keep + size) {
@@ -338,14 +342,18 @@ static void *run(void *arg)
         struct spool_put *puts = take(w, &stop);
         if (stop)
             break;
+        busy_begin(w->sp->disk);
         spool_writer_space(w);
-        if (puts == NULL)
+        if (puts == NULL) {
+            busy_end(w->sp->disk);
             continue;
+        }
         struct spool_batch *batch = mr_calloc(1, sizeof(*batch));
         batch->mail.run = spool_batch_done;
         batch->sp = w->sp;
         batch->puts = puts;
         write_batch(w, chunk, batch);
+        busy_end(w->sp->disk);
         mailbox_post(w->sp->mailbox, &batch->mail);
     }
     free(chunk);

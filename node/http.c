@@ -91,6 +91,7 @@ static const char *const readiness_texts[] = {
     [CLUSTER_BUSY] = "busy",
     [CLUSTER_DRAINING] = "shutting down",
     [CLUSTER_REFUSED] = "refused by the cluster: see status",
+    [CLUSTER_SLOW_DISK] = "disk slow: no mail is accepted here",
 };
 
 static enum MHD_Result respond_ready(struct http *h, struct MHD_Connection *connection)

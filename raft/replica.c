@@ -21,11 +21,12 @@
 enum {
     DEFAULT_THRESHOLD = 4096,
     DEFAULT_TRAILING = 2048,
-    MAX_LOG_IN_MEMORY = 8000,    /* threshold + trailing: at start each loaded entry costs libraft a scan over all */
-    HELD_LOG = 32768,            /* entries: threshold while a snapshot is under way to a peer */
-    HELD_LOG_BYTES = 256 << 20,  /* and no more than this in memory */
-    MAX_INFLIGHT = 512,          /* entries; libraft's 32 throttles throughput */
-    INSTALL_TIMEOUT_MS = 600000, /* replica_send watches transfers by itself */
+    MAX_LOG_IN_MEMORY = 8000,     /* threshold + trailing: at start each loaded entry costs libraft a scan over all */
+    HELD_LOG = 32768,             /* entries: threshold while a snapshot is under way to a peer */
+    HELD_LOG_BYTES = 256 << 20,   /* and no more than this in memory */
+    MAX_INFLIGHT = 512,           /* entries; libraft's 32 throttles throughput */
+    HAND_OVER_LONGEST_MS = 32000, /* between two for a slow disk */
+    INSTALL_TIMEOUT_MS = 600000,  /* replica_send watches transfers by itself */
     SNAPSHOT_HEADER = 16,
     SNAPSHOT_VERSION = 1,
     ENTRY_HEADER = 4, /* our own length before the data, since libraft wants multiples of 8 */
@@ -68,6 +69,7 @@ struct replica {
     void (*transfer_cb)(void *arg, int status);
     void *transfer_arg;
     uint64_t handed_over_ms;
+    uint64_t hand_over_wait_ms; /* before it is tried again */
 
     enum replica_role seen_role;
     uint64_t seen_term;
@@ -250,8 +252,13 @@ static void hand_over(struct replica *r)
 {
     uint64_t now = uv_now(r->config.loop);
 
-    if (raft_state(&r->raft) != RAFT_LEADER || now - r->handed_over_ms < REPLICA_DISK_SLOW_MS)
+    if (raft_state(&r->raft) != RAFT_LEADER || now - r->handed_over_ms < r->hand_over_wait_ms)
         return;
+    /* Who leads again and is slow again had better stay: the others' disks are no better, and each change costs. */
+    if (now - r->handed_over_ms > HAND_OVER_LONGEST_MS * 2)
+        r->hand_over_wait_ms = REPLICA_DISK_SLOW_MS;
+    else if (r->hand_over_wait_ms < HAND_OVER_LONGEST_MS)
+        r->hand_over_wait_ms *= 2;
     r->handed_over_ms = now;
     log_event(LOG_WARN, "raft_disk_slow", LOG_S("dir", r->config.dir),
               LOG_N("append_ms", replica_io_append_age(&r->rio)), LOG_N("unpersisted", r->rio.unpersisted));
@@ -317,9 +324,11 @@ int replica_open(struct replica **out, const struct replica_config *config, char
         return rc;
     r = mr_calloc(1, sizeof(*r));
     r->config = *config;
+    r->hand_over_wait_ms = REPLICA_DISK_SLOW_MS;
     rc = replica_io_init(&r->rio, config->loop, config->dir, &config->net, error, error_len);
     if (rc != 0)
         goto err_after_alloc;
+    r->rio.disk = config->disk;
     r->rio.ticked = on_ticked;
     r->rio.arg = r;
     r->fsm = (struct raft_fsm){.version = 2,
@@ -670,5 +679,6 @@ void replica_stats(const struct replica *r, struct replica_stats *out)
                                   .installs_dropped = r->rio.installs_dropped,
                                   .oldest_append_ms = replica_io_append_age(&r->rio),
                                   .unpersisted_bytes = r->rio.unpersisted,
+                                  .segments_refused = atomic_load(&r->rio.prepare_retries),
                                   .acknowledged = r->rio.acked.index};
 }

@@ -11,6 +11,8 @@
 #ifndef MR_RAFT_REPLICA_H
 #define MR_RAFT_REPLICA_H
 
+#include "proto/base/busy.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -74,6 +76,9 @@ struct replica_config {
     /* Role, term or leader changed. leader: 0 when none is known. */
     void (*changed)(void *arg, enum replica_role role, uint64_t term, uint64_t leader);
     void *changed_arg;
+    /* Marks calls to the disk that block the loop, so that another thread can tell when one hangs; NULL: nobody does.
+     */
+    struct busy *disk;
 };
 
 /* MR_IO, MR_STALE (R4), MR_MALFORMED, MR_INVAL: with a text for the operator in error. config is copied but for the
@@ -130,6 +135,7 @@ struct replica_stats {
     uint64_t installs_dropped;       /* snapshots that came while one was being taken or installed */
     uint64_t oldest_append_ms;       /* a write that has not come back; 0: none waits */
     uint64_t unpersisted_bytes;      /* of entries that wait for the disk */
+    uint64_t segments_refused;       /* times the disk had no room for the log since it last took an append */
     uint64_t acknowledged;           /* index that this node acknowledged (R4) */
 };
 void replica_stats(const struct replica *r, struct replica_stats *out);

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <linux/aio_abi.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,12 +89,20 @@ static void heap_aligned_free(void *data, size_t alignment, void *p)
     free(p);
 }
 
-void replica_io_heap(void)
+static void set_heap(void)
 {
     static struct raft_heap heap = {NULL,         heap_malloc,        heap_free,        heap_calloc,
                                     heap_realloc, heap_aligned_alloc, heap_aligned_free};
 
     raft_heap_set(&heap);
+}
+
+void replica_io_heap(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT; /* a replica of another thread may be in it */
+
+    if (pthread_once(&once, set_heap) != 0)
+        mr_panic("pthread_once");
 }
 
 /* --- raft_uv's words: what it tells no other way ------------------------------------------------------------------ */
@@ -129,8 +138,11 @@ static void trace(struct raft_tracer *tracer, int type, const void *data)
 static int guarded_set_term(struct raft_io *io, raft_term term)
 {
     struct replica_io *rio = owner_of(io);
-    int rv = rio->uv.set_term(io, term);
+    int rv;
 
+    busy_begin(rio->disk);
+    rv = rio->uv.set_term(io, term);
+    busy_end(rio->disk);
     if (rv != 0)
         mr_panic("raft term %llu was not stored in %s: %s", term, rio->dir, io->errmsg);
     return 0;
@@ -139,8 +151,11 @@ static int guarded_set_term(struct raft_io *io, raft_term term)
 static int guarded_set_vote(struct raft_io *io, raft_id id)
 {
     struct replica_io *rio = owner_of(io);
-    int rv = rio->uv.set_vote(io, id);
+    int rv;
 
+    busy_begin(rio->disk);
+    rv = rio->uv.set_vote(io, id);
+    busy_end(rio->disk);
     if (rv != 0)
         mr_panic("raft vote was not stored in %s: %s", rio->dir, io->errmsg);
     return 0;
@@ -287,7 +302,9 @@ static void own_tick(struct raft_io *io)
     if (rio->closing)
         return;
     rio->tick(io);
+    busy_begin(rio->disk);
     acked_flush(&rio->acked);
+    busy_end(rio->disk);
     rio->ticked(rio->arg);
 }
 

@@ -34,14 +34,14 @@ static uint64_t installed(struct node *n)
 }
 
 /* A load that never ends, beside a condition. */
-struct busy {
+struct still_busy {
     struct load load;
     struct node *away;
 };
 
 static bool is_back(struct cluster *c, void *arg)
 {
-    struct busy *b = arg;
+    struct still_busy *b = arg;
     struct node *leader = leader_of(c);
 
     (void)load_step(c, &b->load);
@@ -52,7 +52,7 @@ static bool is_back(struct cluster *c, void *arg)
 static void catches_up_while_the_leader_commits(void **state)
 {
     struct cluster *c = cluster_start(0xaaaa, 1 << 20);
-    struct busy b = {.load = {.window = 32, .size = 100}};
+    struct still_busy b = {.load = {.window = 32, .size = 100}};
     (void)state;
 
     b.away = &c->nodes[(leader_of(c)->number + 1) % NODES];
@@ -73,7 +73,7 @@ static void catches_up_while_the_leader_commits(void **state)
 static void sends_a_large_snapshot_once(void **state)
 {
     struct cluster *c;
-    struct busy b = {.load = {.window = 8, .size = 100}};
+    struct still_busy b = {.load = {.window = 8, .size = 100}};
     unsigned before;
     unsigned elections;
     (void)state;
@@ -111,7 +111,7 @@ static bool is_sending(struct cluster *c, void *arg)
 static void sends_again_after_a_broken_link(void **state)
 {
     struct cluster *c = cluster_start(0xcccc, 8 << 20);
-    struct busy b = {.load = {.window = 8, .size = 100}};
+    struct still_busy b = {.load = {.window = 8, .size = 100}};
     (void)state;
 
     c->bulk_bytes_per_s = 16 << 20;
@@ -133,7 +133,7 @@ static void sends_again_after_a_broken_link(void **state)
 }
 
 struct taker {
-    struct busy busy;
+    struct still_busy busy;
     struct node *node;
 };
 

@@ -443,6 +443,7 @@ static void test_readiness(void **state)
         {CLUSTER_REFUSED, "421 4.3.2", "451 4.3.0", "451 4.3.0"},
         {CLUSTER_LOW_DISK, "220 ", "452 4.3.1", "452 4.3.1"},
         {CLUSTER_BUSY, "220 ", "451 4.3.2", "451 4.3.2"},
+        {CLUSTER_SLOW_DISK, "220 ", "451 4.3.2", "451 4.3.2"},
         {CLUSTER_DRAINING, "421 4.3.2", "421 4.3.2", "354 "},
     };
 
