@@ -232,24 +232,31 @@ def attempts(logs):
 
 
 def without_lease(events, pauses, end):
-    """Stretches of time in which this node has no lease, by its log and the pauses that it could not log itself."""
-    found = []
+    """Stretches of time in which this node has no lease, by its log and the pauses that it could not log itself. Returns (stretches,
+    failures): one that slept longer than a lease has to notice it before it does anything else."""
+    found, failures = [], []
     since = None
     for e in events:
         if e.get("event") == "lease_ended" and since is None:
             since = seconds_of(e["time"])
         elif e.get("event") == "lease" and since is not None:
-            found.append([since, seconds_of(e["time"])])
+            found.append((since, seconds_of(e["time"])))
             since = None
         elif e.get("event") == "starting":
             since = None
     if since is not None:
-        found.append([since, end])
-    for stretch in found:
-        for pause in pauses:  # the end was logged after the pause; it came within it
-            if pause["end"] and pause["begin"] + LEASE < stretch[0] and 0 <= stretch[0] - pause["end"] < 2:
-                stretch[0] = pause["begin"] + LEASE
-    return found
+        found.append((since, end))
+    for pause in pauses:
+        if not pause["end"] or pause["end"] - pause["begin"] < LEASE + 0.2:
+            continue
+        noticed = [stretch for stretch in found if stretch[0] >= pause["begin"]]
+        if noticed and noticed[0][0] < pause["end"] + 2:
+            found.append((pause["begin"] + LEASE, noticed[0][1]))
+        elif any(pause["end"] - 1 < seconds_of(e["time"]) < pause["end"] + 2 for e in events if e.get("event") == "starting"):
+            continue  # it was killed before it could
+        else:
+            failures.append(("fencing", f"a pause of {pause['end'] - pause['begin']:.1f} s ended no lease"))
+    return found, failures
 
 
 def fencing(stretches, received, address, slack=0.5):

@@ -232,7 +232,8 @@ class Run:
         for node in world.nodes:
             if node.peers():
                 pauses = [p for p in world.pauses if p["node"] == node.name]
-                stretches = check.without_lease(logs[node.name], pauses, time.time())
+                stretches, more = check.without_lease(logs[node.name], pauses, time.time())
+                failures += [(what, f"{node.name}: {text}") for what, text in more]
                 failures += check.fencing(stretches, received, node.peers())
             failures += check.flat(node.name, before[node.name], after[node.name])
         for what, text in failures:

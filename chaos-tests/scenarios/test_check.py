@@ -198,8 +198,8 @@ BASE = check.seconds_of("2026-01-01T00:00:00.000Z")
 
 def test_fencing():
     log = [event("starting", 0), event("lease", 1), event("lease_ended", 10), event("lease", 14)]
-    stretches = check.without_lease(log, [], BASE + 60)
-    assert stretches == [[BASE + 10, BASE + 14]]
+    stretches, failures = check.without_lease(log, [], BASE + 60)
+    assert stretches == [(BASE + 10, BASE + 14)] and not failures
 
     def fenced(at, peer="10.99.0.1:4000"):
         return names(check.fencing(stretches, [received("k", "M", at=BASE + at, peer=peer)], "10.99.0.1"))
@@ -212,7 +212,12 @@ def test_fencing_of_a_pause():
     """The lease ended within the pause, though the log could say so only afterwards."""
     log = [event("lease", 1), event("lease_ended", 20), event("lease", 20.5)]
     pause = {"begin": BASE + 12, "end": BASE + 19.9}
-    assert check.without_lease(log, [pause], BASE + 60) == [[BASE + 12 + check.LEASE, BASE + 20.5]]
+    stretches, failures = check.without_lease(log, [pause], BASE + 60)
+    assert (BASE + 12 + check.LEASE, BASE + 20.5) in stretches and not failures
+    assert names(check.without_lease(log[:1], [pause], BASE + 60)[1]) == {"fencing"}  # it went on as if nothing had been
+    late = [log[0], event("lease_ended", 40)]  # that of the orderly end
+    assert names(check.without_lease(late, [pause], BASE + 60)[1]) == {"fencing"}
+    assert not check.without_lease([log[0]], [{"begin": BASE + 12, "end": BASE + 14}], BASE + 60)[1]
     assert names(check.fencing([[BASE + 15, BASE + 20.5]], [received("k", "M", at=BASE + 20)], "10.99.0.1")) == {"fencing"}
 
 
