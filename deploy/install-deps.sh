@@ -17,7 +17,7 @@ build_packages=(
     libgsasl-dev libcrypt-dev libidn2-dev
 )
 test_packages=(
-    git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy lld python3 python3-pytest openssl strace faketime nftables util-linux
+    git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy lld python3 python3-pytest openssl faketime nftables util-linux
     swaks gsasl libnet-ssleay-perl postfix dovecot-core dovecot-lmtpd libsasl2-modules dnsmasq-base knot knot-dnsutils unbound spin iproute2 procps strace
 )
 # liblz4-dev: so that what comes out can do what Debian's can.

@@ -10,6 +10,7 @@
 #include "proto/base/mailbox.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+#include "raft/open_segments.h"
 
 #include <errno.h>
 #include <linux/aio_abi.h>
@@ -436,6 +437,9 @@ int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
     uint64_t last;
     int rv;
 
+    rv = open_segments_pad(rio->dir, error, error_len);
+    if (rv != MR_OK)
+        return rv;
     rv = rio->uv.load(&rio->io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);
     if (rv != 0) {
         snprintf(error, error_len, "raft log in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);
