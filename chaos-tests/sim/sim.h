@@ -96,7 +96,8 @@ void sim_loop_post(uv_loop_t *loop, uint64_t when, void (*run)(void *arg), void 
 void sim_block(uint64_t ns);
 /* Runs the world's events until that time. */
 void sim_run_until(uint64_t when);
-/* ... until done says so (asked after each step) or limit has passed; true: done. */
+/* ... until done says so (asked after a step, each 10 ms of the world, and at the end) or limit has passed; true: done.
+ */
 bool sim_run_while(bool (*done)(void *arg), void *arg, uint64_t limit);
 
 /* ---- nodes: one process each ---- */

@@ -11,7 +11,10 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { STUCK_STEPS = 20000000 }; /* at one time of the world: something turns in a circle */
+enum {
+    STUCK_STEPS = 20000000, /* at one time of the world: something turns in a circle */
+    ASK_NS = 10000000,      /* how often sim_run_while asks */
+};
 
 static struct {
     uint64_t now, events, hash, steps_now;
@@ -107,11 +110,20 @@ static bool step(uint64_t limit)
 
 bool sim_run_while(bool (*done)(void *arg), void *arg, uint64_t limit)
 {
+    uint64_t ask = 0;
+    bool is_done = false;
     mr_assert(!world.running && sim_self() == NULL);
     world.running = true;
-    bool is_done = done != NULL && done(arg);
-    while (!is_done && step(limit))
-        is_done = done != NULL && done(arg);
+    for (;;) {
+        if (done != NULL && world.now >= ask) {
+            is_done = done(arg);
+            ask = world.now + ASK_NS;
+        }
+        if (is_done || !step(limit))
+            break;
+    }
+    if (!is_done && done != NULL)
+        is_done = done(arg);
     if (!is_done && limit > world.now)
         world.now = limit;
     world.running = false;

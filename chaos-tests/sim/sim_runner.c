@@ -216,20 +216,22 @@ static unsigned reap(struct run *run)
     return busy;
 }
 
-static unsigned fill(struct run *run)
+static bool more(const struct run *run)
 {
-    unsigned started = 0;
+    return !run->stopping && run->next <= run->wishes->last;
+}
+
+static void fill(struct run *run)
+{
     for (unsigned i = 0; i < run->wishes->jobs; i++) {
         struct job *job = &run->jobs[i];
-        if (job->pid != 0 || run->stopping || run->next > run->wishes->last)
+        if (job->pid != 0 || !more(run))
             continue;
         struct sim_options options = run->wishes->options;
         options.seed = run->next++;
         job->second = false;
         start(run->wishes, job, &options);
-        started++;
     }
-    return started;
 }
 
 static void kill_all(struct run *run)
@@ -263,7 +265,10 @@ int sim_run_seeds(const struct run_wishes *wishes)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
     (void)sigprocmask(SIG_BLOCK, &signals, NULL);
-    while (fill(run) + reap(run) > 0) {
+    for (;;) {
+        fill(run);
+        if (reap(run) == 0 && !more(run))
+            break;
         struct timespec wait = {0, 250000000};
         int signal = sigtimedwait(&signals, NULL, &wait);
         if (signal == SIGINT || signal == SIGTERM) {
