@@ -39,7 +39,8 @@ static void later(struct client *c)
     uint64_t ms = sim_between(SIM_LOAD, AGAIN_LEAST_MS, AGAIN_MOST_MS);
 
     c->now = NULL;
-    if (c->tries >= c->tries_most && !world.healed) {
+    bool lost = c->only != 0 && sim_world_lost(c->only);
+    if (lost || (c->tries >= c->tries_most && !world.healed)) {
         c->done = true;
         clients.n_done++;
         return;
