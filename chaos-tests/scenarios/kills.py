@@ -65,7 +65,7 @@ def restart_rolling(world):
 
 
 @scenario("majority-lost", "two of three die: the third accepts nothing; one comes back, then the other",
-          takeover=False)
+          takeover=False, needs=("down",))
 def majority_lost(world):
     survivor = world.rng.choice(world.nodes)
     dead = [n for n in world.nodes if n is not survivor]

@@ -71,7 +71,8 @@ class Sink:
         self.process = self.world.target.spawn_sink(
             ["--listen", self.address, "--journal", self.journal, "--quiet", *(args or self.usual)], f"{self.name}.log"
         )
-        wait_for(lambda: harness.can_connect(self.port, self.host), f"the next hop {self.name} listens", 20)
+        host = "127.0.0.1" if self.host == "0.0.0.0" else self.host
+        wait_for(lambda: harness.can_connect(self.port, host), f"the next hop {self.name} listens", 20)
         return self
 
     def alive(self):

@@ -101,6 +101,7 @@ class LocalNode(Node):
 
 class LocalTarget(harness.Cluster):
     name = "local"
+    unchecked = {}
 
     def __init__(self, world, folder, n, **overrides):
         self.world = world
@@ -129,7 +130,7 @@ class LocalTarget(harness.Cluster):
     def capabilities():
         """What can be done here: name -> None, or why not."""
         root = None if os.geteuid() == 0 and not os.environ.get("MAILRAFT_USER_NAMESPACE") else "needs root"
-        found = {"local": None, "files": None, "pause": None, "network": network.missing(), "root": root}
+        found = {"local": None, "down": None, "config": None, "files": None, "pause": None, "network": network.missing(), "root": root}
         for tool in ("strace", "faketime"):
             found[tool] = None if shutil.which(tool) else f"{tool} is not installed"
         return found
