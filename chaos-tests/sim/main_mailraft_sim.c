@@ -39,6 +39,7 @@ static const char usage[] =
     "  --trace             a line for each event, on stdout (one seed only)\n"
     "  --shrink            for each finding, look for the smallest run that still shows it\n"
     "  --json              findings and summary as JSON, a line each\n"
+    "  --seen              a table of log events, faults and ends of nodes: how often, in how many seeds\n"
     "  --quiet             no line of progress\n"
     "\n"
     "Exit status: 0 nothing found, 1 something found, 64 wrong usage.\n";
@@ -108,6 +109,7 @@ static const struct option options[] = {{"seeds", required_argument, NULL, 'S'},
                                         {"trace", no_argument, NULL, 'T'},
                                         {"shrink", no_argument, NULL, 'k'},
                                         {"json", no_argument, NULL, 'J'},
+                                        {"seen", no_argument, NULL, 'e'},
                                         {"quiet", no_argument, NULL, 'q'},
                                         {"help", no_argument, NULL, 'h'},
                                         {NULL, 0, NULL, 0}};
@@ -174,6 +176,9 @@ static void set(struct run_wishes *w, int option, const char *value)
         break;
     case 'J':
         w->json = true;
+        break;
+    case 'e':
+        w->seen = true;
         break;
     case 'q':
         w->quiet = true;

@@ -42,6 +42,14 @@ struct sim_options {
     uint64_t messages_max; /* 0: by the seed */
 };
 
+/* How often something was seen: log events, faults of each kind, ends of lives. What no world ever sees, no fault has
+ * reached. */
+enum { SIM_SEEN_MAX = 192, SIM_SEEN_NAME = 40 };
+struct sim_seen {
+    char name[SIM_SEEN_NAME];
+    uint64_t count;
+};
+
 struct sim_result { /* shared memory between the runner and the world's process */
     bool finished;
     int invariant; /* of FAULTS.md; 0: none violated; SIM_PANIC.. below for what is not in the list */
@@ -52,6 +60,8 @@ struct sim_result { /* shared memory between the runner and the world's process 
     uint64_t submitted, accepted, delivered, bounced, duplicated, in_doubt;
     uint64_t crashes, power_cuts, pauses, cuts, leaders, snapshots;
     uint64_t trace_hash; /* over all events: two runs of a seed must agree */
+    struct sim_seen seen[SIM_SEEN_MAX];
+    unsigned n_seen;
 };
 enum {
     SIM_PANIC = 100,    /* a program's assertion, unexcused */
@@ -65,6 +75,8 @@ enum {
  * sim_violation. */
 void sim_world_run(const struct sim_options *options, struct sim_result *result);
 
+/* Of this world. */
+struct sim_result *sim_result(void);
 /* Ends the world: writes what into the result and leaves the process. */
 __attribute__((noreturn, format(printf, 2, 3))) void sim_violation(int invariant, const char *format, ...);
 
@@ -138,6 +150,8 @@ bool sim_tracing(void);
  * what, number as its number. */
 void sim_trace(const char *what, uint64_t number);
 __attribute__((format(printf, 1, 2))) void sim_tracef(const char *format, ...); /* tracing only; not hashed */
+/* Counts it in the result's `seen`; log events are counted by themselves. */
+void sim_see(const char *prefix, const char *what);
 /* Every log_event of a node's program; world.c sets it. */
 extern void (*sim_on_log)(unsigned node, enum log_level level, const char *event, const struct log_field *fields,
                           size_t count);
@@ -203,11 +217,6 @@ bool sim_plan_damaged(unsigned node);
 /* Heals everything, starts every node that is dead; after it only the world's load goes on (and the supervisor, which
  * starts nodes that die). */
 void sim_plan_heal(void);
-struct sim_plan_counts {
-    uint64_t begun; /* faults */
-    uint64_t kills, power_cuts, pauses, cuts, drops, flips, wipes;
-};
-void sim_plan_counts(struct sim_plan_counts *out);
 
 /* ---- world (sim_world.c) ---- */
 /* (Re)starts mailraft on a node with its disk as it is. */

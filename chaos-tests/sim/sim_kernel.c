@@ -39,6 +39,28 @@ uint64_t sim_now(void)
     return world.now;
 }
 
+struct sim_result *sim_result(void)
+{
+    return world.result;
+}
+
+void sim_see(const char *prefix, const char *what)
+{
+    char name[SIM_SEEN_NAME];
+    struct sim_result *r = world.result;
+    unsigned i = 0;
+    (void)snprintf(name, sizeof(name), "%s%s", prefix, what);
+    while (i < r->n_seen && strcmp(r->seen[i].name, name) != 0)
+        i++;
+    if (i == SIM_SEEN_MAX)
+        return;
+    if (i == r->n_seen) {
+        memcpy(r->seen[i].name, name, sizeof(name));
+        r->n_seen++;
+    }
+    r->seen[i].count++;
+}
+
 /* ---- events ---- */
 
 void sim_at(uint64_t when, void (*run)(void *arg), void *arg)

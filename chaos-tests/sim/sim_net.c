@@ -106,6 +106,7 @@ void sim_net_cut(unsigned from, unsigned to, bool cut)
     if (net.cut[from][to] == cut || from == to)
         return;
     net.cut[from][to] = cut;
+    sim_result()->cuts += cut;
     wires_path_changed(from, to);
 }
 

@@ -161,6 +161,9 @@ static void end_life(unsigned node, enum sim_end how, const char *text)
     while (n->threads != NULL)
         sim_thread_free(n->threads);
     n->pool = NULL; /* its memory goes with the process, as all of the life's */
+    *(how == SIM_POWER ? &sim_result()->power_cuts : &sim_result()->crashes) += how != SIM_DIED;
+    if (how == SIM_DIED)
+        sim_see("end: ", text[0] == 0 ? "by itself" : text);
     sim_trace(how == SIM_KILL ? "node killed" : how == SIM_POWER ? "node lost power" : "node died", node);
     if (text[0] != 0)
         sim_tracef("node %u: %s", node, text);
@@ -210,6 +213,7 @@ void sim_node_pause(unsigned node)
     if (!n->alive || n->paused)
         return;
     n->paused = true;
+    sim_result()->pauses++;
     sim_trace("node paused", node);
 }
 

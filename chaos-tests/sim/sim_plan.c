@@ -55,9 +55,6 @@ void plan_kill(unsigned node, enum sim_end how)
         sim_node_crash(node, how);
     else if (how == SIM_POWER)
         sim_disk_power(node); /* the process was dead, its page cache was not */
-    else
-        return;
-    *(how == SIM_POWER ? &plan.counts.power_cuts : &plan.counts.kills) += 1;
 }
 
 void plan_down(unsigned node, enum sim_end how)
@@ -92,14 +89,12 @@ void plan_pause(unsigned node, bool paused)
         sim_node_pause(node);
     else if (!paused && plan.paused[node] == 0)
         sim_node_resume(node);
-    plan.counts.pauses += paused;
 }
 
 void plan_cut(unsigned from, unsigned to, bool cut)
 {
     plan.cut[from][to] += cut ? 1 : -1U;
     sim_net_cut(from, to, plan.cut[from][to] > 0);
-    plan.counts.cuts += cut;
 }
 
 void plan_excuse(unsigned node, uint64_t until)
@@ -179,7 +174,7 @@ static void begin_fault(void *arg)
     f->kind->begin(f);
     sim_tracef("plan: fault %u %s begins, node %u, nodes %x, %llu, for %llu ms", f->index, f->kind->name, f->node,
                f->mask, f->a, (unsigned long long)((f->end - f->begin) / MS));
-    plan.counts.begun++;
+    sim_see("fault: ", f->kind->name);
     sim_at(f->end, end_fault, f);
 }
 
@@ -305,11 +300,6 @@ void sim_plan_start(const struct sim_options *options, unsigned nodes, uint64_t 
 uint64_t sim_plan_faults(void)
 {
     return plan.n;
-}
-
-void sim_plan_counts(struct sim_plan_counts *out)
-{
-    *out = plan.counts;
 }
 
 void sim_plan_heal(void)

@@ -50,7 +50,6 @@ struct plan {
     unsigned cut[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
     bool excused[SIM_MAX_NODES + 1]; /* for good */
     uint64_t excused_until[SIM_MAX_NODES + 1];
-    struct sim_plan_counts counts;
 };
 extern struct plan plan;
 

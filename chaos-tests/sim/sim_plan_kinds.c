@@ -247,7 +247,6 @@ static void drop_step(struct plan_fault *f)
 {
     unsigned a = target(f), b = 1 + (a - 1 + (unsigned)plan_between(f, 1, plan.nodes - 1)) % plan.nodes;
     sim_net_drop(a, b);
-    plan.counts.drops++;
     plan_later(f, sim_now() + plan_log_between(f, 20, 5000) * MS, drop_step);
 }
 
@@ -401,13 +400,19 @@ static void sync_fails_end(struct plan_fault *f)
 
 /* ---- damage: to victims only ---- */
 
+static void flip(unsigned node, const char *where)
+{
+    if (sim_disk_flip(node, where))
+        sim_see("flipped: ", where);
+}
+
 static void flip_spool_begin(struct plan_fault *f)
 {
     unsigned node = victim(f);
     bool restart = plan_chance(f, 0.4);
     f->a = plan_between(f, 1, 8);
     for (unsigned i = 0; i < f->a; i++)
-        plan.counts.flips += sim_disk_flip(node, "spool");
+        flip(node, "spool");
     plan_excuse(node, UINT64_MAX);
     if (restart) {
         f->mask = 1U << node;
@@ -424,7 +429,7 @@ static void flip_other_begin(struct plan_fault *f)
     f->mask = 1U << node;
     plan_excuse(node, UINT64_MAX);
     plan_down(node, SIM_KILL);
-    plan.counts.flips += sim_disk_flip(node, where[f->a]);
+    flip(node, where[f->a]);
 }
 
 static void truncate_begin(struct plan_fault *f)
@@ -435,7 +440,8 @@ static void truncate_begin(struct plan_fault *f)
     f->mask = 1U << node;
     plan_excuse(node, UINT64_MAX);
     plan_down(node, SIM_KILL);
-    plan.counts.flips += sim_disk_truncate(node, where[f->a]);
+    if (sim_disk_truncate(node, where[f->a]))
+        sim_see("truncated: ", where[f->a]);
 }
 
 static void wipe_begin(struct plan_fault *f)
@@ -444,10 +450,8 @@ static void wipe_begin(struct plan_fault *f)
     plan_excuse(node, UINT64_MAX);
     f->mask = 1U << node;
     plan_down(node, SIM_KILL);
-    if (!sim_world_lost(node)) {
+    if (!sim_world_lost(node))
         sim_world_wipe(node);
-        plan.counts.wipes++;
-    }
 }
 
 /* ---- clocks ---- */

@@ -179,4 +179,6 @@ void sim_report_summary(const struct run_wishes *w, const struct run_totals *t)
     for (size_t i = 0; i < sizeof(counted) / sizeof(counted[0]); i++)
         printf("%s%s %" PRIu64, i == 0 ? "" : ", ", counted[i].name, value_of(t, &counted[i]));
     printf("\n");
+    if (w->seen)
+        sim_seen_print(t);
 }

@@ -163,6 +163,7 @@ static void add(struct run_totals *t, const struct sim_result *r)
     t->cuts += r->cuts;
     t->leaders += r->leaders;
     t->snapshots += r->snapshots;
+    sim_seen_add(t, r);
 }
 
 static void finding(struct run *run, const struct run_outcome *o)

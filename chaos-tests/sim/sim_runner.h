@@ -19,6 +19,7 @@ struct run_wishes {
     bool quiet; /* no progress line */
     bool shrink;
     bool json;
+    bool seen;                      /* a table of what was seen */
     const char *program, *mutation; /* for the commands that are told; mutation NULL: none */
     struct sim_options options;     /* of all seeds */
 };
@@ -35,6 +36,11 @@ struct run_totals {
     uint64_t submitted, accepted, delivered, bounced, duplicated, in_doubt;
     uint64_t crashes, power_cuts, pauses, cuts, leaders, snapshots;
     double cpu_s, wall_s;
+    struct seen_total {
+        struct sim_seen sum;
+        uint64_t seeds; /* that saw it */
+    } seen[SIM_SEEN_MAX];
+    unsigned n_seen;
 };
 
 /* Runs all, tells what it finds, and the summary; the program's exit status. */
@@ -45,6 +51,10 @@ void sim_run_one(const struct run_wishes *wishes, const struct sim_options *opti
 void sim_shrink(const struct run_wishes *wishes, const struct run_outcome *found, struct run_outcome *smallest);
 /* The command that runs it again. */
 void sim_command(const struct run_wishes *wishes, const struct sim_options *options, char *out, size_t room);
+
+/* sim_seen.c */
+void sim_seen_add(struct run_totals *totals, const struct sim_result *result);
+void sim_seen_print(const struct run_totals *totals);
 
 /* sim_report.c */
 double sim_real_seconds(void);
