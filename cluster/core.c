@@ -102,6 +102,7 @@ static void on_tick(uv_timer_t *timer)
     if (c->last_tick_ns != 0 && now - c->last_tick_ns > c->max_tick_gap_ns)
         c->max_tick_gap_ns = now - c->last_tick_ns;
     c->last_tick_ns = now;
+    busy_step(c->disk.loop);
 
     if (!formation_settled(c->formation) && now - c->last_form_tick_ns > 200 * MR_NS_PER_MS) {
         c->last_form_tick_ns = now;
@@ -211,7 +212,9 @@ static void on_formed(void *arg)
     struct bodies_config bodies = {
         .loop = &c->loop, .spool = c->spool, .state = c->state, .links = c->links, .self = c->self};
     c->bodies = bodies_open(&bodies);
+    core_disk_computes(c, true); /* a long log takes long to read */
     int rc = begin_raft(c, error, sizeof(error));
+    core_disk_computes(c, false);
     if (rc != 0) {
         if (c->replica != NULL)
             replica_close(c->replica, on_failed_closed, c);
@@ -433,6 +436,7 @@ static int proposal_send(void *arg, uint64_t request, const Mailraft__Op *op)
 static void run_core(void *arg)
 {
     struct cluster *c = arg;
+    busy_begin(c->disk.loop);
     formation_start(c->formation);
     uv_run(&c->loop, UV_RUN_DEFAULT);
 }

@@ -130,7 +130,8 @@ struct core_leader {
 struct core_disk {
     struct ballast *ballast;
     struct disk_watch *watch;
-    struct busy *core; /* around calls that block the core's own loop */
+    struct busy *loop;  /* each turn of the core's: raft_uv, and what keeps identities, write files on it */
+    unsigned computing; /* see core_disk_computes */
     struct busy *spool;
     uint64_t looked_ns;
     bool slow;
@@ -299,6 +300,8 @@ void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results
 void core_disk_open(struct cluster *c);
 void core_disk_close(struct cluster *c);
 void core_disk_tick(struct cluster *c, uint64_t now);
+/* The loop computes what may take long, without the disk (begins), or is back. May be nested. Core's thread. */
+void core_disk_computes(struct cluster *c, bool begins);
 /* Tells a port's journal who watches it and who makes room. Main thread, before the core's starts. */
 void core_disk_port(struct cluster *c, struct cluster_port *p);
 

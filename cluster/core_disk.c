@@ -23,8 +23,8 @@ void core_disk_open(struct cluster *c)
 
     c->disk.ballast = ballast_open(&config);
     c->disk.watch = disk_watch_open();
-    c->disk.core = disk_watch_add(c->disk.watch, "core");
-    c->disk.spool = disk_watch_add(c->disk.watch, "spool");
+    c->disk.loop = disk_watch_add(c->disk.watch, "the core's loop");
+    c->disk.spool = disk_watch_add(c->disk.watch, "a write or fsync of the spool");
     c->disk.hand_over_wait_ns = HAND_OVER_MS * MR_NS_PER_MS;
 }
 
@@ -34,6 +34,14 @@ void core_disk_close(struct cluster *c)
     ballast_close(c->disk.ballast);
 }
 
+void core_disk_computes(struct cluster *c, bool begins)
+{
+    if (begins && c->disk.computing++ == 0)
+        busy_end(c->disk.loop);
+    else if (!begins && --c->disk.computing == 0)
+        busy_begin(c->disk.loop);
+}
+
 static bool release(void *arg)
 {
     return ballast_release(arg);
@@ -41,8 +49,8 @@ static bool release(void *arg)
 
 void core_disk_port(struct cluster *c, struct cluster_port *p)
 {
-    const struct journal_disk disk = {.writes = disk_watch_add(c->disk.watch, "outcome journal"),
-                                      .syncs = disk_watch_add(c->disk.watch, "fsync of the outcome journal"),
+    const struct journal_disk disk = {.writes = disk_watch_add(c->disk.watch, "a write of the outcome journal"),
+                                      .syncs = disk_watch_add(c->disk.watch, "an fsync of the outcome journal"),
                                       .release = release,
                                       .arg = c->disk.ballast};
     journal_set_disk(p->journal, &disk);
@@ -110,9 +118,7 @@ void core_disk_tick(struct cluster *c, uint64_t now)
     d->looked_ns = now;
     if (c->replica != NULL)
         replica_stats(c->replica, &raft);
-    busy_begin(d->core);
     ballast_tick(d->ballast, spool_reserve(c->spool), raft.segments_refused > 0);
-    busy_end(d->core);
     ballast_state(d->ballast, &ballast);
     spool_keep_free(c->spool, ballast.missing);
     d->full = ballast.full;

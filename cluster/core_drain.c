@@ -161,6 +161,7 @@ static void run_close(struct mail *mail)
     struct drain_request *r = MR_CONTAINER(mail, struct drain_request, mail);
     struct cluster *c = r->c;
     free(r);
+    busy_end(c->disk.loop); /* no ticks any more */
     uv_timer_stop(&c->tick);
     uv_timer_stop(&c->beat);
     uv_prepare_stop(&c->prepare);

@@ -204,11 +204,9 @@ static void propose_left(struct cluster *c)
  * old one may not send any more (cluster_may_send); outcomes of dots that were written count as late ones (5.9). */
 static void rise(struct cluster *c)
 {
-    busy_begin(c->disk.core);
     int rc = identity_rise(c->identity);
     if (rc == MR_NOSPACE && ballast_release(c->disk.ballast))
         rc = identity_rise(c->identity);
-    busy_end(c->disk.core);
     if (rc != 0)
         mr_panic("the new incarnation cannot be stored");
     atomic_store(&c->incarnation, identity_incarnation(c->identity));

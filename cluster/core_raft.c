@@ -35,7 +35,9 @@ static void on_snapshot(void *arg, struct replica_buffer **buffers, unsigned *co
     struct cluster *c = arg;
     struct state_buffer *parts;
 
+    core_disk_computes(c, true);
     state_snapshot(c->state, &parts, count);
+    core_disk_computes(c, false);
     *buffers = mr_calloc(*count, sizeof(**buffers));
     for (unsigned i = 0; i < *count; i++)
         (*buffers)[i] = (struct replica_buffer){.base = parts[i].base, .len = parts[i].len};
@@ -50,9 +52,8 @@ static void on_snapshot_done(void *arg, struct replica_buffer *buffers, unsigned
     free(buffers);
 }
 
-static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len)
+static int restore(struct cluster *c, uint64_t index, const uint8_t *data, size_t len)
 {
-    struct cluster *c = arg;
     int rc = state_restore(c->state, index, data, len);
     if (rc != 0)
         return rc;
@@ -65,6 +66,14 @@ static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len
     if (c->lead.leading)
         leader_lease_voters(&c->leader_lease, core_voters(c));
     return 0;
+}
+
+static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len)
+{
+    core_disk_computes(arg, true);
+    int rc = restore(arg, index, data, len);
+    core_disk_computes(arg, false);
+    return rc;
 }
 
 static const char *const role_names[] = {"unavailable", "follower", "candidate", "leader"};
@@ -232,7 +241,6 @@ int core_raft_open(struct cluster *c, char *error, size_t error_len)
         .net = {.arg = c, .send = core_raft_send},
         .changed = on_changed,
         .changed_arg = c,
-        .disk = c->disk.core,
     };
     return replica_open(&c->replica, &config, error, error_len);
 }

@@ -70,7 +70,7 @@ uint64_t disk_watch_look(struct disk_watch *w, uint64_t now_ns)
     }
     uint64_t age_ms = age_ns / MR_NS_PER_MS;
     if (age_ms >= DISK_DEAD_MS)
-        mr_panic("%s: a call to the disk has not come back for %llu ms", oldest->what, (unsigned long long)age_ms);
+        mr_panic("%s has not come back for %llu ms: the disk hangs", oldest->what, (unsigned long long)age_ms);
     if (age_ms >= DISK_SLOW_MS)
         atomic_store(&w->slow_what, oldest->what);
     atomic_store(&w->slow_ms, age_ms >= DISK_SLOW_MS ? age_ms : 0);

@@ -17,7 +17,7 @@ enum {
     DISK_DEAD_MS = 10000,
     DISK_LOOK_MS = 500,
     DISK_GAP_MS = 1000,
-    DISK_WATCH_SLOTS = 2 + 2 * 64, /* the core, the spool's writer, and two for each worker's journal */
+    DISK_WATCH_SLOTS = 2 + 2 * 64, /* the core's loop, the spool's writer, and two for each worker's journal */
 };
 
 struct disk_watch;

@@ -328,7 +328,6 @@ int replica_open(struct replica **out, const struct replica_config *config, char
     rc = replica_io_init(&r->rio, config->loop, config->dir, &config->net, error, error_len);
     if (rc != 0)
         goto err_after_alloc;
-    r->rio.disk = config->disk;
     r->rio.ticked = on_ticked;
     r->rio.arg = r;
     r->fsm = (struct raft_fsm){.version = 2,

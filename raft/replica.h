@@ -11,8 +11,6 @@
 #ifndef MR_RAFT_REPLICA_H
 #define MR_RAFT_REPLICA_H
 
-#include "proto/base/busy.h"
-
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,9 +74,6 @@ struct replica_config {
     /* Role, term or leader changed. leader: 0 when none is known. */
     void (*changed)(void *arg, enum replica_role role, uint64_t term, uint64_t leader);
     void *changed_arg;
-    /* Marks calls to the disk that block the loop, so that another thread can tell when one hangs; NULL: nobody does.
-     */
-    struct busy *disk;
 };
 
 /* MR_IO, MR_STALE (R4), MR_MALFORMED, MR_INVAL: with a text for the operator in error. config is copied but for the

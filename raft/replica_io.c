@@ -139,11 +139,8 @@ static void trace(struct raft_tracer *tracer, int type, const void *data)
 static int guarded_set_term(struct raft_io *io, raft_term term)
 {
     struct replica_io *rio = owner_of(io);
-    int rv;
+    int rv = rio->uv.set_term(io, term);
 
-    busy_begin(rio->disk);
-    rv = rio->uv.set_term(io, term);
-    busy_end(rio->disk);
     if (rv != 0)
         mr_panic("raft term %llu was not stored in %s: %s", term, rio->dir, io->errmsg);
     return 0;
@@ -152,11 +149,8 @@ static int guarded_set_term(struct raft_io *io, raft_term term)
 static int guarded_set_vote(struct raft_io *io, raft_id id)
 {
     struct replica_io *rio = owner_of(io);
-    int rv;
+    int rv = rio->uv.set_vote(io, id);
 
-    busy_begin(rio->disk);
-    rv = rio->uv.set_vote(io, id);
-    busy_end(rio->disk);
     if (rv != 0)
         mr_panic("raft vote was not stored in %s: %s", rio->dir, io->errmsg);
     return 0;
@@ -303,9 +297,7 @@ static void own_tick(struct raft_io *io)
     if (rio->closing)
         return;
     rio->tick(io);
-    busy_begin(rio->disk);
     acked_flush(&rio->acked);
-    busy_end(rio->disk);
     rio->ticked(rio->arg);
 }
 

@@ -8,7 +8,6 @@
 #ifndef MR_RAFT_REPLICA_IO_H
 #define MR_RAFT_REPLICA_IO_H
 
-#include "proto/base/busy.h"
 #include "raft/acked.h"
 #include "raft/replica_send.h"
 
@@ -42,7 +41,6 @@ struct replica_io {
     struct raft_tracer tracer;
     uv_loop_t *loop;
     const char *dir;
-    struct busy *disk; /* around calls to the disk that block the loop; NULL: nobody watches */
     struct replica_send send;
     struct acked acked;
     struct loaded_log loaded;
