@@ -44,7 +44,12 @@ def _port_range():
     """Ports of this process alone among the tests that run beside it, below the range from which the kernel picks ports for
     connections: the first of the ranges whose lock nobody holds. The lock ends with the process."""
     for n in range(24):
-        lock = open(pathlib.Path(tempfile.gettempdir()) / f"mailraft-ports-{n}", "w")
+        path = pathlib.Path(tempfile.gettempdir()) / f"mailraft-ports-{n}"
+        try:
+            lock = open(path)  # another user's may be read, and locked, but not opened for writing
+        except FileNotFoundError:
+            path.touch(0o644)
+            lock = open(path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -181,10 +181,15 @@ def _gaps(node, run, everything):
 # ---- logs ----
 
 
+JUDGED = ("leader", "leading", "lease", "lease_ended", "starting", "assigned", *DOUBTS)
+NEEDED = re.compile("|".join(f'"event":"{name}"' for name in JUDGED))
+
+
 def read_log(text):
+    """The events that something is judged by, and none of the many others."""
     events = []
     for line in text.splitlines():
-        if line.startswith("{"):
+        if line.startswith("{") and NEEDED.search(line):
             try:
                 events.append(json.loads(line))
             except ValueError:

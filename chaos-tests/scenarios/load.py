@@ -4,7 +4,7 @@ import itertools
 import signal
 import subprocess
 
-from scenarios.common import harness, read_journal, wait_for
+from scenarios.common import harness, read_slim, wait_for
 
 
 class Load:
@@ -116,4 +116,5 @@ class Sink:
             self.world.mark(f"{self.name} well")
 
     def received(self):
-        return [e for e in read_journal(self.journal) if e.get("event") == "received"]
+        keys = ("event", "time", "key", "message_id", "recipients", "replied", "peer", "sender", "dsn", "original_id", "original_key", "reports")
+        return [e for e in read_slim(self.journal, keys) if e.get("event") == "received"]

@@ -9,32 +9,35 @@ from scenarios import FAULTS, Busy, scenario
 def mix(world):
     end = time.monotonic() + 60 * (world.minutes or 1)
     rounds = 0
+    counts = {}
     while time.monotonic() < end:
         rounds += 1
-        _round(world)
+        _round(world, counts)
         world.wait_ready(limit=30)
         world.wait_accepted(50)
         world.check_round()
     world.note("rounds", rounds)
+    world.note("faults", ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
 
 
-def _round(world):
+def _round(world, counts):
     chosen = [f for f in FAULTS.values() if not world.lacking(f)]
     weights = [f.weight for f in chosen]
     under_way = []
     for fault in world.rng.choices(chosen, weights, k=world.rng.randrange(1, 4)):
         claimed = world.claiming = []
         course = fault.run(world)
-        name = f"{fault.name}"
-        world.begin(name)
+        began = world.now()
         try:
             next(course)
+            name = " ".join([fault.name, *claimed])
+            world.begin(name, began)
             under_way.append((name, course, claimed))
+            counts[fault.name] = counts.get(fault.name, 0) + 1
         except (Busy, AssertionError) as e:  # all nodes are taken, or there is no leader to be hit: another round
             world.claims -= set(claimed)
-            world.cancel(name)
             if isinstance(e, AssertionError):
-                world.mark(f"{name}: {e}")
+                world.mark(f"{fault.name}: {e}")
         finally:
             world.claiming = None
         world.run_for(world.rng.uniform(0, 2))

@@ -5,6 +5,7 @@ machine's own network is touched, and all is gone with the process. What is cut 
 so that a change of many links is one transaction.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,17 @@ def missing():
     for tool in ("ip", "nft", "nsenter"):
         if not shutil.which(tool):
             return f"{tool} is not installed"
+    return _refused()
+
+
+@functools.cache
+def _refused():
+    """What a container may be allowed of a namespace is not always all of it: tried once."""
+    for args in ("ip link add probe type bridge", "ip link delete probe", "ip netns add probe", "ip netns delete probe",
+                 "nft add table bridge probe", "nft delete table bridge probe"):
+        done = subprocess.run(args.split(), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            return f"{args}: {done.stderr.strip().splitlines()[0] if done.stderr else done.returncode}"
     return None
 
 

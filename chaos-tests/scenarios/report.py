@@ -4,8 +4,6 @@ styles and drawings are inline, so that the file can be sent by mail and opened 
 import html
 import time
 
-from scenarios.common import read_journal
-
 WIDTH, HEIGHT = 900, 72  # of one panel's drawing area, in units of the drawing
 LEFT, GAP = 52, 26
 MAX_POINTS = 600  # of a line: long runs are summed up
@@ -16,8 +14,7 @@ MAX_POINTS = 600  # of a line: long runs are summed up
 def collect(run):
     """Series for the page, from the journals and the watch; times in seconds from the beginning of the load."""
     world = run.world
-    sent = [e for p in sorted(run.dir.glob("load-*.jsonl")) for e in read_journal(p)]
-    accepted = [(e["time"], e["seconds"]) for e in sent if e.get("event") == "sent"]
+    accepted = [(e["time"], e["seconds"]) for e in run.sent_events() if e.get("event") == "sent"]
     delivered = [e["time"] for s in world.sinks for e in s.received()]
     start = world.began
     end = max([start + 1, *(t for t, _ in accepted), *delivered, *(m[0] for m in world.marks if m[0] < start + 1e6)])

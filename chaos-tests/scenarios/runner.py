@@ -14,7 +14,7 @@ import time
 import traceback
 
 from scenarios import SCENARIOS, check, load_families, report
-from scenarios.common import LIMIT, harness, read_journal
+from scenarios.common import harness, read_slim
 from scenarios.progress import Progress, table
 from scenarios.target_local import LocalTarget
 from scenarios.world import World
@@ -87,6 +87,7 @@ class Run:
         self.allowed = []
         self.figures = {}
         self.world = None
+        self.sent = []
         self.took = 0.0
         self.series = {}
 
@@ -210,7 +211,7 @@ class Run:
     # ---- the judgement ----
 
     def _judge(self, world, before, after):
-        sent = [e for load in self._sent_files() for e in read_journal(load)]
+        sent = self.sent_events()
         received = [e for s in world.sinks for e in s.received()]
         logs = {n.name: check.read_log(world.target.log_of(n)) for n in world.nodes}
         traces = {n.name: world.target.trace_of(n) for n in world.nodes}
@@ -247,6 +248,13 @@ class Run:
         took = check.takeovers(world.leader_hits, logs)
         self.figures["takeovers"] = took
         self.figures["takeover"] = max(took) if took and self.scenario.takeover else None
+
+    def sent_events(self):
+        """Of all loads, read once when they have ended."""
+        if not self.sent:
+            keys = ("event", "time", "key", "verb", "code", "seconds")
+            self.sent = [e for load in self._sent_files() for e in read_slim(load, keys)]
+        return self.sent
 
     def _sent_files(self):
         return sorted(self.dir.glob("load-*.jsonl"))

@@ -133,6 +133,9 @@ class LocalTarget(harness.Cluster):
         found = {"local": None, "down": None, "config": None, "files": None, "pause": None, "network": network.missing(), "root": root}
         for tool in ("strace", "faketime"):
             found[tool] = None if shutil.which(tool) else f"{tool} is not installed"
+        if found["strace"] is None:
+            done = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False)
+            found["strace"] = "strace may not trace here" if done.returncode else None
         return found
 
     def sink_host(self):

@@ -153,9 +153,9 @@ class World:
 
     # ---- the time line ----
 
-    def begin(self, name):
+    def begin(self, name, since=None):
         with self.lock:
-            self.bands.append({"name": name, "begin": time.time(), "end": None})
+            self.bands.append({"name": name, "begin": since or time.time(), "end": None})
         self.tell(name)
 
     def end(self, name):
@@ -195,14 +195,6 @@ class World:
     @staticmethod
     def now():
         return time.time()
-
-    def cancel(self, name):
-        """The band that was begun last under this name is none."""
-        with self.lock:
-            for band in reversed(self.bands):
-                if band["name"] == name:
-                    self.bands.remove(band)
-                    return
 
     def lacking(self, fault):
         return next((n for n in fault.needs if self.capabilities.get(n, "unknown")), None)
