@@ -1,6 +1,8 @@
 /* Happy path: MHD calls handle -> request parsed -> connection suspended, question to the core -> answered (core's
  * thread: keep, resume) -> MHD calls handle again -> response. Failure: the core's mailbox is full: 503 with
- * Retry-After. A body is gathered piece by piece before it is sent; at most MAX_BODIES at once. */
+ * Retry-After. A body is gathered piece by piece before it is sent; at most MAX_BODIES at once.
+ * End: MHD panics when it is stopped with a connection suspended. So nothing more is asked then, and what was asked is
+ * waited for; the core is still there and answers. */
 #include "node/http.h"
 
 #include "node/config/config_internal.h"
@@ -13,6 +15,7 @@
 #include <microhttpd.h>
 #include <netdb.h>
 #include <openssl/crypto.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +28,10 @@ struct http {
     struct cluster *cluster;
     const struct config *config;
     atomic_uint bodies;
+    pthread_mutex_t lock; /* for what follows */
+    pthread_cond_t none_asked;
+    unsigned asked;
+    bool closing;
 };
 
 enum what { WHAT_NONE, WHAT_JSON, WHAT_METRICS, WHAT_BODY };
@@ -148,19 +155,46 @@ static enum MHD_Result respond_answer(struct request *q)
 
 /* ---- questions to the core ---- */
 
+/* Suspends the connection, for an answer that will come; false: the end has begun. */
+static bool begin_question(struct request *q, enum what what)
+{
+    struct http *h = q->http;
+    (void)pthread_mutex_lock(&h->lock);
+    bool open = !h->closing;
+    if (open)
+        h->asked++;
+    (void)pthread_mutex_unlock(&h->lock);
+    if (!open)
+        return false;
+    q->what = what;
+    q->asked = true;
+    MHD_suspend_connection(q->connection);
+    return true;
+}
+
+/* The answer is there. MHD's thread may free q as soon as the connection is resumed. */
+static void end_question(struct request *q)
+{
+    struct http *h = q->http;
+    MHD_resume_connection(q->connection);
+    (void)pthread_mutex_lock(&h->lock);
+    if (--h->asked == 0)
+        (void)pthread_cond_signal(&h->none_asked);
+    (void)pthread_mutex_unlock(&h->lock);
+}
+
 static void answered(void *arg, int status, json_t *answer)
 {
     struct request *q = arg;
     q->status = status;
     q->answer = answer;
-    MHD_resume_connection(q->connection);
+    end_question(q);
 }
 
 static enum MHD_Result ask(struct request *q, enum what what, const struct cluster_query *query)
 {
-    q->what = what;
-    q->asked = true;
-    MHD_suspend_connection(q->connection);
+    if (!begin_question(q, what))
+        return respond_error(q->connection, MHD_HTTP_SERVICE_UNAVAILABLE, "shutting down");
     int rc = cluster_ask(q->http->cluster, query, answered, q);
     if (rc != 0)
         answered(q, rc, NULL);
@@ -181,7 +215,7 @@ static void piece_read(void *arg, int status, uint8_t *data, size_t len, bool la
             return;
     }
     q->status = status;
-    MHD_resume_connection(q->connection);
+    end_question(q);
 }
 
 static enum MHD_Result ask_body(struct request *q)
@@ -190,9 +224,10 @@ static enum MHD_Result ask_body(struct request *q)
         atomic_fetch_sub(&q->http->bodies, 1);
         return respond_error(q->connection, MHD_HTTP_SERVICE_UNAVAILABLE, "too many bodies are being read");
     }
-    q->what = WHAT_BODY;
-    q->asked = true;
-    MHD_suspend_connection(q->connection);
+    if (!begin_question(q, WHAT_BODY)) {
+        atomic_fetch_sub(&q->http->bodies, 1);
+        return respond_error(q->connection, MHD_HTTP_SERVICE_UNAVAILABLE, "shutting down");
+    }
     int rc = cluster_ask_body(q->http->cluster, q->id, 0, piece_read, q);
     if (rc != 0)
         piece_read(q, rc, NULL, 0, false);
@@ -398,6 +433,13 @@ static int bind_socket(const char *address, char *bound, size_t bound_len, char 
     return fd;
 }
 
+static void free_http(struct http *h)
+{
+    (void)pthread_cond_destroy(&h->none_asked);
+    (void)pthread_mutex_destroy(&h->lock);
+    free(h);
+}
+
 int http_open(struct http **out, struct cluster *c, const struct config *config, char *bound, size_t bound_len,
               char *error, size_t error_len)
 {
@@ -407,6 +449,8 @@ int http_open(struct http **out, struct cluster *c, const struct config *config,
     struct http *h = mr_calloc(1, sizeof(*h));
     h->cluster = c;
     h->config = config;
+    (void)pthread_mutex_init(&h->lock, NULL);
+    (void)pthread_cond_init(&h->none_asked, NULL);
     h->daemon =
         MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL,
                          handle, h, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
@@ -415,7 +459,7 @@ int http_open(struct http **out, struct cluster *c, const struct config *config,
     if (h->daemon == NULL) {
         (void)snprintf(error, error_len, "the HTTP server cannot be started on %s", bound);
         close(fd);
-        free(h);
+        free_http(h);
         return MR_IO;
     }
     *out = h;
@@ -424,6 +468,11 @@ int http_open(struct http **out, struct cluster *c, const struct config *config,
 
 void http_close(struct http *h)
 {
+    (void)pthread_mutex_lock(&h->lock);
+    h->closing = true;
+    while (h->asked > 0)
+        (void)pthread_cond_wait(&h->none_asked, &h->lock);
+    (void)pthread_mutex_unlock(&h->lock);
     MHD_stop_daemon(h->daemon);
-    free(h);
+    free_http(h);
 }

@@ -368,3 +368,29 @@ def test_demo_ended(tmp_path, number):
     left = [p for p in tmp_path.iterdir() if p.name.startswith("mailraft-demo-")]
     if number == signal.SIGTERM:
         assert demo.popen.returncode == REFUSED and left == []
+
+
+def test_questions_until_the_end(make_cluster):
+    """A node that is asked all the time ends in order nevertheless."""
+    c = make_cluster(n=1).start(sink=False)
+    node = c.nodes[0]
+    assert c.load(3).popen.wait(60) == 0
+    message = node.get("/v1/messages")["messages"][0]["id"]
+    for _ in range(6):
+        ended = threading.Event()
+
+        def ask(path):
+            while not ended.is_set():  # pylint: disable=cell-var-from-loop
+                node.get(path, 1)
+
+        askers = [threading.Thread(target=ask, args=(p,)) for p in ("/v1/status", "/metrics", f"/v1/messages/{message}/body") * 3]
+        for asker in askers:
+            asker.start()
+        wait_for(lambda: node.metric("raft_applied_index") > 0, "it answers")
+        status = node.end()
+        ended.set()
+        for asker in askers:
+            asker.join()
+        assert status == 0, node.text()[-500:]
+        node.start()
+        c.wait_ready()
