@@ -96,7 +96,8 @@ static struct sim_file *new_file(struct disk *d, bool dir)
 
 static void charge(struct disk *d, struct sim_file *f)
 {
-    uint64_t reach = f->size > f->allocated ? f->size : f->allocated;
+    uint64_t data = f->dir ? f->size : sim_fs_data_end(f); /* what a truncation has added behind it is a hole */
+    uint64_t reach = data > f->allocated ? data : f->allocated;
     uint64_t want = f->names > 0 || f->refs > 0 ? (reach + PAGE - 1) / PAGE * PAGE : 0;
     d->used = d->used - f->charged + want;
     f->charged = want;
@@ -601,10 +602,9 @@ int sim_fs_truncate(unsigned node, struct sim_file *f, uint64_t size)
     struct disk *d = disk_of(node);
     if (size < f->size)
         clear_from(f, size);
-    else if (reach(d, f, size) < size)
-        return -ENOSPC;
     f->size = size;
-    f->allocated = size;
+    if (f->allocated > size)
+        f->allocated = size;
     charge(d, f);
     return 0;
 }
@@ -793,7 +793,8 @@ static void cut_file(struct disk *d, struct sim_file *f)
     }
     f->dirty_low = f->dirty_high = 0;
     f->disk_size = size;
-    f->allocated = size;
+    if (f->allocated > size)
+        f->allocated = size;
     charge(d, f);
 }
 
@@ -911,7 +912,8 @@ bool sim_disk_truncate(unsigned node, const char *where)
     clear_from(f, f->size);
     sim_fs_sync_begin(node, f);
     sim_fs_sync_end(node, f, true);
-    f->allocated = f->size;
+    if (f->allocated > f->size)
+        f->allocated = f->size;
     charge(d, f);
     return true;
 }
