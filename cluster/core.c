@@ -215,6 +215,9 @@ static void on_formed(void *arg)
     core_disk_computes(c, true); /* a long log takes long to read */
     int rc = begin_raft(c, error, sizeof(error));
     core_disk_computes(c, false);
+    /* A full or failing disk may be well again at the next start; what is wrong in the directory itself stays. */
+    if (rc == MR_IO || rc == MR_NOSPACE)
+        mr_panic("%s", error);
     if (rc != 0) {
         if (c->replica != NULL)
             replica_close(c->replica, on_failed_closed, c);

@@ -231,7 +231,9 @@ static void propose_batch(struct cluster *c)
     Mailraft__Batch batch = MAILRAFT__BATCH__INIT;
     struct core_staged **tail = &b->ops;
     size_t bytes = 0, n = 0;
-    uint64_t stamp = committed_time_stamp(&c->ctime, core_now(c));
+    /* A term's first own entry moves time nowhere: what came before it is not in the state yet, after a restart of all
+     * nothing is, and then this node's own clock alone would say what time it is (PROTOCOL.md 1.1). */
+    uint64_t stamp = c->lead.first_index == 0 ? state_now_ms(c->state) : committed_time_stamp(&c->ctime, core_now(c));
     bool may_grant = c->lead.first_index != 0 && leader_lease_may_grant(&c->leader_lease, core_now(c));
 
     while (c->lead.staged != NULL && n < CORE_MAX_BATCH_OPS) {
@@ -329,6 +331,7 @@ void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results
     if (c->lead.first_index == 0) {
         c->lead.first_index = index;
         /* Only now is everything of earlier terms in the state. */
+        committed_time_lead(&c->ctime, core_now(c), state_now_ms(c->state), mr_wall_ms(c->clock), core_voters(c));
         leader_lease_started(&c->leader_lease);
         leader_lease_voters(&c->leader_lease, core_voters(c));
         sched_lead(c->sched, core_now(c), index);

@@ -56,7 +56,6 @@ struct delivery_log {
     unsigned hop;
     enum delivery_state state;
     uint32_t attempt;
-    uint64_t not_before_ns; /* true time; deferred: half of what was asked for */
     struct attempt_log *attempts;
     unsigned n_attempts;
 };
