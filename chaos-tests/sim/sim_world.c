@@ -463,6 +463,7 @@ void sim_world_run(const struct sim_options *options, struct sim_result *result)
     sim_on_end = on_end;
     sim_on_log = on_log;
     choose(options);
+    sim_sizes_start();
     hops_start(world.config.hops);
     form();
     uint64_t begin = sim_now(), heal_at = begin + world.config.load_ns;

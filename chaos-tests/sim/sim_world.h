@@ -129,6 +129,9 @@ struct world {
 extern struct world world;
 bool node_serves(unsigned node); /* alive, not paused, workers run, not draining */
 
+/* ---- sim_sizes.c ---- */
+void sim_sizes_start(void); /* draws them */
+
 /* ---- sim_hops.c ---- */
 struct hop_connection;
 struct hop_answer {
