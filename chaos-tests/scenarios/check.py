@@ -307,7 +307,7 @@ TAKEOVER_LIMIT = 10
 
 
 def takeovers(hits, logs):
-    """Seconds from each loss of a leader to the next beginning of a term by anybody. A hit after which the leader went on, as a
+    """(when, seconds) from each loss of a leader to the next beginning of a term by anybody. A hit after which the leader went on, as a
     short pause is, has none: the next term began for another reason, after another hit or long after."""
     begun = sorted(seconds_of(e["time"]) for events in logs.values() for e in events if e.get("event") == "leading")
     found = []
@@ -316,5 +316,12 @@ def takeovers(hits, logs):
         until = min(at + TAKEOVER_LIMIT, hits[i + 1][0] if i + 1 < len(hits) else float("inf"))
         later = [t for t in begun if at - 0.001 <= t < until]
         if later:
-            found.append(later[0] - at)
+            found.append((at, later[0] - at))
     return found
+
+
+def silences_after(took, sent):
+    """For each takeover the longest time without a 250 that began from just before the loss until just after the new term."""
+    times = sorted(e["time"] for e in sent if e.get("event") == "sent")
+    gaps = [(b - a, a) for a, b in zip(times, times[1:])]
+    return [max((gap for gap, begun in gaps if at - 0.5 <= begun <= at + seconds + 0.5), default=0.0) for at, seconds in took]

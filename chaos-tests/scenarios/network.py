@@ -92,8 +92,11 @@ class Network:
         _sh(["nft", "-f", "-"], input=text)
 
     def close(self):
-        """Everything away, as far as it is there."""
-        for args in ["nft delete table bridge wire", "ip link delete wire",
+        """Everything away, as far as it is there. A namespace's own end comes when the kernel has time for it, and would take the
+        links along only then: they are deleted one by one."""
+        links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=False).stdout
+        ends = [name for line in links.splitlines() if (name := line.split()[1].split("@")[0].rstrip(":")).startswith("v-")]
+        for args in ["nft delete table bridge wire", *(f"ip link delete {end}" for end in ends), "ip link delete wire",
                      *(f"ip netns delete {p}" for p in self.places)]:
             subprocess.run(args.split(), capture_output=True, check=False)
 

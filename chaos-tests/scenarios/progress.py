@@ -1,6 +1,7 @@
 """What a person sees while it runs: one line that changes on a terminal, lines through a pipe; a table at the end."""
 
 import shutil
+import statistics
 import sys
 import time
 
@@ -63,3 +64,22 @@ def table(results):
     lines.append(f"{passed} of {len(results['runs'])} passed, {len(results['skipped'])} skipped, {results['seconds']:.0f} s, "
                  f"seed {results['seed']}")
     return "\n".join(lines)
+
+
+def _spread(name, values):
+    if not values:
+        return None
+    return f"{name} {statistics.median(values):.2f}, at most {max(values):.2f} ({len(values)})"
+
+
+def summary(results):
+    """All runs together; times are medians in seconds, and how many there were."""
+    figures = [run["figures"] for run in results["runs"]]
+    total = {key: sum(f.get(key) or 0 for f in figures) for key in ("messages", "lost", "altered", "second_copies", "in_doubt")}
+    million = total["second_copies"] * 1e6 / total["messages"] if total["messages"] else 0
+    counts = (f"{total['messages']:,}".replace(",", " ") + f" messages: lost {total['lost']}, altered {total['altered']}, duplicated "
+              f"{total['second_copies']} ({million:.0f} a million), in doubt {total['in_doubt']}")
+    times = [_spread("takeover", [t for f in figures for t in f.get("takeovers", [])]),
+             _spread("silence of accept around it", [t for f in figures for t in f.get("silences", [])]),
+             _spread("recovery", [f["recovery"] for f in figures if f.get("recovery") is not None])]
+    return counts + "\n" + "; ".join(t for t in times if t)

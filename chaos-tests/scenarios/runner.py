@@ -15,7 +15,7 @@ import traceback
 
 from scenarios import SCENARIOS, check, load_families, report
 from scenarios.common import harness, read_slim
-from scenarios.progress import Progress, table
+from scenarios.progress import Progress, summary, table
 from scenarios.target_local import LocalTarget
 from scenarios.world import World
 
@@ -245,9 +245,10 @@ class Run:
         self.figures["in_doubt"] = len(doubts)
         gap, at = check.silence(sent)
         self.figures["silence"], self.figures["silence_at"] = gap, at
-        took = check.takeovers(world.leader_hits, logs)
-        self.figures["takeovers"] = took
-        self.figures["takeover"] = max(took) if took and self.scenario.takeover else None
+        took = check.takeovers(world.leader_hits, logs) if self.scenario.takeover else []
+        self.figures["takeovers"] = [seconds for _, seconds in took]
+        self.figures["takeover"] = max(self.figures["takeovers"], default=None)
+        self.figures["silences"] = check.silences_after(took, sent)
 
     def sent_events(self):
         """Of all loads, read once when they have ended."""
@@ -356,6 +357,7 @@ def main(argv):
     page.write_text(report.page(results, [r.series for r in done]))
     (options.results or folder / "results.json").write_text(json.dumps(results, indent=1))
     print(table(results))
+    print(summary(results))
     failed = [r for r in done if not r.passed]
     for run in failed:
         print(f"\n{run.scenario.name} --seed {run.seed} FAILED; logs and journals: {run.dir}")

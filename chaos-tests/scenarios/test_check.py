@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from scenarios import check, report, runner  # noqa: E402  pylint: disable=wrong-import-position
+from scenarios import check, progress, report, runner  # noqa: E402  pylint: disable=wrong-import-position
 from scenarios.common import harness  # noqa: E402  pylint: disable=wrong-import-position
 
 HASH = "0123456789abcdef0123456789abcdef"
@@ -231,13 +231,26 @@ def test_flat():
 
 def test_takeovers():
     logs = {"mx2": [event("leading", 1), event("leading", 10.8), event("leading", 40)]}
-    assert [round(t, 3) for t in check.takeovers([(BASE + 10, "mx1")], logs)] == [0.8]
+    assert [round(t, 3) for _, t in check.takeovers([(BASE + 10, "mx1")], logs)] == [0.8]
     assert check.takeovers([(BASE + 15, "mx1")], logs) == []  # it went on: the next term came long after
-    assert [round(t, 3) for t in check.takeovers([(BASE + 9, "mx1"), (BASE + 10, "mx1")], logs)] == [0.8]
+    assert [round(t, 3) for _, t in check.takeovers([(BASE + 9, "mx1"), (BASE + 10, "mx1")], logs)] == [0.8]
 
 
 def test_silence():
     assert check.silence([sent("a", at=1), sent("b", at=1.5), sent("c", "refused", code=451, at=2), sent("d", at=4)]) == (2.5, 1.5)
+
+
+def test_silences_after_takeovers():
+    times = [sent("a", at=t) for t in (1, 2, 9.9, 10.1, 11.5, 12, 20)]
+    assert [round(t, 3) for t in check.silences_after([(10.0, 0.8)], times)] == [1.4]
+    assert check.silences_after([], times) == []
+
+
+def test_summary():
+    one = {"figures": {"messages": 600000, "lost": 0, "altered": 0, "second_copies": 3, "in_doubt": 5, "takeovers": [1.0, 3.0],
+                       "silences": [1.1], "recovery": 2.0}}
+    text = progress.summary({"runs": [one, one, {"figures": {}}]})
+    assert "1 200 000 messages" in text and "duplicated 6 (5 a million)" in text and "takeover 2.00, at most 3.00 (4" in text
 
 
 # ---- the runner ----
