@@ -51,10 +51,14 @@ bool plan_chance(struct plan_fault *f, double p)
 
 void plan_kill(unsigned node, enum sim_end how)
 {
-    if (sim_node_alive(node))
+    if (sim_node_alive(node)) {
         sim_node_crash(node, how);
-    else if (how == SIM_POWER)
-        sim_disk_power(node); /* the process was dead, its page cache was not */
+    } else if (how == SIM_POWER) { /* the process was dead, its machine was not */
+        sim_disk_power(node);
+        sim_net_node_ended(node, how);
+        if (sim_on_end != NULL)
+            sim_on_end(node, how, "");
+    }
 }
 
 void plan_down(unsigned node, enum sim_end how)
