@@ -60,3 +60,35 @@ def step_journal(world):
           needs=("strace", "local"))
 def step_send(world):
     die_at(world, "write")
+
+
+@scenario("step-dot", "leader and follower die when next hops have taken what they sent, and the answers to the dots do not reach them",
+          sink=["--fault", "stall@dot=1:0.7"], rate=60, needs=("network",))
+def step_dot(world):
+    for leads in world.rng.sample((True, False), 2):
+        node = world.leader() if leads else world.rng.choice(world.followers())
+        with world.band(f"{node.name} dies between dot and reply"):
+            world.wait_accepted(world.rng.randrange(30, 90))
+            # What waits for the answer to its dot now is taken by the next hop within a second, in vain.
+            world.net.one_way("hop", node)
+            world.run_for(world.rng.uniform(1, 1.3))
+            node.kill()
+            world.net.join("hop", node)
+            world.wait_accepted(world.rng.randrange(1, 60))
+            node.start()
+            world.wait_ready([node])
+
+
+@scenario("step-reply", "nodes die when they have committed and their clients have not read the 250: the clients send again",
+          needs=("network",))
+def step_reply(world):
+    for leads in world.rng.sample((True, False), 2):
+        node = world.leader() if leads else world.rng.choice(world.followers())
+        with world.band(f"{node.name} dies between commit and 250"):
+            world.net.one_way(node, "load")
+            world.run_for(world.rng.uniform(0.2, 1))
+            node.kill()
+            world.net.join(node, "load")
+            world.wait_accepted(world.rng.randrange(1, 100))
+            node.start()
+            world.wait_ready([node])
