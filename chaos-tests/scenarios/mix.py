@@ -20,6 +20,11 @@ def mix(world):
     world.note("faults", ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
 
 
+@scenario("mix-five", "the same with five nodes", long=True, nodes=5)
+def mix_five(world):
+    mix(world)
+
+
 def _round(world, counts):
     chosen = [f for f in FAULTS.values() if not world.lacking(f)]
     weights = [f.weight for f in chosen]

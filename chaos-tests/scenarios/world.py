@@ -59,8 +59,10 @@ class World:
     def awake(self):
         return [n for n in self.nodes if n.alive() and not n.paused]
 
-    def leader(self, among=None, limit=LIMIT):
-        """The node that most of those that answer, and have a quorum, take for the leader; waits until there is one."""
+    def leader(self, among=None, limit=None):
+        """The node that most of those that answer, and have a quorum, take for the leader; waits until there is one. A fault of the
+        mix does not wait long: others may have left no majority."""
+        limit = limit or (LIMIT if self.claiming is None else 2)
 
         def look():
             names = [s["leader"] for s in (n.get("/v1/status", 2) for n in (among or self.awake())) if s and s["quorum"]]
