@@ -246,26 +246,11 @@ static void form_send(void *arg, uint32_t peer, bool request, const ProtobufCMes
 
 /* ---- open ---- */
 
-/* A new directory's name is synced too: what is fsynced inside is worth nothing after a power cut if the way to it is
- * gone, and this node would come back as an empty one. */
 static int make_dir(const char *path, char *error, size_t error_len)
 {
-    const struct mr_fileio *io = &mr_fileio_real;
-    int rc = mkdir(path, 0700) == 0 ? 0 : -errno;
-
-    if (rc == -EEXIST)
+    if (mkdir(path, 0700) == 0 || errno == EEXIST)
         return 0;
-    if (rc == 0) {
-        const char *slash = strrchr(path, '/');
-        char *parent = slash == NULL   ? mr_strdup(".")
-                       : slash == path ? mr_strdup("/")
-                                       : mr_strndup(path, (size_t)(slash - path));
-        rc = io->sync_dir(io, parent);
-        free(parent);
-    }
-    if (rc == 0)
-        return 0;
-    (void)snprintf(error, error_len, "%s: %s", path, strerror(-rc));
+    (void)snprintf(error, error_len, "%s: %s", path, strerror(errno));
     return MR_IO;
 }
 

@@ -11,6 +11,7 @@
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 #include "raft/open_segments.h"
+#include "raft/unfinished.h"
 
 #include <errno.h>
 #include <linux/aio_abi.h>
@@ -429,7 +430,9 @@ int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
     uint64_t last;
     int rv;
 
-    rv = open_segments_pad(rio->dir, error, error_len);
+    rv = unfinished_finish(rio->dir, rio->acked.index, error, error_len);
+    if (rv == MR_OK)
+        rv = open_segments_pad(rio->dir, error, error_len);
     if (rv != MR_OK)
         return rv;
     rv = rio->uv.load(&rio->io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);

@@ -1,8 +1,8 @@
 /* A file is pages of 4 KiB. A page has what programs read (now), what a power cut would leave (was, while some of its
  * sectors are dirty) and, while a sync is on the way, what that sync was asked to store (mid, if it was written again).
  * Names have the same two sides: an entry of a directory points to a file now and to one on the disk, and the changes
- * between them are a list in order, of which a power cut leaves a prefix. Space is what files reach to or were given
- * ahead; nobody here writes files with holes. Memory: pages that were never written are none. */
+ * between them are a list in order, of which a power cut leaves a prefix. Space is what files are written up to or were
+ * given ahead; nobody here writes behind holes. Memory: pages that were never written are none. */
 #include "chaos-tests/sim/sim_fs.h"
 
 #include "proto/base/memory.h"
@@ -40,7 +40,7 @@ struct sim_file {
     uint64_t size, disk_size;
     uint64_t sync_size; /* of a file; of a directory: the next change's number at the sync's begin */
     unsigned syncing;
-    uint64_t allocated, charged;
+    uint64_t allocated, filled, charged; /* given ahead; written up to */
     struct page *pages;
     size_t n_pages;
     size_t dirty_low, dirty_high; /* pages that may be dirty or failed: low <= i < high */
@@ -96,8 +96,7 @@ static struct sim_file *new_file(struct disk *d, bool dir)
 
 static void charge(struct disk *d, struct sim_file *f)
 {
-    uint64_t data = f->dir ? f->size : sim_fs_data_end(f); /* what a truncation has added behind it is a hole */
-    uint64_t reach = data > f->allocated ? data : f->allocated;
+    uint64_t reach = f->filled > f->allocated ? f->filled : f->allocated;
     uint64_t want = f->names > 0 || f->refs > 0 ? (reach + PAGE - 1) / PAGE * PAGE : 0;
     d->used = d->used - f->charged + want;
     f->charged = want;
@@ -534,6 +533,17 @@ uint64_t sim_fs_data_end(const struct sim_file *f)
     return i * PAGE < f->size ? i * PAGE : f->size;
 }
 
+bool sim_fs_next_data(const struct sim_file *f, uint64_t *offset)
+{
+    size_t i = (size_t)(*offset / PAGE);
+    while (i < f->n_pages && f->pages[i].now == NULL)
+        i++;
+    if (i >= f->n_pages || i * PAGE >= f->size)
+        return false;
+    *offset = i * PAGE > *offset ? i * PAGE : *offset;
+    return *offset < f->size;
+}
+
 ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset)
 {
     ssize_t done = 0;
@@ -577,6 +587,8 @@ ssize_t sim_fs_write(unsigned node, struct sim_file *f, const struct iovec *iov,
     }
     if (offset > f->size)
         f->size = offset;
+    if (offset > f->filled)
+        f->filled = offset;
     charge(d, f);
     return (ssize_t)done;
 }
@@ -597,14 +609,19 @@ static void clear_from(struct sim_file *f, uint64_t size)
     }
 }
 
+static void keep_up_to(struct sim_file *f, uint64_t size)
+{
+    f->allocated = f->allocated < size ? f->allocated : size;
+    f->filled = f->filled < size ? f->filled : size;
+}
+
 int sim_fs_truncate(unsigned node, struct sim_file *f, uint64_t size)
 {
     struct disk *d = disk_of(node);
     if (size < f->size)
         clear_from(f, size);
     f->size = size;
-    if (f->allocated > size)
-        f->allocated = size;
+    keep_up_to(f, size);
     charge(d, f);
     return 0;
 }
@@ -634,12 +651,13 @@ void sim_fs_space(unsigned node, uint64_t *available, uint64_t *total)
 
 void sim_fs_sync_begin(unsigned node, struct sim_file *f)
 {
-    /* A second one at the same time is simply as late as its end. */
-    if (f->syncing++ > 0)
-        return;
+    /* With two at the same time, the end of either stores what was there at the begin of the later one. */
+    f->syncing++;
     f->sync_size = f->dir ? disk_of(node)->next_change : f->size;
     for (size_t i = f->dirty_low; i < f->dirty_high; i++) {
         struct page *p = &f->pages[i];
+        free(p->mid);
+        p->mid = NULL;
         p->syncing = p->dirty != 0;
         p->since = 0;
     }
@@ -793,8 +811,7 @@ static void cut_file(struct disk *d, struct sim_file *f)
     }
     f->dirty_low = f->dirty_high = 0;
     f->disk_size = size;
-    if (f->allocated > size)
-        f->allocated = size;
+    keep_up_to(f, size);
     charge(d, f);
 }
 
@@ -912,8 +929,7 @@ bool sim_disk_truncate(unsigned node, const char *where)
     clear_from(f, f->size);
     sim_fs_sync_begin(node, f);
     sim_fs_sync_end(node, f, true);
-    if (f->allocated > f->size)
-        f->allocated = f->size;
+    keep_up_to(f, f->size);
     charge(d, f);
     return true;
 }

@@ -61,6 +61,7 @@ struct dirent *__real_readdir(DIR *dir);
 int __real_closedir(DIR *dir);
 int __real_statvfs(const char *path, struct statvfs *out);
 int __real_flock(int fd, int operation);
+off_t __real_lseek(int fd, off_t offset, int whence);
 long __real_syscall(long number, ...);
 
 int __wrap_open(const char *path, int flags, ...);
@@ -85,6 +86,7 @@ struct dirent *__wrap_readdir(DIR *dir);
 int __wrap_closedir(DIR *dir);
 int __wrap_statvfs(const char *path, struct statvfs *out);
 int __wrap_flock(int fd, int operation);
+off_t __wrap_lseek(int fd, off_t offset, int whence);
 long __wrap_syscall(long number, ...);
 
 /* ---- whose call it is ---- */
@@ -449,6 +451,21 @@ int __wrap_fstat(int fd, struct stat *st)
         return -1;
     fill_stat(d->file, st);
     return 0;
+}
+
+/* Only where the data are: nobody here has a position. */
+off_t __wrap_lseek(int fd, off_t offset, int whence)
+{
+    unsigned node = whose();
+    if (node == 0)
+        return __real_lseek(fd, offset, whence);
+    mr_assert(whence == SEEK_DATA);
+    const struct descriptor *d = descriptor_of(node, fd);
+    if (d == NULL)
+        return -1;
+    if (!sim_fs_next_data(d->file, (uint64_t *)&offset))
+        return result_of(-ENXIO);
+    return offset;
 }
 
 int __wrap_stat(const char *path, struct stat *st)

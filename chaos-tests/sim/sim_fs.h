@@ -28,6 +28,7 @@ bool sim_fs_is_dir(const struct sim_file *f);
 uint64_t sim_fs_size(const struct sim_file *f);
 uint64_t sim_fs_number(const struct sim_file *f);
 uint64_t sim_fs_data_end(const struct sim_file *f); /* behind it there are only zeros */
+bool sim_fs_next_data(const struct sim_file *f, uint64_t *offset); /* from there on; false: none */
 ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
 /* Short when the space ends on the way. */
 ssize_t sim_fs_write(unsigned node, struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
