@@ -84,6 +84,26 @@ def majority_lost(world):
     world.wait_ready()
 
 
+@scenario("kill-backlog", "the next hop is away and thousands wait; the leader dies, then all nodes; the next hop comes back", rate=500,
+          sessions=24)
+def kill_backlog(world):
+    with world.band("next hop away"):
+        world.sink.kill()
+        world.wait_accepted(1500)
+        leader = world.leader()
+        leader.kill()
+        world.wait_accepted(300)
+        leader.start()
+        world.wait_ready([leader])
+        for node in world.nodes:
+            node.kill()
+        for node in world.nodes:
+            node.start()
+        world.wait_ready()
+        world.wait_accepted(300)
+        world.sink.heal()
+
+
 @fault("kill a node")
 def kill_one(world):
     node = world.claim(world.nodes)

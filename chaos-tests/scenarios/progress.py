@@ -82,4 +82,4 @@ def summary(results):
     times = [_spread("takeover", [t for f in figures for t in f.get("takeovers", [])]),
              _spread("silence of accept around it", [t for f in figures for t in f.get("silences", [])]),
              _spread("recovery", [f["recovery"] for f in figures if f.get("recovery") is not None])]
-    return counts + "\n" + "; ".join(t for t in times if t)
+    return "\n".join(filter(None, [counts, "; ".join(t for t in times if t)]))

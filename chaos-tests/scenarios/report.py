@@ -260,8 +260,9 @@ def _section(i, run, series, open_):
     if not ok and run["logs"]:
         parts.append(f"<p>Logs and journals: <code>{html.escape(run['logs'])}</code></p>")
     if series:
-        keys = "".join(f'<span class="key" style="background:var({v})"></span>{t}' for v, t in (
-            ("--a", "accepted, median, queue"), ("--b", "delivered"), ("--c", "99th percentile"), ("--band", "fault")))
+        nodes = [(f"--n{i % 7}", name) for i, name in enumerate(series["nodes"])]
+        keys = "".join(f'<span class="key" style="background:var({v})"></span>{html.escape(t)}' for v, t in (
+            ("--a", "accepted, median, queue"), ("--b", "delivered"), ("--c", "99th percentile"), ("--band", "fault"), *nodes))
         parts.append(f'<p class="soft">{keys}</p><div class="chart">{drawing(series)}</div>')
         events = "".join(f"<li>{at:.2f} s {html.escape(text)}</li>" for at, text in series["marks"])
         parts.append(f'<details><summary class="soft">{len(series["marks"])} events</summary><ol class="events">{events}</ol></details>')
@@ -282,7 +283,7 @@ def page(results, series):
     sections = "".join(_section(i, r, s, len(runs) <= 6) for i, (r, s) in enumerate(zip(runs, series)))
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
             f'initial-scale=1"><title>mailraft: fault scenarios</title><style>{STYLE}</style></head><body>'
-            f"<h1>Fault scenarios</h1><p>{len(runs)} runs, {verdict}; {_cell(total)} messages; target {html.escape(results['target'])}; "
+            f"<h1>Fault scenarios</h1><p>{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {verdict}; {_cell(total)} messages; target {html.escape(results['target'])}; "
             f'<span class="soft">{began}, {results["seconds"]:.0f} s, seed {results["seed"]}</span></p>'
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
             + (f"<p>Skipped:</p><ul>{skipped}</ul>" if skipped else "") + sections + "</body></html>\n")

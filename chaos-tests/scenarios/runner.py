@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -283,7 +284,8 @@ class Run:
             "allowed": [f"{c}: {t} (allowed: {why})" for c, t, why in self.allowed],
             "figures": self.figures, "notes": self.world.notes if self.world else {},
             "logs": str(self.dir) if self.dir.exists() else None,
-            "again": f"chaos-tests/run {self.scenario.name} --seed {self.seed}",
+            "again": f"chaos-tests/run {self.scenario.name} --seed {self.seed}"
+                     + (f" --minutes {self.options.minutes:g}" if self.options.minutes and self.scenario.long else ""),
         }
 
 
@@ -320,6 +322,7 @@ def main(argv):
     folder = options.dir or pathlib.Path(tempfile.mkdtemp(prefix="mailraft-scenarios-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # what was started is ended then, too
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
     progress = Progress(len(chosen) * options.repeat)
