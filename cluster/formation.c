@@ -358,6 +358,16 @@ static void accept_request(struct formation *f, uint32_t peer, const struct requ
     tell_formed(f);
 }
 
+/* A member's question from before the formation: it came by an older connection than the formation itself. A refusal
+ * would stop that member for good; what it may still lack it is handed on. */
+static bool asks_late(const struct formation *f, uint32_t peer)
+{
+    for (unsigned i = 0; i < f->n; i++)
+        if (f->nodes[i].node == peer)
+            return is_member_directory(f, &f->nodes[i]);
+    return false;
+}
+
 void formation_request(struct formation *f, uint32_t peer, const Mailraft__FormRequest *request)
 {
     struct request *r = mr_calloc(1, sizeof(*r));
@@ -372,6 +382,8 @@ void formation_request(struct formation *f, uint32_t peer, const Mailraft__FormR
         accept_request(f, peer, r);
     else if (mr_id_equal(own, r->cluster))
         confirm(f, peer, own);
+    else if (mr_id_is_zero(r->cluster) && asks_late(f, peer))
+        log_event(LOG_INFO, "formation_question_late", LOG_N("peer", peer));
     else
         refuse_request(f, peer, "belongs to a cluster already");
     free(r);

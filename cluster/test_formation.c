@@ -514,6 +514,31 @@ static void one_missing_node_holds_it_up(void **state)
     sim_close(&s);
 }
 
+/* A question that took an older connection than the formation: no refusal, which would stop the one that asked. */
+static void a_late_question_harms_nobody(void **state)
+{
+    struct sim s;
+    unsigned from = 0, to = 0;
+    (void)state;
+    sim_open(&s, 1, same_lists);
+    while (s.queues[0][2].n == 0 || s.queues[0][2].items[s.queues[0][2].first].kind != REQUEST) {
+        if (pick(&s, 0, &from, &to) != 0)
+            fail_msg("nothing left to deliver");
+        deliver(&s, from, to);
+    }
+    assert_false(identity_formed(s.nodes[0].id));
+    struct message late = s.queues[0][2].items[s.queues[0][2].first];
+    late.bytes = mr_memdup(late.bytes, late.len);
+    settle(&s);
+    assert_true(all_formed_alike(&s));
+    struct queue *q = &s.queues[0][2];
+    q->items[(q->first + q->n++) % QUEUE] = late;
+    settle(&s);
+    for (unsigned i = 0; i < NODES; i++)
+        assert_string_equal(s.nodes[i].refused, "");
+    sim_close(&s);
+}
+
 /* The first one has written and handed the formation to mx2 only, and is gone for good: mx2 hands it on. */
 static void formed_members_hand_it_on(void **state)
 {
@@ -609,6 +634,7 @@ int main(void)
         cmocka_unit_test(wiped_disk_is_refused),
         cmocka_unit_test(different_lists_do_not_form),
         cmocka_unit_test(one_missing_node_holds_it_up),
+        cmocka_unit_test(a_late_question_harms_nobody),
         cmocka_unit_test(formed_members_hand_it_on),
         cmocka_unit_test(lists_that_cannot_be),
         cmocka_unit_test(ids_do_not_shift),
