@@ -11,6 +11,7 @@
 #include "proto/base/mailbox.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+#include "raft/raft_refuse.h"
 #include "raft/raft_wire.h"
 #include "raft/replica_io.h"
 
@@ -449,22 +450,19 @@ static const char *name_of(const struct replica *r, uint64_t id)
     return "?";
 }
 
-/* libraft takes another leader of its own term for impossible, and its release build does not check. */
-static bool is_second_leader(struct replica *r, const struct raft_message *m)
+/* False: libraft gets it. */
+static bool refuse(struct replica *r, uint64_t from, const struct raft_message *m, int *rc)
 {
-    raft_term term = 0;
+    static const char *const events[] = {
+        [RAFT_REFUSE_SECOND_LEADER] = "raft_second_leader", [RAFT_REFUSE_CONTRADICTION] = "raft_contradiction"};
+    enum raft_refusal refusal = raft_refuse(&r->raft, m);
 
-    if (m->type == RAFT_APPEND_ENTRIES)
-        term = m->append_entries.term;
-    else if (m->type == RAFT_INSTALL_SNAPSHOT)
-        term = m->install_snapshot.term;
-    return raft_state(&r->raft) == RAFT_LEADER && term == r->raft.current_term;
-}
-
-/* libraft asks such a message what only a candidate has before it looks whether it is one (UPSTREAM.md 21). */
-static bool is_late_vote(struct replica *r, const struct raft_message *m)
-{
-    return m->type == RAFT_REQUEST_VOTE_RESULT && raft_state(&r->raft) != RAFT_CANDIDATE;
+    *rc = MR_OK;
+    if (refusal == RAFT_REFUSE_SECOND_LEADER || refusal == RAFT_REFUSE_CONTRADICTION) {
+        log_event(LOG_ERROR, events[refusal], LOG_N("peer", from), LOG_N("term", r->raft.current_term));
+        *rc = MR_MALFORMED;
+    }
+    return refusal != RAFT_REFUSE_NOTHING;
 }
 
 int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, uint8_t *tail,
@@ -493,14 +491,9 @@ int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head,
     rc = raft_wire_decode(from, name, head, head_len, tail, tail_len, &message);
     if (rc != 0)
         return rc;
-    if (is_late_vote(r, &message)) {
+    if (refuse(r, from, &message, &rc)) {
         raft_wire_free(&message);
-        return MR_OK;
-    }
-    if (is_second_leader(r, &message)) {
-        log_event(LOG_ERROR, "raft_second_leader", LOG_N("peer", from), LOG_N("term", r->raft.current_term));
-        raft_wire_free(&message);
-        return MR_MALFORMED;
+        return rc;
     }
     if (message.type == RAFT_APPEND_ENTRIES_RESULT && message.append_entries_result.term == r->raft.current_term &&
         raft_state(&r->raft) == RAFT_LEADER)

@@ -221,6 +221,47 @@ static void ignores_late_votes(void **state)
     cluster_stop(c);
 }
 
+/* From a leader whose log is another one: a lost directory, two clusters under one name. What is committed here stays,
+ * and libraft, which would free the entries twice, does not see the message. */
+static void refuses_what_contradicts_the_committed(void **state)
+{
+    struct cluster *c = cluster_start(0xfef, 0);
+    struct node *leader = leader_of(c);
+    struct node *follower = &c->nodes[(leader->number + 1) % NODES];
+    uint64_t term = replica_term(leader->replica), hash;
+    (void)state;
+
+    load_cluster(c, 100, 16, 100, 60);
+    assert_converges(c, 20);
+    hash = follower->machine.hash;
+    for (unsigned which = 0; which < 2; which++) { /* the entry before, an entry */
+        struct raft_message m = {.type = RAFT_APPEND_ENTRIES};
+        uint8_t data[16] = {4, 0, 0, 0, 'l', 'i', 'e', 's'};
+        struct raft_entry entries[2] = {{.term = term + 1, .type = RAFT_COMMAND, .buf = {data, sizeof(data)}}};
+        uint8_t *head;
+        size_t len;
+
+        entries[1] = entries[0];
+        m.append_entries.term = term + 1;
+        m.append_entries.prev_log_index = replica_commit(follower->replica) - 1;
+        m.append_entries.prev_log_term = which == 0 ? term + 1 : term;
+        m.append_entries.leader_commit = m.append_entries.prev_log_index;
+        m.append_entries.entries = entries;
+        m.append_entries.n_entries = 2;
+        assert_int_equal(raft_wire_encode(&m, &head, &len), 0);
+        uint8_t tail[2 * sizeof(data)];
+        memcpy(tail, data, sizeof(data));
+        memcpy(tail + sizeof(data), data, sizeof(data));
+        assert_int_equal(replica_receive(follower->replica, leader->number + 1, head, len, tail, sizeof(tail)),
+                         MR_MALFORMED);
+        free(head);
+    }
+    assert_true(replica_term(follower->replica) == term && follower->machine.hash == hash);
+    load_cluster(c, 100, 16, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 /* Removes the closed segments: what a damaged disk, or an operator with an old copy, does to a log. */
 static unsigned remove_segments(const char *dir)
 {
@@ -423,6 +464,7 @@ int main(void)
         cmocka_unit_test(restarts_from_disk),
         cmocka_unit_test(hands_leadership_over),
         cmocka_unit_test(ignores_late_votes),
+        cmocka_unit_test(refuses_what_contradicts_the_committed),
         cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
         cmocka_unit_test(refuses_an_open_segment_that_is_cut),
         cmocka_unit_test(bootstraps_only_what_is_empty),
