@@ -1,6 +1,6 @@
 /* raft_refuse.h - messages that decode, but that libraft must not be given in the state that it is in: it takes them
- * for impossible, and its release build does not check, or checks and then handles them wrongly (UPSTREAM.md 18, 21,
- * 22).
+ * for impossible, and its release build does not check, or checks and then handles them wrongly (UPSTREAM.md 18, 26,
+ * 27).
  *
  * To drop a message is always safe: Raft's network may lose any. Thread: the replica's loop. Nothing is changed. */
 #ifndef MR_RAFT_RAFT_REFUSE_H
