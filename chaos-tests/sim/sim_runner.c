@@ -6,6 +6,7 @@
 #include "proto/base/memory.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,6 +49,10 @@ __attribute__((noreturn)) static void be_world(const struct run_wishes *wishes, 
     int said = fileno(job->said);
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
     set_limit(RLIMIT_CORE, 0);
+    /* Memory that was free once is needed again: asking the system each time costs a tenth of the speed. */
+    (void)mallopt(M_MMAP_THRESHOLD, 1 << 28);
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    (void)mallopt(M_TOP_PAD, 4 << 20);
     set_limit(RLIMIT_CPU, wishes->cpu_limit_s);
     (void)alarm(wishes->cpu_limit_s * 4 + 30);
     if (!job->options.trace)
