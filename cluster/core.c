@@ -118,6 +118,7 @@ static void on_tick(uv_timer_t *timer)
     core_lease_update(c, now);
     proposals_tick(c->proposals, now);
     core_port_tick(c, now);
+    core_attempts_tick(c);
     if (now - c->last_body_tick_ns >= BODIES_TICK_MS * MR_NS_PER_MS) {
         c->last_body_tick_ns = now;
         bodies_tick(c->bodies, now);

@@ -158,6 +158,7 @@ struct core_running {
     uint32_t delivery;
     uint32_t attempt;
     bool notice;
+    bool ended; /* its fate is known, but not yet from our own state, which has it as ours still */
 };
 
 struct core_request; /* core_request.h */
@@ -235,7 +236,8 @@ struct cluster {
     struct core_slot *slots[CORE_SLOT_BUCKETS]; /* by next hop alone: one's slots stand together */
     uint64_t n_slots;
     struct core_running *running[CORE_SLOT_BUCKETS];
-    uint64_t n_running;
+    uint64_t n_running; /* without those that have ended */
+    uint64_t n_ended;
     struct core_request *waiting; /* bodies and submissions that have a time limit, in order of arrival */
     struct core_request *waiting_last;
 
@@ -322,6 +324,7 @@ void core_node_up_try(struct cluster *c);
 void core_attempts_assigned(struct cluster *c, const struct state_message *m, uint32_t delivery);
 void core_attempts_notice(struct cluster *c, const struct state_message *m);
 void core_attempts_restored(struct cluster *c);
+void core_attempts_tick(struct cluster *c);
 void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice);
 struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,
                                         bool notice);

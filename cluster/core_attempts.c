@@ -70,17 +70,57 @@ static void add_running(struct cluster *c, struct mr_id id, uint32_t delivery, u
     c->n_running++;
 }
 
+/* The applied state says that it is this node's to run. */
+static bool is_assigned(const struct cluster *c, const struct core_running *r)
+{
+    const struct state_message *m = state_find(c->state, r->id);
+    struct message_view mv;
+    struct delivery_view dv;
+    if (m == NULL)
+        return false;
+    state_message_view(m, &mv);
+    if (r->notice)
+        return mv.notice_kind != MAILRAFT__NOTICE_KIND__NOTICE_NONE && mv.notice_node == c->self &&
+               mv.notice_attempt == r->attempt;
+    if (r->delivery >= mv.n_deliveries)
+        return false;
+    state_delivery_view(m, r->delivery, &dv);
+    return dv.node == c->self && dv.attempt == r->attempt;
+}
+
+/* When the leader told the fate, our own state may be behind it, and a snapshot may be restored that is newer than the
+ * state and older than the end: it names the attempt as ours again. It must not run twice, so it is remembered until
+ * the state has moved on. */
 void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice)
 {
     struct core_running *r = core_attempts_find(c, id, delivery, attempt, notice);
     struct core_running **link = running_bucket(c, id);
-    if (r == NULL)
+    if (r == NULL || r->ended)
         return;
+    c->n_running--;
+    if (is_assigned(c, r)) {
+        r->ended = true;
+        c->n_ended++;
+        return;
+    }
     while (*link != r)
         link = &(*link)->next;
     *link = r->next;
     free(r);
-    c->n_running--;
+}
+
+void core_attempts_tick(struct cluster *c)
+{
+    for (unsigned i = 0; i < CORE_SLOT_BUCKETS && c->n_ended > 0; i++)
+        for (struct core_running **link = &c->running[i], *r; (r = *link) != NULL;) {
+            if (!r->ended || is_assigned(c, r)) {
+                link = &r->next;
+                continue;
+            }
+            *link = r->next;
+            free(r);
+            c->n_ended--;
+        }
 }
 
 /* ---- slots ---- */

@@ -266,12 +266,61 @@ static void test_too_many_rules(void **state)
     world_close(w);
 }
 
+/* As when the leader has told the fate of an attempt, and then comes a snapshot that is older than it. */
+static void end_and_restore(struct cluster *c, void *arg)
+{
+    const struct message *m = arg;
+    core_attempts_end(c, m->id, 0, 1, false);
+    core_attempts_restored(c);
+}
+
+static void look_ended(struct cluster *c, void *arg)
+{
+    *(uint64_t *)arg = c->n_ended + c->n_running;
+}
+
+static uint64_t remembered(struct node *n)
+{
+    uint64_t count;
+    on_core(n->c, look_ended, &count);
+    return count;
+}
+
+static void run_give_back(struct mail *mail)
+{
+    release_held(MR_CONTAINER(mail, struct stop, mail)->n);
+}
+
+/* Each attempt runs once, also when the state falls behind its end; and it is forgotten when the state has moved on. */
+static void test_restored(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 3600 * 1000, NULL);
+    struct node *n = &w->nodes[0];
+    atomic_store(&n->mode, HOLD);
+    struct message *m = submit(n, "smtp://127.0.0.1:25");
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    on_core(n->c, end_and_restore, m);
+    assert_true(remembered(n) == 1);
+    atomic_store(&n->mode, DELIVER);
+    struct message *other = submit(n, "smtp://127.0.0.1:26"); /* a worker handles in order */
+    WAIT_FOR(atomic_load(&other->delivered) == 1);
+    assert_int_equal(atomic_load(&m->attempts), 1);
+    struct stop give_back = {.n = n, .mail.run = run_give_back};
+    mailbox_post(n->mailbox, &give_back.mail);
+    WAIT_FOR(atomic_load(&m->delivered) == 1);
+    assert_int_equal(atomic_load(&m->attempts), 2);
+    WAIT_FOR(remembered(n) == 0);
+    world_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_three),          cmocka_unit_test(test_idle),
         cmocka_unit_test(test_full_entries),   cmocka_unit_test(test_refused_dsn),
         cmocka_unit_test(test_refused_notice), cmocka_unit_test(test_too_many_rules),
+        cmocka_unit_test(test_restored),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");
