@@ -58,11 +58,14 @@ void sim_ring_remove(void **queue)
 void sim_ring_move(sim_ring *ring, sim_ring *to)
 {
     sim_ring_init(to);
-    while (!sim_ring_empty(ring)) {
-        void **queue = next_of(*ring);
-        sim_ring_remove(queue);
-        sim_ring_add_last(to, queue);
-    }
+    if (sim_ring_empty(ring))
+        return;
+    void **first = (*ring)[0], **last = (*ring)[1];
+    (*to)[0] = first;
+    (*to)[1] = last;
+    first[1] = to;
+    last[0] = to;
+    sim_ring_init(ring);
 }
 
 /* ---- loops ---- */
