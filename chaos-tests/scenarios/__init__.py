@@ -76,7 +76,7 @@ THE WORLD
 
 import importlib
 
-FAMILIES = ["kills", "pauses", "partitions", "steps", "lines", "disks", "rot", "clocks", "mix"]
+FAMILIES = ["kills", "pauses", "partitions", "steps", "lines", "disks", "rot", "clocks", "scarce", "hops", "names", "nodes", "mix"]
 
 SCENARIOS = {}
 FAULTS = {}
