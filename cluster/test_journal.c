@@ -37,6 +37,19 @@ int fdatasync(int fd)
     return (int)syscall(SYS_fdatasync, fd);
 }
 
+static _Atomic int full; /* so many writes find no room */
+
+/* In place of libc's too. */
+ssize_t pwrite(int fd, const void *data, size_t len, off_t offset)
+{
+    if (atomic_load(&full) > 0) {
+        atomic_fetch_sub(&full, 1);
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_pwrite64, fd, data, len, offset);
+}
+
 struct fixture {
     uv_loop_t loop;
     char dir[64];
@@ -233,6 +246,42 @@ static void replies_share_a_sync_and_done_saves_it(void **state)
     reply(j, 62, 0, 1, 20);
     close_journal(f, j); /* syncs what is open */
     assert_int_equal(atomic_load(&syncs), 2);
+}
+
+static bool make_room(void *arg)
+{
+    (*(int *)arg)++;
+    return true;
+}
+
+/* PROTOCOL.md 8.5: a full disk gives its ballast back in the middle of a record, and the record is there. */
+static void a_full_disk_is_asked_for_its_ballast(void **state)
+{
+    struct fixture *f = *state;
+    struct busy writes = {0}, fsyncs = {0};
+    int asked = 0;
+    struct journal *j = open_journal(f, 0, 1);
+    struct journal_disk disk = {.writes = &writes, .syncs = &fsyncs, .release = make_room, .arg = &asked};
+    journal_set_disk(j, &disk);
+    atomic_store(&full, 1);
+    journal_dot(j, id_of(1), 0, 1);
+    assert_int_equal(asked, 1);
+    reply(j, 1, 0, 1, 20);
+    assert_int_equal(asked, 1);
+    atomic_store(&full, 1);
+    reply(j, 2, 0, 1, 20);
+    assert_int_equal(asked, 2);
+    atomic_store(&syncs, 0);
+    while (atomic_load(&syncs) == 0)
+        (void)uv_run(&f->loop, UV_RUN_NOWAIT);
+    close_journal(f, j);
+    assert_true(atomic_load(&writes.turns) >= 10 && atomic_load(&writes.turns) % 2 == 0);
+    assert_true(atomic_load(&fsyncs.turns) >= 2 && atomic_load(&fsyncs.turns) % 2 == 0);
+    struct journal_left left;
+    assert_int_equal(journal_replay(f->dir, &left), 0);
+    assert_int_equal(left.n_outcomes, 2);
+    assert_int_equal(left.n_in_doubt, 0);
+    journal_left_free(&left);
 }
 
 static void close_while_syncing(void **state)
@@ -464,6 +513,7 @@ int main(void)
         TEST(failed_writes_and_syncs_end_the_process), /* first: no thread of libuv's pool yet */
         TEST(dots_and_replies_are_handed_out),
         TEST(replies_share_a_sync_and_done_saves_it),
+        TEST(a_full_disk_is_asked_for_its_ballast),
         TEST(close_while_syncing),
         TEST(an_idle_file_is_cut_down),
         TEST(a_busy_file_is_rotated_with_what_is_open),

@@ -31,6 +31,8 @@ struct bad_disk {
     int refusal;              /* negative errno */
     _Atomic int fail_sync_in; /* the n-th from now: -EIO; 0: never */
     _Atomic int fail_write_in;
+    _Atomic bool hold; /* syncs do not come back */
+    _Atomic uint64_t free;
     _Atomic int read_error; /* negative errno for opens to read (-EMFILE) or reads */
     /* power: what was written and not synced may be lost */
     pthread_mutex_t mutex;
@@ -111,6 +113,8 @@ static ssize_t bad_write(const struct mr_fileio *io, int fd, const struct iovec 
 static int bad_sync(const struct mr_fileio *io, int fd)
 {
     struct bad_disk *d = disk_of(io);
+    while (atomic_load(&d->hold))
+        (void)usleep(1000);
     if (atomic_load(&d->fail_sync_in) > 0 && atomic_fetch_sub(&d->fail_sync_in, 1) == 1)
         return -EIO;
     pthread_mutex_lock(&d->mutex);
@@ -191,6 +195,14 @@ static int bad_sync_dir(const struct mr_fileio *io, const char *path)
     return 0;
 }
 
+static int bad_free_space(const struct mr_fileio *io, const char *path, uint64_t *available, uint64_t *total)
+{
+    int rc = mr_fileio_real.free_space(&mr_fileio_real, path, available, total);
+    if (atomic_load(&disk_of(io)->free) != 0)
+        *available = atomic_load(&disk_of(io)->free);
+    return rc;
+}
+
 static void bad_disk_init(struct spool_test *t, struct bad_disk *d)
 {
     memset(d, 0, sizeof(*d));
@@ -204,6 +216,7 @@ static void bad_disk_init(struct spool_test *t, struct bad_disk *d)
     d->io.truncate_file = bad_truncate;
     d->io.allocate = bad_allocate;
     d->io.sync_dir = bad_sync_dir;
+    d->io.free_space = bad_free_space;
     d->space = INT64_MAX;
     d->refusal = -ENOSPC;
     pthread_mutex_init(&d->mutex, NULL);
@@ -765,6 +778,66 @@ static void power_lost_at_any_moment(void **state)
     assert_true(cuts > 50);
 }
 
+/* PROTOCOL.md 8.4: who watches sees one call, the same all the time; and none when the disk is back. */
+static void a_hanging_sync_is_seen(void **state)
+{
+    struct spool_test *t = *state;
+    static struct bad_disk d;
+    struct busy disk = {0};
+    struct spool_test_put p;
+    struct mr_id id = mr_id_at(1);
+    uint8_t sum[16];
+    unsigned inside;
+    bad_disk_init(t, &d);
+    t->disk = &disk;
+    spool_test_open(t, 0);
+    assert_int_equal(spool_test_put(t, mr_id_at(1), 100), 0);
+    uint8_t *body = spool_test_body(id, 100);
+    spool_test_sum(body, 100, sum);
+    unsigned before = atomic_load(&disk.turns);
+    atomic_store(&d.hold, true);
+    spool_test_begin(t, &p, id, 0, true, body, 100, 100, sum);
+    /* Through free space and write into the sync: what does not change for a while is it. */
+    do {
+        inside = atomic_load(&disk.turns);
+        (void)usleep(20 * 1000);
+    } while (inside % 2 == 0 || inside == before || inside != atomic_load(&disk.turns));
+    assert_false(p.done);
+    atomic_store(&d.hold, false);
+    spool_test_wait(t, &p);
+    assert_int_equal(p.status, 0);
+    while (atomic_load(&disk.turns) % 2 != 0)
+        (void)usleep(1000);
+    assert_true(atomic_load(&disk.turns) != inside);
+    free(body);
+    spool_test_close(t);
+    t->disk = NULL;
+}
+
+/* PROTOCOL.md 8.5: what is missing of the ballast is not the spool's to take. */
+static void keeps_free_what_the_ballast_lacks(void **state)
+{
+    struct spool_test *t = *state;
+    static struct bad_disk d;
+    bad_disk_init(t, &d);
+    t->reserve = 1 << 20;
+    atomic_store(&d.free, 3 << 20);
+    spool_test_open(t, 0);
+    assert_true(spool_reserve(t->sp) == 1 << 20);
+    assert_int_equal(spool_test_put(t, mr_id_at(1), 1000), 0);
+    assert_false(spool_low(t->sp));
+    spool_keep_free(t->sp, 2 << 20);
+    assert_int_equal(spool_test_put(t, mr_id_at(1), 1000), MR_NOSPACE);
+    atomic_store(&d.free, (3 << 20) - 1);
+    assert_int_equal(spool_test_put(t, mr_id_at(1), 1000), MR_NOSPACE);
+    assert_true(spool_low(t->sp));
+    spool_keep_free(t->sp, 0);
+    assert_int_equal(spool_test_put(t, mr_id_at(1), 1000), 0);
+    assert_false(spool_low(t->sp));
+    spool_test_close(t);
+    t->reserve = 0;
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, spool_test_setup, spool_test_teardown)
@@ -779,6 +852,8 @@ int main(void)
         TEST(no_space_at_every_byte),
         TEST(no_space_within_a_body_of_pieces),
         cmocka_unit_test_setup_teardown(no_space_for_real, spool_test_setup, unmount_teardown),
+        TEST(a_hanging_sync_is_seen),
+        TEST(keeps_free_what_the_ballast_lacks),
         TEST(read_errors),
         TEST(failed_writes_and_syncs_end_the_process),
         TEST(killed_at_any_moment),

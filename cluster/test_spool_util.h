@@ -28,6 +28,7 @@ struct spool_test {
     bool closed;
     uint64_t reserve;
     const struct mr_fileio *io;
+    struct busy *disk;
 };
 
 struct spool_test_put {
@@ -72,8 +73,12 @@ static inline int spool_test_setup(void **state)
 static inline int spool_test_try_open(struct spool_test *t, uint64_t segment_bytes)
 {
     char error[256];
-    struct spool_config config = {
-        .loop = &t->loop, .dir = t->dir, .segment_bytes = segment_bytes, .reserve_bytes = t->reserve, .io = t->io};
+    struct spool_config config = {.loop = &t->loop,
+                                  .dir = t->dir,
+                                  .segment_bytes = segment_bytes,
+                                  .reserve_bytes = t->reserve,
+                                  .io = t->io,
+                                  .disk = t->disk};
     int rc = spool_open(&t->sp, &config, error, sizeof(error));
     if (rc != 0) {
         t->sp = NULL;
