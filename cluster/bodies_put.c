@@ -12,6 +12,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -145,7 +146,7 @@ void put_evaluate(struct body_put *p)
 {
     struct bodies *b = p->b;
     uint64_t voters = b->ops->state_voters(b->config.state);
-    unsigned majority = b->ops->state_majority(b->config.state);
+    unsigned majority = MR_MUTANT(MUTANT_ONE_BODY) ? 1 : b->ops->state_majority(b->config.state);
     uint64_t self = node_bit(b->config.self);
     uint64_t durable = (p->acked | (p->local_done ? self : 0)) & voters;
 

@@ -9,6 +9,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -233,7 +234,9 @@ static void propose_batch(struct cluster *c)
     size_t bytes = 0, n = 0;
     /* A term's first own entry moves time nowhere: what came before it is not in the state yet, after a restart of all
      * nothing is, and then this node's own clock alone would say what time it is (PROTOCOL.md 1.1). */
-    uint64_t stamp = c->lead.first_index == 0 ? state_now_ms(c->state) : committed_time_stamp(&c->ctime, core_now(c));
+    uint64_t stamp = c->lead.first_index == 0 && !MR_MUTANT(MUTANT_OWN_CLOCK)
+                         ? state_now_ms(c->state)
+                         : committed_time_stamp(&c->ctime, core_now(c));
     bool may_grant = c->lead.first_index != 0 && leader_lease_may_grant(&c->leader_lease, core_now(c));
 
     while (c->lead.staged != NULL && n < CORE_MAX_BATCH_OPS) {

@@ -5,6 +5,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -133,6 +134,11 @@ static void run_submit(struct mail *mail)
     if (proposals_add(c->proposals, op, now, UINT64_MAX, submitted, r, &r->request) != 0) {
         mailraft__op__free_unpacked(op, NULL);
         submit_answer(r, MR_BUSY, APPLIED);
+        return;
+    }
+    if (MR_MUTANT(MUTANT_EARLY_250)) {
+        answer_early(r, 0);
+        r->cb.decided = NULL;
     }
 }
 

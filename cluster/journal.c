@@ -11,6 +11,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <errno.h>
@@ -241,7 +242,7 @@ void journal_dot(struct journal *j, struct mr_id id, uint32_t delivery, uint32_t
     uint8_t record[JOURNAL_KEY_RECORD];
     struct journal_key key = {id, delivery, attempt};
     mr_assert(!j->closing);
-    if (journal_table_find(&j->open, &key) != NULL)
+    if (journal_table_find(&j->open, &key) != NULL || MR_MUTANT(MUTANT_DOT_NOT_JOURNALLED))
         return; /* known; a reply says more than a dot */
     journal_key_encode(record, JOURNAL_DOT, &key);
     struct journal_entry *e = journal_table_add(&j->open, &key);

@@ -7,6 +7,7 @@
  * after its last heartbeat, from whose sending its lease counted, and gets none while that is on its way. */
 #include "cluster/lease.h"
 
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stddef.h>
@@ -193,8 +194,8 @@ uint64_t leader_lease_quorum_ns(const struct leader_lease *l, uint64_t now_ns)
     uint64_t sorted[LEASE_MAX_NODES]; /* falling */
     size_t n = 0;
 
-    if (l->term == 0)
-        return 0;
+    if (l->term == 0 || MR_MUTANT(MUTANT_NO_ECHO))
+        return l->term == 0 ? 0 : now_ns;
     for (uint32_t node = 0; node < LEASE_MAX_NODES; node++) {
         if (!(l->voters >> node & 1))
             continue;
@@ -255,5 +256,7 @@ bool leader_lease_silent(const struct leader_lease *l, uint64_t now_ns, uint32_t
     /* silence_from_ns is the election at the earliest, and the timeout never shorter than what L5 waits for. */
     uint64_t from = l->heard_ns[node] > l->silence_from_ns ? l->heard_ns[node] : l->silence_from_ns;
     uint64_t timeout = l->times.node_timeout_ns > wait ? l->times.node_timeout_ns : wait;
+    if (MR_MUTANT(MUTANT_EARLY_DOWN))
+        timeout = l->times.lease_ns / 2;
     return now_ns > from && now_ns - from >= timeout;
 }

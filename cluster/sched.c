@@ -8,6 +8,7 @@
  * predecessors' entries. */
 #include "cluster/sched_internal.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static void gate_check(struct sched *d)
     if (d->gate_open || state_index(d->state) < d->first_index)
         return;
     for (uint32_t i = 0; i < SCHED_NODES; i++)
-        if (d->nodes[i].up && !d->nodes[i].reported)
+        if (d->nodes[i].up && !d->nodes[i].reported && !MR_MUTANT(MUTANT_EARLY_GRANTS))
             return;
     d->gate_open = true;
     d->changed = true;

@@ -10,6 +10,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <errno.h>
@@ -66,7 +67,7 @@ static struct spool_place place_of(const struct spool_writer *w)
 
 static void sync_segment(struct spool_writer *w, struct spool_batch *batch)
 {
-    int rc = w->sp->io->sync_data(w->sp->io, w->fd);
+    int rc = MR_MUTANT(MUTANT_NO_FSYNC) ? 0 : w->sp->io->sync_data(w->sp->io, w->fd);
     if (rc < 0)
         mr_panic("spool: fdatasync of segment %08x: %s", w->number, strerror(-rc));
     busy_step(w->sp->disk);

@@ -4,7 +4,9 @@
  * The one exception is an unknown field inside an enqueue that came in parts, which is seen only when its last part
  * applies: MR_VERSION then comes after part of the entry applied, and as the process stops, nobody sees that state. */
 #include "cluster/state_internal.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 /* ---- decoding ---- */
@@ -117,6 +119,8 @@ int state_apply(struct state *s, uint64_t index, const uint8_t *data, size_t len
     s->index = index;
     if (batch->stamp_ms > s->now_ms)
         s->now_ms = batch->stamp_ms;
+    if (MR_MUTANT(MUTANT_LOCAL_CLOCK) && mr_wall_ms(&mr_clock_real) > s->now_ms)
+        s->now_ms = mr_wall_ms(&mr_clock_real);
     delivery_release_due(s, STATE_RELEASE_BATCH);
     finished_expire(s, STATE_RELEASE_BATCH);
     state_parts_expire(s);

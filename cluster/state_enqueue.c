@@ -6,6 +6,7 @@
 #include "cluster/route.h"
 #include "cluster/state_internal.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -89,7 +90,7 @@ enum apply_result state_enqueue_check(const struct state *s, const Mailraft__Enq
     if (state_find(s, *id) != NULL)
         return APPLY_DUPLICATE;
     const struct state_finished *finished = finished_find(s, *id);
-    if (finished != NULL)
+    if (finished != NULL && !MR_MUTANT(MUTANT_FORGETS_FINISHED))
         return finished->cancelled ? APPLY_CANCELLED : APPLY_DUPLICATE;
     /* Finished ids are remembered for as long as an enqueue is not stale, counted from its stamp
      * (PROTOCOL.md 3.4, 4.2): so a stamp from the future, which no applied state can have given, must not pass. */
@@ -99,7 +100,7 @@ enum apply_result state_enqueue_check(const struct state *s, const Mailraft__Enq
         return APPLY_STALE;
     unsigned majority = state_majority(s);
     uint64_t holders = holders_of(e->body) & state_voters(s);
-    if (majority == 0 || (unsigned)__builtin_popcountll(holders) < majority)
+    if (majority == 0 || ((unsigned)__builtin_popcountll(holders) < majority && !MR_MUTANT(MUTANT_ONE_BODY)))
         return APPLY_NOT_MAJORITY;
     return user_check(s, e->user, e->n_recipients);
 }
@@ -298,6 +299,7 @@ enum apply_result state_cancel(struct state *s, const Mailraft__Cancel *c)
     struct state_parts *parts = state_parts_find(s, id);
     if (parts != NULL)
         state_parts_drop(s, parts);
-    finished_add(s, id, s->now_ms, true);
+    if (!MR_MUTANT(MUTANT_CANCEL_LEAVES_NOTHING))
+        finished_add(s, id, s->now_ms, true);
     return APPLIED;
 }

@@ -4,6 +4,7 @@
  * incarnation. A node's assignments never outlive the incarnation that they name: NodeDown and NodeUp release them. */
 #include "cluster/state_internal.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -91,7 +92,7 @@ static void release_all(struct state *s, struct state_node *n, bool fell)
         struct state_delivery *d = DELIVERY_OF(n->assigned.tail, in_node);
         struct mr_id id = delivery_message(d)->id;
         delivery_requeue(s, d, AT_FRONT);
-        if (fell) {
+        if (fell && !MR_MUTANT(MUTANT_DOUBT_NOT_COUNTED)) {
             s->counts.possibly_in_doubt++;
             TELL(s, in_doubt, id, d->index, d->attempt, n->id, true);
         }

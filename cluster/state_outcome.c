@@ -4,6 +4,7 @@
  * recipient finishes the message. Of an older attempt (PROTOCOL.md 5.9): apply_late; only `delivered` counts. With a
  * DSN it is all or nothing (7.1): everything is checked before anything changes. */
 #include "cluster/state_internal.h"
+#include "proto/base/mutation.h"
 
 #include <string.h>
 
@@ -177,13 +178,13 @@ enum apply_result state_outcome(struct state *s, const Mailraft__Outcome *o)
     if (o->delivery >= m->n_deliveries || o->attempt == 0 || !results_valid(m, o))
         return APPLY_INVALID;
     struct state_delivery *d = &m->deliveries[o->delivery];
-    bool running = d->state == DELIVERY_ASSIGNED && d->attempt == o->attempt;
+    bool running = d->state == DELIVERY_ASSIGNED && (d->attempt == o->attempt || MR_MUTANT(MUTANT_STALE_OUTCOME));
     /* An attempt that was never given, or given to another node. */
-    if (o->attempt > d->attempt || (running && d->node != o->node))
+    if (o->attempt > d->attempt || (running && d->node != o->node && !MR_MUTANT(MUTANT_STALE_OUTCOME)))
         return APPLY_STALE;
     if (o->dsn != NULL) {
         enum apply_result r = dsn_check(s, m, o, running, &dsn);
-        if (r != APPLIED)
+        if (r != APPLIED && !(MR_MUTANT(MUTANT_DSN_APART) && state_enqueue_check(s, o->dsn, &dsn) == APPLIED))
             return r;
         state_enqueue_do(s, o->dsn, dsn);
     }

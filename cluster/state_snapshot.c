@@ -7,6 +7,7 @@
 #include "cluster/state_internal.h"
 #include "cluster/state_records.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -228,7 +229,7 @@ static void write_delivery(struct writer *w, const struct state_delivery *d)
 
     put_bytes(w, 1, d->hop->name, d->hop->name_len);
     put_number(w, 2, d->state);
-    put_number(w, 3, d->attempt);
+    put_number(w, 3, MR_MUTANT(MUTANT_SNAPSHOT_FIELD) ? 0 : d->attempt);
     put_number(w, 4, d->failures);
     put_number(w, 5, d->due_ms);
     if (d->state == DELIVERY_ASSIGNED) {

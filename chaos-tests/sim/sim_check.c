@@ -279,7 +279,8 @@ void __wrap_spool_drop(struct spool *sp, struct mr_id id)
 {
     const struct message *m = message_find(id);
 
-    if (m != NULL && m->enqueued_ns != 0 && m->finished_ns == 0 && spool_has(sp, id, NULL) && damaged() == 0)
+    if (m != NULL && m->enqueued_ns != 0 && m->finished_ns == 0 && !oracle_removes(m) && spool_has(sp, id, NULL) &&
+        damaged() == 0)
         sim_violation(10, "node %u drops the body of key %llu, which is queued", sim_node(),
                       (unsigned long long)m->key);
     __real_spool_drop(sp, id);

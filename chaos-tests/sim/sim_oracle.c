@@ -2,8 +2,8 @@
  *
  * state_open, state_apply, state_restore, state_snapshot, state_outcome, state_cancel, state_node_up and
  * state_node_down are wrapped by the linker: every call of the program's passes through here. Only the first
- * application of an index feeds the oracle; all others, on whatever node and after whatever restart, must do the same
- * to the same state (invariant 7). */
+ * application of an index that comes to its end feeds the oracle; all others, on whatever node and after whatever
+ * restart, must do the same to the same state (invariant 7). */
 #include "chaos-tests/sim/sim_world.h"
 #include "cluster/state_internal.h"
 #include "proto/base/memory.h"
@@ -20,7 +20,6 @@ struct decided {
     unsigned node;
 };
 struct watch {
-    unsigned node;
     struct state_observer inner;
 };
 enum context { IN_ENTRY, IN_OUTCOME, IN_UP, IN_DOWN };
@@ -28,10 +27,6 @@ enum context { IN_ENTRY, IN_OUTCOME, IN_UP, IN_DOWN };
 static struct {
     struct decided *entries; /* by index */
     uint64_t last, room;
-    bool live; /* the first application runs */
-    unsigned node;
-    enum context context;
-    const Mailraft__Outcome *outcome;
     struct message *owing[256]; /* recipients of these failed or expired in this entry: their senders are to be told */
     unsigned n_owing;
 } oracle;
@@ -102,6 +97,63 @@ static void check_time(const struct state *s)
     since_ms = now_ms;
 }
 
+/* ---- what an entry did, told after it ---- */
+
+/* A node may die in the middle of applying (a mail to a worker is a step), or wait there while another node applies the
+ * same entry. So each gathers what it sees, and the first that comes to the end of the entry tells the oracle. */
+enum told {
+    TOLD_ASSIGNED,
+    TOLD_UNASSIGNED,
+    TOLD_ENQUEUED,
+    TOLD_DONE,
+    TOLD_REMOVED,
+    TOLD_DOUBT,
+    TOLD_MOVED,
+    TOLD_CANCEL,
+    TOLD_OUTCOME,     /* begins */
+    TOLD_OUTCOME_END, /* result: how */
+};
+struct telling {
+    enum told what;
+    struct message *m;
+    uint32_t delivery, attempt, node, slot, recipient;
+    uint64_t incarnation;
+    int state;
+    enum ending ending;
+    bool running; /* outcome: of the attempt that runs */
+    enum apply_result result;
+    unsigned n;
+    struct {
+        uint32_t recipient;
+        Mailraft__Result result;
+    } results[WORLD_MAX_RECIPIENTS];
+};
+static struct applying {
+    bool live; /* an entry that the oracle does not know yet */
+    enum context context;
+    uint32_t attempt; /* of the outcome that is being applied */
+    struct telling *events;
+    size_t n, room;
+} applying[SIM_MAX_NODES + 1];
+
+static struct applying *here(void)
+{
+    return &applying[sim_node()];
+}
+
+static struct telling *tell(enum told what, struct message *m)
+{
+    struct applying *a = here();
+
+    if (a->n == a->room) {
+        a->room = a->room == 0 ? 64 : a->room * 2;
+        a->events = mr_realloc(a->events, a->room * sizeof(*a->events));
+    }
+    struct telling *t = &a->events[a->n++];
+    *t = (struct telling){.what = what, .m = m};
+    return t;
+}
+
 /* ---- what follows from what ---- */
 
 static struct message *known(struct mr_id id)
@@ -119,6 +171,11 @@ static struct message *known_view(const struct state_message *sm, struct message
     return known(v->id);
 }
 
+static unsigned long long key_of(const struct message *m)
+{
+    return (unsigned long long)m->key;
+}
+
 static void owe(struct message *m)
 {
     for (unsigned i = 0; i < oracle.n_owing; i++)
@@ -128,7 +185,8 @@ static void owe(struct message *m)
     oracle.owing[oracle.n_owing++] = m;
 }
 
-/* Invariants 1, 6 and PROTOCOL.md 7.1: who failed or expired is told of in the same entry, once. */
+/* Invariants 1, 6 and PROTOCOL.md 7.1: who failed or expired is told of in the same entry, once; and a DSN that says so
+ * is true by the end of its entry. */
 static void check_owed(void)
 {
     enum { NEVER = 1, FAILURE = 4 };
@@ -140,35 +198,166 @@ static void check_owed(void)
             bool ended = r->state == RECIPIENT_FAILED || r->state == RECIPIENT_EXPIRED;
             bool wants = !m->null_sender && (r->notify == 0 || (r->notify & FAILURE)) && !(r->notify & NEVER);
             if (ended && wants && r->told == 0)
-                sim_violation(1, "recipient %u of key %llu %s, and its sender is not told", i,
-                              (unsigned long long)m->key, r->state == RECIPIENT_FAILED ? "failed" : "expired");
+                sim_violation(1, "recipient %u of key %llu %s, and its sender is not told", i, key_of(m),
+                              r->state == RECIPIENT_FAILED ? "failed" : "expired");
+            if (r->told > 0 && r->state == RECIPIENT_QUEUED)
+                sim_violation(6, "a final DSN tells of recipient %u of key %llu, which is still queued", i, key_of(m));
         }
     }
     oracle.n_owing = 0;
 }
 
-static void check_told(const struct message *dsn)
+static void told_enqueued(const struct telling *t)
 {
-    struct message *m = dsn->about;
+    struct message *m = t->m;
 
-    if (!dsn->dsn_final)
+    if (m->enqueued_ns != 0)
+        sim_violation(4, "the message of key %llu is enqueued a second time", key_of(m));
+    if (m->cancelled)
+        sim_violation(3, "the message of key %llu is enqueued after its cancel", key_of(m));
+    m->enqueued_ns = sim_now();
+    world.accepted++;
+    if (!m->dsn_final)
         return;
-    for (unsigned i = 0; i < dsn->n_tells; i++) {
-        struct recipient_log *r = &m->recipients[dsn->tells[i]];
-        if (r->told++ > 0)
-            sim_violation(6, "a second final DSN for recipient %u of key %llu", dsn->tells[i],
-                          (unsigned long long)m->key);
-    }
-    owe((struct message *)(uintptr_t)dsn->about);
+    for (unsigned i = 0; i < m->n_tells; i++)
+        if (m->about->recipients[m->tells[i]].told++ > 0)
+            sim_violation(6, "a second final DSN for recipient %u of key %llu", m->tells[i], key_of(m->about));
+    owe(m->about);
 }
 
-/* A DSN that says so must be true by the end of its entry. */
-static void check_told_true(const struct message *m)
+static void told_assigned(const struct telling *t)
 {
-    for (unsigned i = 0; i < m->n_recipients; i++)
-        if (m->recipients[i].told > 0 && m->recipients[i].state == RECIPIENT_QUEUED)
-            sim_violation(6, "a final DSN tells of recipient %u of key %llu, which is still queued", i,
-                          (unsigned long long)m->key);
+    struct delivery_log *l = &t->m->deliveries[t->delivery];
+
+    if (t->attempt <= l->attempt)
+        sim_violation(5, "attempt %u of a delivery follows attempt %u", t->attempt, l->attempt);
+    if (l->n_attempts > 0 && l->attempts[l->n_attempts - 1].ending == ENDING_NONE)
+        sim_violation(5, "attempt %u is assigned while attempt %u runs", t->attempt, l->attempt);
+    l->attempt = t->attempt;
+    l->attempts = mr_realloc(l->attempts, (l->n_attempts + 1) * sizeof(*l->attempts));
+    l->attempts[l->n_attempts++] = (struct attempt_log){.attempt = t->attempt,
+                                                        .node = t->node,
+                                                        .slot = t->slot,
+                                                        .incarnation = t->incarnation,
+                                                        .assigned_ns = sim_now()};
+}
+
+static void told_unassigned(const struct telling *t)
+{
+    struct attempt_log *l = message_attempt(t->m, t->delivery, t->attempt);
+
+    if (l == NULL || l->ending != ENDING_NONE)
+        sim_violation(5, "attempt %u of key %llu ends twice", t->attempt, key_of(t->m));
+    l->ending = t->ending;
+    l->ended_ns = sim_now();
+    if (l->ending == ENDING_RELEASE && l->dot_ns != 0)
+        sim_violation(5, "attempt %u of key %llu is given back after its dot", t->attempt, key_of(t->m));
+}
+
+static void told_done(const struct telling *t)
+{
+    struct message *m = t->m;
+    struct recipient_log *r = &m->recipients[t->recipient];
+    enum recipient_state state = (enum recipient_state)t->state;
+
+    if (r->state != RECIPIENT_QUEUED)
+        sim_violation(6, "recipient %u of key %llu ends twice", t->recipient, key_of(m));
+    r->state = state;
+    if (state == RECIPIENT_DELIVERED && r->copies == 0)
+        sim_violation(1, "recipient %u of key %llu counts as delivered, and its next hop has no copy", t->recipient,
+                      key_of(m));
+    if (state == RECIPIENT_FAILED && !r->refused)
+        sim_violation(6, "recipient %u of key %llu counts as failed, and its next hop never refused it", t->recipient,
+                      key_of(m));
+    /* Invariant 11. Counted from the session's begin: the entry's stamp is that of its proposal, which may be long
+     * before it is committed. A clock that runs fast moves committed time by its share (5%), and so does steering. */
+    uint64_t least = world.config.expire_ms * 85 / 100 * MR_NS_PER_MS;
+    if (state == RECIPIENT_EXPIRED && sim_now() + 2 * MR_NS_PER_S < m->begun_ns + least)
+        sim_violation(11, "recipient %u of key %llu expires after %llu ms, the rules say %llu", t->recipient, key_of(m),
+                      (unsigned long long)((sim_now() - m->begun_ns) / MR_NS_PER_MS),
+                      (unsigned long long)world.config.expire_ms);
+    if (state == RECIPIENT_FAILED || state == RECIPIENT_EXPIRED)
+        owe(m);
+    if (state == RECIPIENT_DELIVERED)
+        world.result->delivered++;
+    else
+        world.result->bounced++;
+}
+
+static void told_removed(const struct telling *t)
+{
+    for (unsigned i = 0; i < t->m->n_recipients; i++)
+        if (t->m->recipients[i].state == RECIPIENT_QUEUED)
+            sim_violation(6, "the message of key %llu is removed with a recipient queued", key_of(t->m));
+    t->m->finished_ns = sim_now();
+    world.finished++;
+}
+
+static void told_doubt(const struct telling *t)
+{
+    struct attempt_log *l = message_attempt(t->m, t->delivery, t->attempt);
+
+    world.result->in_doubt++;
+    if (l == NULL)
+        sim_violation(2, "an attempt is in doubt that never was");
+    l->doubt = true;
+}
+
+static void told_cancel(const struct telling *t)
+{
+    if (t->m->enqueued_ns != 0)
+        sim_violation(3, "the message of key %llu is cancelled after it was enqueued", key_of(t->m));
+    t->m->cancelled = true;
+}
+
+/* Invariants 5 and 6: what an outcome may do. Of the running attempt everything; of an older one only `delivered`, and
+ * only for who is still queued. */
+static void check_outcome(const struct telling *begin, const struct telling *end, const enum recipient_state *before)
+{
+    bool applied = end->result == APPLIED;
+
+    for (unsigned i = 0; i < begin->n; i++) {
+        uint32_t recipient = begin->results[i].recipient;
+        if (recipient >= begin->m->n_recipients)
+            continue;
+        enum recipient_state was = before[recipient], is = begin->m->recipients[recipient].state, want = was;
+        if (was == RECIPIENT_QUEUED && begin->results[i].result == MAILRAFT__RESULT__DELIVERED && applied)
+            want = RECIPIENT_DELIVERED;
+        if (was == RECIPIENT_QUEUED && begin->results[i].result == MAILRAFT__RESULT__FAILED && begin->running &&
+            applied)
+            want = RECIPIENT_FAILED;
+        if (is != want)
+            sim_violation(5, "an outcome of attempt %u, %s, moves recipient %u of key %llu from %d to %d",
+                          begin->attempt, begin->running ? "which runs" : "which is over", recipient, key_of(begin->m),
+                          (int)was, (int)is);
+    }
+}
+
+static void tell_oracle(struct applying *a)
+{
+    static void (*const tellers[])(const struct telling *t) = {
+        [TOLD_ASSIGNED] = told_assigned, [TOLD_UNASSIGNED] = told_unassigned, [TOLD_ENQUEUED] = told_enqueued,
+        [TOLD_DONE] = told_done,         [TOLD_REMOVED] = told_removed,       [TOLD_DOUBT] = told_doubt,
+        [TOLD_CANCEL] = told_cancel,
+    };
+    enum recipient_state before[WORLD_MAX_RECIPIENTS] = {0};
+    const struct telling *outcome = NULL;
+
+    for (size_t i = 0; i < a->n; i++) {
+        const struct telling *t = &a->events[i];
+        if (t->what == TOLD_OUTCOME) {
+            outcome = t;
+            for (unsigned k = 0; k < t->m->n_recipients; k++)
+                before[k] = t->m->recipients[k].state;
+        } else if (t->what == TOLD_OUTCOME_END) {
+            check_outcome(outcome, t, before);
+        } else if (t->what == TOLD_MOVED) {
+            t->m->deliveries[t->delivery].state = (enum delivery_state)t->state;
+        } else {
+            tellers[t->what](t);
+        }
+    }
+    check_owed();
 }
 
 /* ---- the observer ---- */
@@ -177,23 +366,16 @@ static void on_assigned(void *arg, const struct state_message *sm, uint32_t deli
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
+    if (here()->live) {
         struct message_view v;
         struct delivery_view d;
-        struct message *m = known_view(sm, &v);
+        struct telling *t = tell(TOLD_ASSIGNED, known_view(sm, &v));
         state_delivery_view(sm, delivery, &d);
-        struct delivery_log *l = &m->deliveries[delivery];
-        if (d.attempt <= l->attempt)
-            sim_violation(5, "attempt %u of a delivery follows attempt %u", d.attempt, l->attempt);
-        if (l->n_attempts > 0 && l->attempts[l->n_attempts - 1].ending == ENDING_NONE)
-            sim_violation(5, "attempt %u is assigned while attempt %u runs", d.attempt, l->attempt);
-        l->attempt = d.attempt;
-        l->attempts = mr_realloc(l->attempts, (l->n_attempts + 1) * sizeof(*l->attempts));
-        l->attempts[l->n_attempts++] = (struct attempt_log){.attempt = d.attempt,
-                                                            .node = d.node,
-                                                            .slot = d.slot,
-                                                            .incarnation = d.incarnation,
-                                                            .assigned_ns = sim_now()};
+        t->delivery = delivery;
+        t->attempt = d.attempt;
+        t->node = d.node;
+        t->slot = d.slot;
+        t->incarnation = d.incarnation;
     }
     if (w->inner.assigned != NULL)
         w->inner.assigned(w->inner.arg, sm, delivery);
@@ -202,9 +384,11 @@ static void on_assigned(void *arg, const struct state_message *sm, uint32_t deli
 /* A late outcome of another attempt may end the delivery: who runs it then is not told, and may go on (5.9). */
 static enum ending ending_now(uint32_t attempt)
 {
-    if (oracle.context == IN_OUTCOME && oracle.outcome->attempt != attempt)
-        return ENDING_MESSAGE;
-    return oracle.context == IN_OUTCOME ? ENDING_OUTCOME : oracle.context == IN_ENTRY ? ENDING_RELEASE : ENDING_FALL;
+    const struct applying *a = here();
+
+    if (a->context == IN_OUTCOME)
+        return a->attempt == attempt ? ENDING_OUTCOME : ENDING_MESSAGE;
+    return a->context == IN_ENTRY ? ENDING_RELEASE : ENDING_FALL;
 }
 
 static void on_unassigned(void *arg, struct mr_id id, uint32_t delivery, uint32_t attempt, uint32_t node, uint32_t slot,
@@ -212,15 +396,11 @@ static void on_unassigned(void *arg, struct mr_id id, uint32_t delivery, uint32_
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
-        struct message *m = known(id);
-        struct attempt_log *l = message_attempt(m, delivery, attempt);
-        if (l == NULL || l->ending != ENDING_NONE)
-            sim_violation(5, "attempt %u of key %llu ends twice", attempt, (unsigned long long)m->key);
-        l->ending = ending_now(attempt);
-        l->ended_ns = sim_now();
-        if (l->ending == ENDING_RELEASE && l->dot_ns != 0)
-            sim_violation(5, "attempt %u of key %llu is given back after its dot", attempt, (unsigned long long)m->key);
+    if (here()->live) {
+        struct telling *t = tell(TOLD_UNASSIGNED, known(id));
+        t->delivery = delivery;
+        t->attempt = attempt;
+        t->ending = ending_now(attempt);
     }
     if (w->inner.unassigned != NULL)
         w->inner.unassigned(w->inner.arg, id, delivery, attempt, node, slot, next_hop);
@@ -247,69 +427,34 @@ static void check_enqueued(const struct state_message *sm, const struct message 
         same = strcmp(recipient_address(m, i, address), r.address) == 0 && r.notify == m->recipients[i].notify;
     }
     if (!same)
-        sim_violation(2, "the message of key %llu is not as it was submitted", (unsigned long long)m->key);
+        sim_violation(2, "the message of key %llu is not as it was submitted", key_of(m));
 }
 
 static void on_enqueued(void *arg, const struct state_message *sm)
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
+    if (here()->live) {
         struct message_view v;
         struct message *m = known_view(sm, &v);
         check_enqueued(sm, m, &v);
-        if (m->enqueued_ns != 0)
-            sim_violation(4, "the message of key %llu is enqueued a second time", (unsigned long long)m->key);
-        if (m->cancelled)
-            sim_violation(3, "the message of key %llu is enqueued after its cancel", (unsigned long long)m->key);
-        m->enqueued_ns = sim_now();
-        m->enqueued_index = oracle.last + 1;
-        world.accepted++;
-        if (m->dsn)
-            check_told(m);
+        tell(TOLD_ENQUEUED, m);
     }
     if (w->inner.enqueued != NULL)
         w->inner.enqueued(w->inner.arg, sm);
-}
-
-static void check_done(struct message *m, unsigned recipient, enum recipient_state state)
-{
-    struct recipient_log *r = &m->recipients[recipient];
-
-    if (r->state != RECIPIENT_QUEUED)
-        sim_violation(6, "recipient %u of key %llu ends twice", recipient, (unsigned long long)m->key);
-    r->state = state;
-    if (state == RECIPIENT_DELIVERED && r->copies == 0)
-        sim_violation(1, "recipient %u of key %llu counts as delivered, and its next hop has no copy", recipient,
-                      (unsigned long long)m->key);
-    if (state == RECIPIENT_FAILED && !r->refused)
-        sim_violation(6, "recipient %u of key %llu counts as failed, and its next hop never refused it", recipient,
-                      (unsigned long long)m->key);
-    /* Invariant 11. Counted from the session's begin: the entry's stamp is that of its proposal, which may be long
-     * before it is committed. A clock that runs fast moves committed time by its share (5%), and so does steering. */
-    uint64_t least = world.config.expire_ms * 85 / 100 * MR_NS_PER_MS;
-    if (state == RECIPIENT_EXPIRED && sim_now() + 2 * MR_NS_PER_S < m->begun_ns + least)
-        sim_violation(11, "recipient %u of key %llu expires after %llu ms, the rules say %llu", recipient,
-                      (unsigned long long)m->key, (unsigned long long)((sim_now() - m->enqueued_ns) / 1000000),
-                      (unsigned long long)world.config.expire_ms);
-    if (state == RECIPIENT_FAILED || state == RECIPIENT_EXPIRED)
-        owe(m);
-    if (state == RECIPIENT_DELIVERED)
-        world.result->delivered++;
-    else
-        world.result->bounced++;
 }
 
 static void on_recipient_done(void *arg, const struct state_message *sm, uint32_t recipient)
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
+    if (here()->live) {
         struct message_view v;
         struct recipient_view r;
-        struct message *m = known_view(sm, &v);
+        struct telling *t = tell(TOLD_DONE, known_view(sm, &v));
         state_recipient_view(sm, recipient, &r);
-        check_done(m, recipient, r.state);
+        t->recipient = recipient;
+        t->state = (int)r.state;
     }
     if (w->inner.recipient_done != NULL)
         w->inner.recipient_done(w->inner.arg, sm, recipient);
@@ -319,15 +464,8 @@ static void on_removed(void *arg, struct mr_id id)
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
-        struct message *m = known(id);
-        for (unsigned i = 0; i < m->n_recipients; i++)
-            if (m->recipients[i].state == RECIPIENT_QUEUED)
-                sim_violation(6, "the message of key %llu is removed with a recipient queued",
-                              (unsigned long long)m->key);
-        m->finished_ns = sim_now();
-        world.finished++;
-    }
+    if (here()->live)
+        tell(TOLD_REMOVED, known(id));
     if (w->inner.removed != NULL)
         w->inner.removed(w->inner.arg, id);
 }
@@ -351,7 +489,7 @@ static void on_node_changed(void *arg, const struct node_view *v)
 {
     struct watch *w = arg;
 
-    if (oracle.live)
+    if (here()->live)
         check_fallen(v);
     if (w->inner.node_changed != NULL)
         w->inner.node_changed(w->inner.arg, v);
@@ -377,13 +515,10 @@ static void on_in_doubt(void *arg, struct mr_id id, uint32_t delivery, uint32_t 
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
-        struct message *m = message_find(id);
-        struct attempt_log *l = m == NULL ? NULL : message_attempt(m, delivery, attempt);
-        world.result->in_doubt++;
-        if (l == NULL)
-            sim_violation(2, "an attempt is in doubt that never was");
-        l->doubt = true;
+    if (here()->live) {
+        struct telling *t = tell(TOLD_DOUBT, known(id));
+        t->delivery = delivery;
+        t->attempt = attempt;
     }
     if (w->inner.in_doubt != NULL)
         w->inner.in_doubt(w->inner.arg, id, delivery, attempt, node, possibly);
@@ -397,16 +532,16 @@ static void on_outcome(void *arg, uint32_t node, const char *next_hop, bool deli
         w->inner.outcome(w->inner.arg, node, next_hop, delivered, unreached);
 }
 
-/* Invariant 11, the other way round: a deferred delivery's next attempt is not before its time. Half of it, as
- * committed time may be ahead of what its stamp was made from. */
 static void on_moved(void *arg, const struct state_message *sm, uint32_t delivery, enum delivery_state from,
                      enum delivery_state to)
 {
     struct watch *w = arg;
 
-    if (oracle.live) {
+    if (here()->live) {
         struct message_view v;
-        known_view(sm, &v)->deliveries[delivery].state = to;
+        struct telling *t = tell(TOLD_MOVED, known_view(sm, &v));
+        t->delivery = delivery;
+        t->state = (int)to;
     }
     if (w->inner.moved != NULL)
         w->inner.moved(w->inner.arg, sm, delivery, from, to);
@@ -421,8 +556,6 @@ struct state *__wrap_state_open(const struct state_observer *observer)
     if (observer != NULL && observer->enqueued == on_enqueued)
         return __real_state_open(observer); /* by state_restore: it watches already */
     struct watch *w = mr_calloc(1, sizeof(*w));
-
-    w->node = sim_node();
     if (observer != NULL)
         w->inner = *observer;
     struct state_observer mine = {
@@ -451,27 +584,26 @@ int __wrap_state_apply(struct state *s, uint64_t index, const uint8_t *data, siz
                        size_t *n_results)
 {
     uint64_t entry = XXH3_64bits(data, len);
-    bool first = index > oracle.last;
+    struct applying *a = here();
 
-    if (!first && decided_at(index)->entry != entry)
+    if (index <= oracle.last && decided_at(index)->entry != entry)
         sim_violation(7, "index %llu holds another entry on node %u than on node %u", (unsigned long long)index,
                       sim_node(), decided_at(index)->node);
-    oracle.live = first;
-    oracle.context = IN_ENTRY;
+    a->live = index > oracle.last;
+    a->context = IN_ENTRY;
+    a->n = 0;
     int rc = __real_state_apply(s, index, data, len, results, n_results);
-    oracle.live = false;
+    a->live = false;
     if (rc != 0)
         return rc;
     uint64_t sums = cheap_sums(s);
     struct decided *d = decided_at(index);
-    if (first) {
+    if (index > oracle.last) { /* also when another node began with it meanwhile */
         *d = (struct decided){.entry = entry, .counts = sums, .node = sim_node()};
         oracle.last = index;
         check_time(s);
-        for (unsigned i = 0; i < oracle.n_owing; i++)
-            check_told_true(oracle.owing[i]);
-        check_owed();
-    } else if (d->counts != sums) {
+        tell_oracle(a);
+    } else if (d->entry != entry || d->counts != sums) {
         sim_violation(7, "state at index %llu differs on node %u from that on node %u", (unsigned long long)index,
                       sim_node(), d->node);
     }
@@ -508,57 +640,43 @@ void __wrap_state_snapshot(const struct state *s, struct state_buffer **buffers,
     __real_state_snapshot(s, buffers, count);
 }
 
-/* Invariants 5 and 6: what an outcome may do. Of the running attempt everything; of an older one only `delivered`, and
- * only for who is still queued. */
-enum apply_result __real_state_outcome(struct state *s, const Mailraft__Outcome *o);
-enum apply_result __wrap_state_outcome(struct state *s, const Mailraft__Outcome *o);
-
-static void expect(const struct message *m, const Mailraft__Outcome *o, bool running, bool applied,
-                   const enum recipient_state *before)
+static void tell_outcome(const struct state *s, const Mailraft__Outcome *o)
 {
-    for (size_t i = 0; i < o->n_results; i++) {
-        const Mailraft__RecipientResult *r = o->results[i];
-        if (r->recipient >= m->n_recipients)
-            continue;
-        enum recipient_state was = before[r->recipient], is = m->recipients[r->recipient].state, want = was;
-        if (was == RECIPIENT_QUEUED && r->result == MAILRAFT__RESULT__DELIVERED && applied)
-            want = RECIPIENT_DELIVERED;
-        if (was == RECIPIENT_QUEUED && r->result == MAILRAFT__RESULT__FAILED && running && applied)
-            want = RECIPIENT_FAILED;
-        if (is != want)
-            sim_violation(5, "an outcome of attempt %u, %s, moves recipient %u of key %llu from %d to %d", o->attempt,
-                          running ? "which runs" : "which is over", r->recipient, (unsigned long long)m->key, (int)was,
-                          (int)is);
+    struct mr_id id = {{0}};
+
+    (void)mr_id_from_bytes(o->id.data, o->id.len, &id);
+    struct telling *t = tell(TOLD_OUTCOME, known(id));
+    const struct state_message *sm = state_find(s, id);
+    if (sm != NULL && o->delivery < t->m->n_deliveries) {
+        struct delivery_view d;
+        state_delivery_view(sm, o->delivery, &d);
+        t->running = d.state == DELIVERY_ASSIGNED && d.attempt == o->attempt && d.node == o->node;
+    }
+    t->attempt = o->attempt;
+    for (size_t i = 0; i < o->n_results && i < WORLD_MAX_RECIPIENTS; i++) {
+        t->results[i].recipient = o->results[i]->recipient;
+        t->results[i].result = o->results[i]->result;
+        t->n++;
     }
 }
 
+enum apply_result __real_state_outcome(struct state *s, const Mailraft__Outcome *o);
+enum apply_result __wrap_state_outcome(struct state *s, const Mailraft__Outcome *o);
 enum apply_result __wrap_state_outcome(struct state *s, const Mailraft__Outcome *o)
 {
-    struct mr_id id;
-    struct message *m = NULL;
-    enum recipient_state before[WORLD_MAX_RECIPIENTS];
-    enum context outer = oracle.context;
-    bool running = false;
+    struct applying *a = here();
+    enum context outer = a->context;
 
-    if (!oracle.live)
+    if (!a->live)
         return __real_state_outcome(s, o);
-    if (mr_id_from_bytes(o->id.data, o->id.len, &id) == 0)
-        m = message_find(id);
-    if (m == NULL)
-        sim_violation(2, "an outcome of a message that nobody submitted");
-    const struct state_message *sm = state_find(s, id);
-    if (sm != NULL && o->delivery < m->n_deliveries) {
-        struct delivery_view d;
-        state_delivery_view(sm, o->delivery, &d);
-        running = d.state == DELIVERY_ASSIGNED && d.attempt == o->attempt && d.node == o->node;
-    }
-    for (unsigned i = 0; i < m->n_recipients; i++)
-        before[i] = m->recipients[i].state;
-    oracle.context = IN_OUTCOME;
-    oracle.outcome = o;
+    tell_outcome(s, o);
+    a->context = IN_OUTCOME;
+    a->attempt = o->attempt;
     enum apply_result r = __real_state_outcome(s, o);
-    oracle.context = outer;
-    expect(m, o, running, r == APPLIED, before);
+    a->context = outer;
+    struct mr_id id = {{0}};
+    (void)mr_id_from_bytes(o->id.data, o->id.len, &id);
+    tell(TOLD_OUTCOME_END, known(id))->result = r;
     return r;
 }
 
@@ -569,12 +687,8 @@ enum apply_result __wrap_state_cancel(struct state *s, const Mailraft__Cancel *c
     enum apply_result r = __real_state_cancel(s, c);
     struct mr_id id;
 
-    if (!oracle.live || r != APPLIED || mr_id_from_bytes(c->id.data, c->id.len, &id) != 0)
-        return r;
-    struct message *m = known(id);
-    if (m->enqueued_ns != 0)
-        sim_violation(3, "the message of key %llu is cancelled after it was enqueued", (unsigned long long)m->key);
-    m->cancelled = true;
+    if (here()->live && r == APPLIED && mr_id_from_bytes(c->id.data, c->id.len, &id) == 0)
+        tell(TOLD_CANCEL, known(id));
     return r;
 }
 
@@ -582,9 +696,9 @@ enum apply_result __real_state_node_up(struct state *s, const Mailraft__NodeUp *
 enum apply_result __wrap_state_node_up(struct state *s, const Mailraft__NodeUp *up);
 enum apply_result __wrap_state_node_up(struct state *s, const Mailraft__NodeUp *up)
 {
-    oracle.context = IN_UP;
+    here()->context = IN_UP;
     enum apply_result r = __real_state_node_up(s, up);
-    oracle.context = IN_ENTRY;
+    here()->context = IN_ENTRY;
     return r;
 }
 
@@ -592,10 +706,20 @@ enum apply_result __real_state_node_down(struct state *s, const Mailraft__NodeDo
 enum apply_result __wrap_state_node_down(struct state *s, const Mailraft__NodeDown *down);
 enum apply_result __wrap_state_node_down(struct state *s, const Mailraft__NodeDown *down)
 {
-    oracle.context = IN_DOWN;
+    here()->context = IN_DOWN;
     enum apply_result r = __real_state_node_down(s, down);
-    oracle.context = IN_ENTRY;
+    here()->context = IN_ENTRY;
     return r;
+}
+
+bool oracle_removes(const struct message *m)
+{
+    const struct applying *a = here();
+
+    for (size_t i = a->n; a->live && i-- > 0;)
+        if (a->events[i].what == TOLD_REMOVED && a->events[i].m == m)
+            return true;
+    return false;
 }
 
 /* ---- fencing (5.2, 5.5, 5.7) ---- */

@@ -89,7 +89,7 @@ struct message {
     struct message *about;
     unsigned tells[WORLD_MAX_RECIPIENTS], n_tells;
     /* committed */
-    uint64_t enqueued_ns, enqueued_index, finished_ns;
+    uint64_t enqueued_ns, finished_ns;
     bool cancelled;
     uint64_t had; /* nodes whose spool said that it is durable there */
 };
@@ -228,6 +228,8 @@ void clients_node_ended(unsigned node);
 
 /* ---- sim_oracle.c ---- */
 uint64_t oracle_index(void);
+/* The entry that this node applies just now removes it. */
+bool oracle_removes(const struct message *m);
 /* Right after cluster_may_send said yes (5): is this attempt what the committed queue says? */
 void oracle_may_send(unsigned node, const struct attempt *a);
 
