@@ -143,6 +143,7 @@ static void spool_closed(void *arg)
 static void bodies_closed(void *arg)
 {
     struct cluster *c = arg;
+    c->bodies = NULL; /* links are still there, and may come and go until they are closed */
     spool_close(c->spool, spool_closed, c);
 }
 
