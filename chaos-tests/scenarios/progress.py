@@ -83,3 +83,27 @@ def summary(results):
              _spread("silence of accept around it", [t for f in figures for t in f.get("silences", [])]),
              _spread("recovery", [f["recovery"] for f in figures if f.get("recovery") is not None])]
     return "\n".join(filter(None, [counts, "; ".join(t for t in times if t)]))
+
+
+def _median_most(values):
+    values = [v for v in values if v is not None]
+    return f"{statistics.median(values):.2f} / {max(values):.2f}" if values else ""
+
+
+def markdown(results):
+    """Results of several runs of the runner, by scenario; times: median / longest, in seconds."""
+    by_name = {}
+    for run in (run for one in results for run in one["runs"]):
+        by_name.setdefault(run["scenario"], []).append(run)
+    lines = ["| scenario | passed | messages | lost | altered | duplicated | in doubt | takeover | silence around it | recovery |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for name, runs in by_name.items():
+        figures = [run["figures"] for run in runs]
+        total = {key: sum(f.get(key) or 0 for f in figures) for key in ("messages", "lost", "altered", "second_copies", "in_doubt")}
+        passed = sum(run["result"] == "passed" for run in runs)
+        lines.append(
+            f"| {name} | {passed} of {len(runs)} | {total['messages']} | {total['lost']} | {total['altered']} | {total['second_copies']} | "
+            f"{total['in_doubt']} | {_median_most([t for f in figures for t in f.get('takeovers', [])])} | "
+            f"{_median_most([t for f in figures for t in f.get('silences', [])])} | {_median_most([f.get('recovery') for f in figures])} |")
+    everything = {"runs": [run for one in results for run in one["runs"]]}
+    return "\n".join(lines) + "\n\n" + summary(everything)

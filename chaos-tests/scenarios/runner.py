@@ -16,7 +16,7 @@ import traceback
 
 from scenarios import SCENARIOS, check, load_families, report
 from scenarios.common import harness, read_slim
-from scenarios.progress import Progress, summary, table
+from scenarios.progress import Progress, markdown, summary, table
 from scenarios.target_local import LocalTarget
 from scenarios.world import World
 
@@ -39,6 +39,8 @@ def parse(argv):
     p.add_argument("--results", type=pathlib.Path, metavar="FILE", help="results as JSON (default: in the run's folder)")
     p.add_argument("--dir", type=pathlib.Path, help="folder for logs and journals (default: a new one below /tmp)")
     p.add_argument("--bin", type=pathlib.Path, help="folder of mailraftd and the others (default build/release/bin)")
+    p.add_argument("--tabulate", nargs="+", type=pathlib.Path, metavar="FILE",
+                   help="run nothing: a table in Markdown of what these files of --results have")
     p.add_argument("--keep", action="store_true", help="keep logs and journals of what passed too")
     p.add_argument("--rate", type=float, help="messages a second, instead of each scenario's own rate")
     p.add_argument("--until-failure", action="store_true", help="end at the first failure")
@@ -306,8 +308,16 @@ def make_target_of(options):
     return usage(f"unknown target {options.target}: local, kubernetes")
 
 
+def break_off(_number, _frame):
+    """What was started is ended then, too; also where a shell has SIGINT ignored, as for a job in the background."""
+    raise KeyboardInterrupt
+
+
 def main(argv):
     options = parse(argv)
+    if options.tabulate:
+        print(markdown([json.loads(path.read_text()) for path in options.tabulate]))
+        return 0
     load_families()
     if options.bin:
         harness.BIN = options.bin.resolve()
@@ -322,7 +332,8 @@ def main(argv):
     folder = options.dir or pathlib.Path(tempfile.mkdtemp(prefix="mailraft-scenarios-"))
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # what was started is ended then, too
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, break_off)
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
     progress = Progress(len(chosen) * options.repeat)

@@ -250,6 +250,9 @@ def test_summary():
     one = {"figures": {"messages": 600000, "lost": 0, "altered": 0, "second_copies": 3, "in_doubt": 5, "takeovers": [1.0, 3.0],
                        "silences": [1.1], "recovery": 2.0}}
     text = progress.summary({"runs": [one, one, {"figures": {}}]})
+    table = progress.markdown([{"runs": [{**one, "scenario": "a", "result": "passed"}] * 2}, {"runs": [
+        {**one, "scenario": "a", "result": "FAILED"}]}])
+    assert "| a | 2 of 3 | 1800000 | 0 | 0 | 9 | 15 | 2.00 / 3.00 | 1.10 / 1.10 | 2.00 / 2.00 |" in table
     assert "1 200 000 messages" in text and "duplicated 6 (5 a million)" in text and "takeover 2.00, at most 3.00 (4" in text
 
 
