@@ -423,11 +423,13 @@ int sim_fs_mkdir(unsigned node, const char *path)
     return 0;
 }
 
-const char *sim_fs_name(const struct sim_file *dir, size_t i)
+const char *sim_fs_name(const struct sim_file *dir, size_t *at)
 {
-    for (size_t k = 0; k < dir->n_entries; k++)
-        if (dir->entries[k].now != NULL && i-- == 0)
-            return dir->entries[k].name;
+    while (*at < dir->n_entries) {
+        const struct entry *e = &dir->entries[(*at)++];
+        if (e->now != NULL)
+            return e->name;
+    }
     return NULL;
 }
 

@@ -529,7 +529,8 @@ DIR *__wrap_opendir(const char *path)
         return NULL;
     }
     struct listing *l = mr_calloc(1, sizeof(*l));
-    while ((name = sim_fs_name(f, l->count)) != NULL) {
+    size_t next = 0;
+    while ((name = sim_fs_name(f, &next)) != NULL) {
         size_t at = sim_node() == 0 ? l->count : (size_t)sim_below(SIM_DISK, l->count + 1);
         l->names = mr_realloc(l->names, (l->count + 1) * sizeof(char *));
         if (at < l->count)

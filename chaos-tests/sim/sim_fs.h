@@ -27,7 +27,7 @@ void sim_fs_unref(unsigned node, struct sim_file *f);
 bool sim_fs_is_dir(const struct sim_file *f);
 uint64_t sim_fs_size(const struct sim_file *f);
 uint64_t sim_fs_number(const struct sim_file *f);
-uint64_t sim_fs_data_end(const struct sim_file *f); /* behind it there are only zeros */
+uint64_t sim_fs_data_end(const struct sim_file *f);                /* behind it there are only zeros */
 bool sim_fs_next_data(const struct sim_file *f, uint64_t *offset); /* from there on; false: none */
 ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
 /* Short when the space ends on the way. */
@@ -45,7 +45,7 @@ int sim_fs_link(unsigned node, struct sim_file *f, const char *path);
 int sim_fs_mkdir(unsigned node, const char *path);
 /* -ENOENT, or 0. */
 int sim_fs_find(unsigned node, const char *path, struct sim_file **out); /* not referenced */
-const char *sim_fs_name(const struct sim_file *dir, size_t i);           /* NULL: no more */
+const char *sim_fs_name(const struct sim_file *dir, size_t *at);         /* NULL: no more; *at begins with 0 */
 void sim_fs_space(unsigned node, uint64_t *available, uint64_t *total);
 
 /* Descriptors and locks of a life that has ended are gone (sim_files.c calls it before the next life's first call). */

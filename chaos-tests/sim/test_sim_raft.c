@@ -109,7 +109,8 @@ static void show_dir(void)
     struct sim_file *dir = NULL, *f = NULL;
     if (sim_fs_find(NODE, DIR_PATH, &dir) != 0)
         return;
-    for (size_t i = 0; (name = sim_fs_name(dir, i)) != NULL; i++) {
+    size_t at = 0;
+    while ((name = sim_fs_name(dir, &at)) != NULL) {
         char path[300];
         (void)snprintf(path, sizeof(path), "%s/%s", DIR_PATH, name);
         if (sim_fs_find(NODE, path, &f) == 0)
