@@ -164,7 +164,7 @@ __attribute__((format(printf, 4, 5))) static void fail(struct lookup *l, enum re
     va_list args;
     l->resolution.result = result;
     l->resolution.n = 0;
-    l->ttl = RESOLVER_NEGATIVE_TTL_S;
+    l->ttl = result == RESOLVE_TEMPORARY ? RESOLVER_FAILED_TTL_S : RESOLVER_NEGATIVE_TTL_S;
     (void)snprintf(l->resolution.status, sizeof(l->resolution.status), "%s", status);
     va_start(args, format);
     (void)vsnprintf(l->resolution.reply, sizeof(l->resolution.reply), format, args);

@@ -3,10 +3,10 @@
  * N1: MX by preference, ties shuffled at each use; a domain without MX but with addresses is its own MX; a null MX and
  * a name that does not exist are permanent failures, everything else that goes wrong is temporary, and so is a static
  * route's name that does not exist. N2: a host that is ourselves is dropped together with all of the same or worse
- * preference (RFC 5321 5.1). N3: answers are kept for their
- * TTL, at most RESOLVER_MAX_TTL_S; failures for RESOLVER_NEGATIVE_TTL_S. N4: an answer counts as validated only when
- * the server says so (AD) and the configuration trusts it (trust_ad); what the hosts file says never does. Thread: the
- * loop's. */
+ * preference (RFC 5321 5.1). N3: answers are kept for their TTL, at most RESOLVER_MAX_TTL_S; permanent failures for
+ * RESOLVER_NEGATIVE_TTL_S, temporary ones for RESOLVER_FAILED_TTL_S: a probe of a next hop that finds an old failure
+ * here doubles the time to the next one, for nothing. N4: an answer counts as validated only when the server says so
+ * (AD) and the configuration trusts it (trust_ad); what the hosts file says never does. Thread: the loop's. */
 #ifndef MR_DNS_RESOLVER_H
 #define MR_DNS_RESOLVER_H
 
@@ -24,6 +24,7 @@ enum {
     RESOLVER_MAX_CACHE = 8192,
     RESOLVER_MAX_TTL_S = 3600,
     RESOLVER_NEGATIVE_TTL_S = 30,
+    RESOLVER_FAILED_TTL_S = 3,
     RESOLVER_MAX_ANSWER = 65535, /* bytes of a raw answer */
 };
 

@@ -364,6 +364,25 @@ static void failures_are_kept_for_a_while(void **state)
     host_close();
 }
 
+/* A site is tried again, a second after a failure at the soonest: an answer from then is not to be held against it. */
+static void temporary_failures_are_forgotten_soon(void **state)
+{
+    (void)state;
+    host_open();
+    dns_fault("later.example", DNS_MX, DNS_SERVFAIL);
+    struct resolution r = ask("mx:later.example");
+    uint64_t failed = mr_boot_ns(&mr_clock_real);
+    unsigned asked = dns_asked("later.example", DNS_MX);
+    assert_not(&r, RESOLVE_TEMPORARY, "4.4.3");
+    r = ask("mx:later.example");
+    if (mr_boot_ns(&mr_clock_real) - failed < 900 * MR_NS_PER_MS)
+        assert_int_equal(dns_asked("later.example", DNS_MX), asked);
+    WAIT_FOR(mr_boot_ns(&mr_clock_real) - failed > (RESOLVER_FAILED_TTL_S * 1000 + 10) * MR_NS_PER_MS);
+    r = ask("mx:later.example");
+    assert_true(dns_asked("later.example", DNS_MX) > asked);
+    host_close();
+}
+
 static void one_host_of_two_will_do(void **state)
 {
     (void)state;
@@ -570,6 +589,7 @@ int main(void)
         cmocka_unit_test(kept_for_the_ttl_only),
         cmocka_unit_test(a_ttl_of_zero_is_not_kept),
         cmocka_unit_test(failures_are_kept_for_a_while),
+        cmocka_unit_test(temporary_failures_are_forgotten_soon),
         cmocka_unit_test(one_host_of_two_will_do),
         cmocka_unit_test(static_routes),
         cmocka_unit_test(cancelled_and_closed),
