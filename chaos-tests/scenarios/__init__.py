@@ -26,7 +26,8 @@ is tried. All chance comes from world.rng (a random.Random seeded with the run's
               quick=False, load=True, load_args=(), allow=None, long=False, takeover=True)
         needs     what the target must be able to do, else the scenario is skipped, and said to be:
                   "network" (links between nodes can be cut), "files" (data directories can be read and written),
-                  "local" (processes on this machine: prefix, env, /proc), "pause", "down" (a dead node stays dead), "config" (own configuration), "strace", "faketime", "root", "tool:NAME"
+                  "local" (processes on this machine: prefix, env, /proc), "pause", "down" (a dead node stays dead), "config"
+                  (own configuration), "strace", "faketime", "root", "upgrade" (an older program is there), "tool:NAME"
         config    sections that are laid over each node's configuration, as harness.Cluster's
         sink      options of mailraft-sink, e.g. ["--fault", "stall@dot=1"]
         prepare   prepare(world), called before the cluster starts: world.node("mx1").prefix, .env, .overlay (configuration

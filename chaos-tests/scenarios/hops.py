@@ -5,12 +5,12 @@ import subprocess
 
 from scenarios import scenario
 from scenarios.common import harness
-from scenarios.load import Sink
 
 VERBS = ["connect", "ehlo", "mail", "rcpt", "data", "body", "dot", "quit"]
 
 
-@scenario("hop-slow", "the next hop is slow at each verb in turn", rate=100, config={"delivery": {"command_timeout": "10s"}})
+@scenario("hop-slow", "the next hop is slow at each verb in turn", rate=100, needs=("config",),
+          config={"delivery": {"command_timeout": "10s"}})
 def hop_slow(world):
     for verb in world.rng.sample(VERBS, len(VERBS)):
         with world.band(f"slow at {verb}"):
@@ -42,7 +42,7 @@ def sent_keys(load):
 
 
 @scenario("hop-refuses", "a next hop answers 4xx and 5xx in any mixture: each message is delivered or comes back, never both", rate=50,
-          prepare=picky)
+          prepare=picky, needs=("config",))
 def hop_refuses(world):
     world.picky.start()
     world.picky.fault("refuse@mail=452:0.15", "refuse@rcpt=550:0.2", "refuse@data=451:0.1", "refuse@dot=554:0.15",
@@ -73,7 +73,7 @@ def liar(world):
 
 
 @scenario("hop-lies", "a next hop answers 250 and throws the message away: the comparison must show exactly these as lost", rate=50,
-          prepare=liar)
+          prepare=liar, needs=("config",))
 def hop_lies(world):
     world.liar.start()
     world.cleanup(world.liar.end)
@@ -100,7 +100,8 @@ def tarpit(world):
                                      "retry": {"first": "1s", "factor": 1.5, "max": "3s"}}}
 
 
-@scenario("hop-tarpit", "a next hop that keeps every connection waiting takes nobody else's place", rate=100, prepare=tarpit)
+@scenario("hop-tarpit", "a next hop that keeps every connection waiting takes nobody else's place", rate=100, prepare=tarpit,
+          needs=("config",))
 def hop_tarpit(world):
     world.tar.start()
     world.tar.fault(f"stall@{world.rng.choice(['connect', 'ehlo', 'rcpt', 'dot'])}=60")

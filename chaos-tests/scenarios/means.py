@@ -24,7 +24,6 @@ import json
 import os
 import pathlib
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +56,14 @@ def wait_panic(world, node, what, limit=30):
 
 
 def last_words(node):
-    return "\n".join(node.text().strip().splitlines()[-3:])
+    """Why it ended: its line of panic, which need not be the last one, since its other threads went on for a moment."""
+    lines = node.text().strip().splitlines()[-200:]
+    for n in range(len(lines) - 1, -1, -1):
+        if lines[n].startswith("mailraft: panic"):
+            return lines[n]
+        if '"event":"starting"' in lines[n]:
+            break
+    return "\n".join(lines[-3:])
 
 
 def log_since(node, offset):
@@ -307,6 +313,3 @@ def wire(world, **settings):
     finally:
         line.end()
 
-
-def tool_missing(*names):
-    return next((f"{n} is not installed" for n in names if not shutil.which(n)), None)

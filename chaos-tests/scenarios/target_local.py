@@ -131,6 +131,7 @@ class LocalTarget(harness.Cluster):
         """What can be done here: name -> None, or why not."""
         root = None if os.geteuid() == 0 and not os.environ.get("MAILRAFT_USER_NAMESPACE") else "needs root"
         found = {"local": None, "down": None, "config": None, "files": None, "pause": None, "network": network.missing(), "root": root}
+        found["upgrade"] = None if os.environ.get("MAILRAFT_OLD") else "MAILRAFT_OLD names no folder with an older mailraftd"
         for tool in ("strace", "faketime"):
             found[tool] = None if shutil.which(tool) else f"{tool} is not installed"
         if found["strace"] is None:
@@ -156,7 +157,9 @@ class LocalTarget(harness.Cluster):
         config["debug"] = {"apply_trace": str(node.trace), "state_hash_every": TRACE_EVERY}
         for overlay in (self.overrides, node.overlay):
             for section, values in overlay.items():
-                if isinstance(values, dict) and isinstance(config.get(section), dict):
+                if values is None:
+                    config.pop(section, None)
+                elif isinstance(values, dict) and isinstance(config.get(section), dict):
                     config[section].update(values)
                 else:
                     config[section] = values
