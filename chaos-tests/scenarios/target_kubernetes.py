@@ -20,6 +20,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import time
 
 from scenarios.common import LIMIT, Node, Process, harness, wait_for
 from scenarios.load import Sink
@@ -117,6 +118,7 @@ class KubernetesNode(Node):
         self.paused = False
         self.popen = None
         self.seen = target.kubectl.pod(pod)
+        self.known_alive, self.known_until = False, 0.0
         self.forward = self.follow = None
 
     def connect(self):
@@ -142,8 +144,12 @@ class KubernetesNode(Node):
         return None
 
     def alive(self):
-        pod = self.target.kubectl.pod(self.pod)
-        return bool(pod and pod["running"] and not pod["leaving"])
+        """As the API server said within the last second: it is asked by a process of its own each time, and asked often."""
+        if time.monotonic() > self.known_until:
+            pod = self.target.kubectl.pod(self.pod)
+            self.known_alive = bool(pod and pod["running"] and not pod["leaving"])
+            self.known_until = time.monotonic() + 1
+        return self.known_alive
 
     def ready(self):
         return self.status_code("/readyz") == 200
@@ -158,6 +164,7 @@ class KubernetesNode(Node):
             now = self.target.kubectl.pod(self.pod)
             if now and now["running"] and not now["leaving"] and (now["uid"], now["restarts"]) != (before["uid"], before["restarts"]):
                 self.seen = now
+                self.known_until = 0.0
                 return True
             return False
 
