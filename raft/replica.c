@@ -340,7 +340,7 @@ int replica_open(struct replica **out, const struct replica_config *config, char
     rv = raft_init(&r->raft, &r->rio.io, &r->fsm, config->id, config->name);
     if (rv != 0) {
         snprintf(error, error_len, "raft in %s: %s (%s)", config->dir, raft_strerror(rv), raft_errmsg(&r->raft));
-        rc = MR_IO;
+        rc = rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? MR_MALFORMED : MR_IO;
         goto err_after_io;
     }
     set_up(r);

@@ -364,6 +364,30 @@ static void refuses_an_open_segment_that_is_cut(void **state)
     cluster_stop(c);
 }
 
+/* Term and vote cannot be trusted: that is the directory's fault, which no other start mends, and not the disk's. */
+static void refuses_damaged_metadata(void **state)
+{
+    struct cluster *c = cluster_start(0x5444, 0);
+    struct node *node = &c->nodes[2];
+    char error[512];
+    (void)state;
+
+    load_cluster(c, 10, 16, 100, 60);
+    node_stop(c, 2);
+    for (unsigned i = 1; i <= 2; i++) {
+        char path[512];
+        snprintf(path, sizeof(path), "%s/metadata%u", node->dir, i);
+        FILE *f = fopen(path, "r+b");
+        assert_non_null(f);
+        assert_int_equal(fputc(0x5a, f), 0x5a); /* in the format's number */
+        fclose(f);
+    }
+    assert_int_equal(node_open(c, 2, error, sizeof(error)), MR_MALFORMED);
+    assert_non_null(strstr(error, "metadata"));
+    node->replica = NULL;
+    cluster_stop(c);
+}
+
 static void bootstraps_only_what_is_empty(void **state)
 {
     struct cluster *c = cluster_start(0x5555, 0);
@@ -467,6 +491,7 @@ int main(void)
         cmocka_unit_test(refuses_what_contradicts_the_committed),
         cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
         cmocka_unit_test(refuses_an_open_segment_that_is_cut),
+        cmocka_unit_test(refuses_damaged_metadata),
         cmocka_unit_test(bootstraps_only_what_is_empty),
         cmocka_unit_test(refuses_a_wrong_configuration),
         cmocka_unit_test(stops_when_a_term_cannot_be_stored),

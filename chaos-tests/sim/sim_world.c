@@ -13,6 +13,7 @@
 struct world world;
 
 enum {
+    MAX_DEATHS = 300,   /* of a node; more is a loop of crashes */
     FORM_MS = 60000,    /* within which a cluster forms */
     SETTLE_MS = 900000, /* invariant 13's T: probes of a next hop that was dead come further and further apart */
     BUCKETS = 4096,
@@ -352,7 +353,8 @@ static void on_end(unsigned node, enum sim_end how, const char *text)
         return;
     if (text[0] != 0 && !sim_plan_excuses(node))
         sim_violation(SIM_PANIC, "node %u: %s", node, text);
-    n->deaths++;
+    if (++n->deaths > MAX_DEATHS)
+        sim_violation(13, "node %u has ended by itself %u times, at last: %s", node, n->deaths, text);
     if (!n->refused)
         sim_at(sim_now() + sim_between(SIM_LOAD, 300, 3000) * MR_NS_PER_MS, boot_again, (void *)(uintptr_t)node);
 }
