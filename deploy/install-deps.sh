@@ -4,6 +4,7 @@
 #
 #   deploy/install-deps.sh           what the build needs
 #   deploy/install-deps.sh --test    that, and what the tests need (peers, linters)
+#   deploy/install-deps.sh --bench   what the build needs, and what chaos-tests/bench/run compares it with
 #   deploy/install-deps.sh --libraft what the build needs, and what builds libraft from its source (chaos-tests/libraft)
 #
 # libraft has to be 0.22 (Debian 13: main; Debian 12: bookworm-backports, which is switched on here with the
@@ -22,18 +23,22 @@ test_packages=(
 )
 # liblz4-dev: so that what comes out can do what Debian's can.
 libraft_packages=(dpkg-dev autoconf automake libtool liblz4-dev libcmocka-dev)
-# Peers that only tests run and that Debian's packages would not let stand beside the others (Exim conflicts with Postfix)
+bench_packages=(openssl python3 python3-pytest postfix dnsmasq-base strace util-linux procps)
+# Peers that only tests and the bench run and that Debian's packages would not let stand beside the others (Exim conflicts with Postfix)
 # or would start as services: unpacked below $peers_dir, with the libraries that they need installed as usual.
-peers=(exim4-daemon-light haproxy)
+test_peers=(exim4-daemon-light haproxy)
+bench_peers=(exim4-daemon-light opensmtpd stunnel4 etcd-server nats-server)
+peers=()
 peers_dir=/usr/local/lib/mailraft-peers
 
 packages=("${build_packages[@]}")
 case "${1:-}" in
 '') ;;
---test) packages+=("${test_packages[@]}") ;;
+--test) packages+=("${test_packages[@]}") peers=("${test_peers[@]}") ;;
+--bench) packages+=("${bench_packages[@]}") peers=("${bench_peers[@]}") ;;
 --libraft) packages+=("${libraft_packages[@]}") ;;
 *)
-    echo "usage: $0 [--test|--libraft]" >&2
+    echo "usage: $0 [--test|--bench|--libraft]" >&2
     exit 2
     ;;
 esac
@@ -58,6 +63,11 @@ peer_works() {
     case "$1" in
     exim4-daemon-light) "$peers_dir/$1/usr/sbin/exim4" -C /dev/null -bV ;;
     haproxy) "$peers_dir/$1/usr/sbin/haproxy" -v ;;
+    # It knows no question that it answers with success.
+    opensmtpd) [[ $("$peers_dir/$1/usr/sbin/smtpd" -h 2>&1) == *OpenSMTPD* ]] ;;
+    stunnel4) "$peers_dir/$1/usr/bin/stunnel4" -version ;;
+    etcd-server) "$peers_dir/$1/usr/bin/etcd" --version ;;
+    nats-server) "$peers_dir/$1/usr/sbin/nats-server" --version ;;
     esac >/dev/null 2>&1
 }
 
@@ -70,11 +80,9 @@ for p in "${packages[@]}"; do
     fi
 done
 missing_peers=()
-if [ "${1:-}" = --test ]; then
-    for p in "${peers[@]}"; do
-        peer_works "$p" || missing_peers+=("$p")
-    done
-fi
+for p in "${peers[@]}"; do
+    peer_works "$p" || missing_peers+=("$p")
+done
 [ ${#missing[@]} -eq 0 ] && [ ${#missing_peers[@]} -eq 0 ] && exit 0
 
 as_root=()

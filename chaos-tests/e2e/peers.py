@@ -161,9 +161,10 @@ class Postfix(Peer):
 
     tls: (certificate, key): STARTTLS is offered, and used where the next hop offers it. auth: the path of Dovecot's auth
     socket: AUTH is offered under TLS. login: (user, password) for the next hop. more: further lines of main.cf;
-    more_master: of master.cf."""
+    more_master: of master.cf. prefix: a command that runs it."""
 
-    def __init__(self, folder, name, next_port, more="", local="", tls=None, ca=None, auth=None, login=None, more_master=""):
+    def __init__(self, folder, name, next_port, more="", local="", tls=None, ca=None, auth=None, login=None, more_master="",
+                 prefix=()):
         self.name = name
         self.dir = folder / name
         self.port = free_port()
@@ -197,7 +198,7 @@ class Postfix(Peer):
         (etc / "main.cf").write_text("\n".join(settings.values()) + "\n")
         (etc / "master.cf").write_text(POSTFIX_MASTER.format(**values))
         self.etc = etc
-        self.process = Process(["/usr/sbin/postfix", "-c", etc, "start-fg"], self.dir / "output")
+        self.process = Process([*prefix, "/usr/sbin/postfix", "-c", etc, "start-fg"], self.dir / "output")
         wait_for(lambda: can_connect(self.port), f"Postfix listens; see {self.dir}")
 
     def log(self):
