@@ -56,17 +56,26 @@ void check_250(struct message *m)
 
 /* ---- copies (2, 3, 4, 12) ---- */
 
+/* Its machine lost power, and with it the journal's unsynced records (5.8), before the log learned of its end. */
+static bool lost_power(const struct attempt_log *l)
+{
+    const struct world_node *n = &world.node[l->node];
+
+    for (unsigned i = 0; i < n->n_power_cuts; i++)
+        if (n->power_cuts[i] >= l->dot_ns && (l->ended_ns == 0 || n->power_cuts[i] <= l->ended_ns))
+            return true;
+    return false;
+}
+
 /* PROTOCOL.md 5.7 to 5.9: another copy may follow an attempt whose dot was written, and only when its end was counted
- * in doubt, or the next hop never answered it (the node said so: deferred), or its node lost power, and with it the
- * journal's unsynced records (5.8). */
+ * in doubt, or the next hop never answered it (the node said so: deferred), or its journal is gone. */
 static bool may_have_another(const struct message *m, uint32_t delivery, uint32_t attempt)
 {
     const struct attempt_log *l = message_attempt((struct message *)(uintptr_t)m, delivery, attempt);
 
     if (l == NULL || l->dot_ns == 0)
         return false;
-    bool power = l->life < WORLD_MAX_LIVES && world.node[l->node].power_cut[l->life] != 0;
-    return l->doubt || l->reply_lost || power || sim_plan_damaged(l->node) || world.node[l->node].wiped;
+    return l->doubt || l->reply_lost || lost_power(l) || sim_plan_damaged(l->node) || world.node[l->node].wiped;
 }
 
 static void another_copy(const struct message *m, const struct dot *d, unsigned recipient)

@@ -54,8 +54,13 @@ void hops_start(unsigned n)
         (void)snprintf(h->name, sizeof(h->name), "smtp://hop%u.test:25", i);
         h->latency_ns = sim_between(SIM_LOAD, 50000, 5000000);
         h->latency_most_ns = h->latency_ns * sim_between(SIM_LOAD, 1, 8);
+        /* A sluggish one has attempts under way at any moment: what goes wrong meets them. */
+        if (sim_chance(SIM_LOAD, 0.3)) {
+            h->latency_ns = sim_between(SIM_LOAD, 50, 800) * MR_NS_PER_MS;
+            h->latency_most_ns = h->latency_ns * 3;
+        }
         h->refuse_4 = sim_chance(SIM_LOAD, 0.3) ? 0.1 : 0;
-        h->refuse_5 = sim_chance(SIM_LOAD, 0.4) ? 0.08 : 0;
+        h->refuse_5 = sim_chance(SIM_LOAD, 0.4) ? 0.08 : sim_chance(SIM_LOAD, 0.2) ? 0.4 : 0;
         h->drop = sim_chance(SIM_LOAD, 0.3) ? 0.03 : 0;
         set_limit(h, world.rules);
     }

@@ -340,13 +340,12 @@ static void on_end(unsigned node, enum sim_end how, const char *text)
 {
     struct world_node *n = &world.node[node];
     bool was_open = n->open;
-    uint64_t life = sim_node_life(node);
 
     n->open = false;
     hops_node_ended(node);
     clients_node_ended(node);
-    if (how == SIM_POWER && life < WORLD_MAX_LIVES)
-        n->power_cut[life] = 1;
+    if (how == SIM_POWER && n->n_power_cuts < WORLD_MAX_POWER_CUTS)
+        n->power_cuts[n->n_power_cuts++] = sim_now();
     if (was_open)
         check_died(node);
     if (how != SIM_DIED)

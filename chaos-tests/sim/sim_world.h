@@ -103,7 +103,7 @@ char *recipient_address(const struct message *m, unsigned recipient, char text[6
 /* ---- nodes ---- */
 struct sim_worker;
 struct node_life; /* sim_world.c */
-enum { WORLD_MAX_LIVES = 256 };
+enum { WORLD_MAX_POWER_CUTS = 256 };
 struct world_node {
     struct cluster *cluster; /* newest; of the life before until the next is open; NULL: none, or closed in order */
     uint64_t life;           /* of cluster */
@@ -113,9 +113,10 @@ struct world_node {
     bool stopping;
     bool wiped, refused;
     char why[300];
-    unsigned deaths;                    /* by itself */
-    uint64_t term;                      /* durable when it last ended */
-    uint8_t power_cut[WORLD_MAX_LIVES]; /* lives that ended so */
+    unsigned deaths; /* by itself */
+    uint64_t term;   /* durable when it last ended */
+    unsigned n_power_cuts;
+    uint64_t power_cuts[WORLD_MAX_POWER_CUTS]; /* true times, also of a machine whose process was dead */
 };
 struct world {
     struct world_config config;
