@@ -145,16 +145,21 @@ static int guarded_set_term(struct raft_io *io, raft_term term)
 
     if (rv != 0)
         mr_panic("raft term %llu was not stored in %s: %s", term, rio->dir, io->errmsg);
+    voted_term(&rio->voted, term);
     return 0;
 }
 
 static int guarded_set_vote(struct raft_io *io, raft_id id)
 {
     struct replica_io *rio = owner_of(io);
-    int rv = MR_MUTANT(MUTANT_VOTE_NOT_STORED) ? 0 : rio->uv.set_vote(io, id);
+    int rv;
 
+    if (MR_MUTANT(MUTANT_VOTE_NOT_STORED))
+        return 0;
+    rv = rio->uv.set_vote(io, id);
     if (rv != 0)
         mr_panic("raft vote was not stored in %s: %s", rio->dir, io->errmsg);
+    voted_for(&rio->voted, id);
     return 0;
 }
 
@@ -442,7 +447,10 @@ int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
         *l = (struct loaded_log){0};
         return rv == RAFT_CORRUPT || rv == RAFT_MALFORMED ? MR_MALFORMED : MR_IO;
     }
+    rv = voted_check(&rio->voted, rio->dir, l->term, l->voted_for, error, error_len);
     l->valid = true;
+    if (rv != MR_OK)
+        return rv;
     last = l->start_index + l->n_entries - 1;
     if (l->snapshot != NULL && l->snapshot->index > last)
         last = l->snapshot->index;
@@ -561,7 +569,7 @@ int replica_io_init(struct replica_io *rio, uv_loop_t *loop, const char *dir, co
     rio->loop = loop;
     rio->dir = dir;
     rio->appends_end = &rio->appends;
-    rio->acked.fd = -1;
+    rio->acked.fd = rio->voted.fd = -1;
     rc = check_aio(error, error_len);
     if (rc != 0)
         return rc;
@@ -584,8 +592,12 @@ int replica_io_init(struct replica_io *rio, uv_loop_t *loop, const char *dir, co
     rio->send.idle = sends_idle;
     rio->send.arg = rio;
     rc = acked_open(&rio->acked, dir, error, error_len);
-    if (rc != 0)
+    if (rc == 0)
+        rc = voted_open(&rio->voted, dir, error, error_len);
+    if (rc != 0) {
+        acked_close(&rio->acked);
         raft_uv_close(&rio->io);
+    }
     return rc;
 }
 
@@ -593,5 +605,6 @@ void replica_io_free(struct replica_io *rio)
 {
     replica_io_forget(rio);
     acked_close(&rio->acked);
+    voted_close(&rio->voted);
     raft_uv_close(&rio->io);
 }

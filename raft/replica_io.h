@@ -2,7 +2,8 @@
  * each guard is for).
  *
  * I1: a failed append, truncation, term, vote or snapshot write ends the process, unless the replica is closing.
- * I2: nothing is acknowledged that acked does not soon know of, and a directory that ends below it does not load.
+ * I2: nothing is acknowledged that acked does not soon know of, and a directory that ends below it does not load; nor
+ * does one whose term or vote is older than voted's.
  * I3: an InstallSnapshot reaches libraft only while no snapshot is being taken or installed here.
  * Thread: the replica's loop, but for the tracer, which raft_uv calls from libuv's pool too. */
 #ifndef MR_RAFT_REPLICA_IO_H
@@ -10,6 +11,7 @@
 
 #include "raft/acked.h"
 #include "raft/replica_send.h"
+#include "raft/voted.h"
 
 #include <raft/uv.h>
 #include <stdatomic.h>
@@ -43,6 +45,7 @@ struct replica_io {
     const char *dir;
     struct replica_send send;
     struct acked acked;
+    struct voted voted;
     struct loaded_log loaded;
 
     raft_io_tick_cb tick;
@@ -79,7 +82,7 @@ void replica_io_heap(void);
 /* MR_IO: no asynchronous I/O to be had, or raft_uv's own reasons. */
 int replica_io_init(struct replica_io *rio, uv_loop_t *loop, const char *dir, const struct replica_net *net,
                     char *error, size_t error_len);
-/* Reads log and snapshot after raft_init and compares with acked. MR_STALE, MR_IO, MR_MALFORMED. */
+/* Reads log and snapshot after raft_init and compares with acked and voted. MR_STALE, MR_IO, MR_MALFORMED. */
 int replica_io_load(struct replica_io *rio, char *error, size_t error_len);
 bool replica_io_is_empty(const struct replica_io *rio);
 /* Index of the loaded snapshot while libraft starts. */

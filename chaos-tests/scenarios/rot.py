@@ -149,7 +149,7 @@ def rot_snapshot(world):
 def rot_metadata(world):
     for name in world.rng.sample(["metadata1", "metadata2"], 2):
         node = world.rng.choice(world.nodes)
-        # raft_uv writes them in turn: the older one alone may cost the newest vote, so the node may not go on with it unless it knows.
+        # raft_uv writes them in turn. Of the older one nobody needs to know; with the newer one a vote may be lost.
         rot(world, node, node.data / "raft" / name)
 
 
@@ -194,7 +194,11 @@ def rot_journal(world):
     for _ in range(2):
         node = world.rng.choice(world.nodes)
         world.wait_accepted(100)
+
+        def used(n=node):
+            return sorted(p for p in (n.data / "journal").iterdir() if p.stat().st_size > 0)
+
+        world.wait_for(used, f"{node.name} has delivered something")
         node.kill()
-        files = sorted(p for p in (node.data / "journal").iterdir() if p.stat().st_size > 0)
-        assert files
+        files = used()
         rot(world, node, files[-1])
