@@ -233,6 +233,9 @@ void sim_world_drain(unsigned node);
  * again it must be refused. */
 void sim_world_wipe(unsigned node);
 
+/* One of its threads does nothing for so long, as when a call to the disk hangs: 0 the core's, else a worker's. */
+void sim_world_stall(unsigned node, unsigned thread, uint64_t ns);
+
 /* Next hops: 0..sim_hops()-1, there after sim_world_run has begun. */
 enum sim_hop_fault {
     SIM_HOP_FINE,

@@ -312,6 +312,24 @@ void sim_world_drain(unsigned node)
     }
 }
 
+static void stall(void *arg)
+{
+    uint64_t ns = *(uint64_t *)arg;
+
+    free(arg);
+    sim_block(ns);
+}
+
+void sim_world_stall(unsigned node, unsigned thread, uint64_t ns)
+{
+    const struct world_node *n = &world.node[node];
+
+    if (!node_serves(node))
+        return;
+    uv_loop_t *loop = thread == 0 ? &n->cluster->loop : &n->workers[thread % world.config.workers]->loop;
+    sim_loop_post(loop, sim_now(), stall, mr_memdup(&ns, sizeof(ns)));
+}
+
 void sim_world_wipe(unsigned node)
 {
     if (sim_node_alive(node))

@@ -126,6 +126,13 @@ void sim_world_drain(unsigned node)
         sim_node_crash(node, SIM_KILL);
 }
 
+void sim_world_stall(unsigned node, unsigned thread, uint64_t ns)
+{
+    (void)node;
+    (void)thread;
+    assert(ns <= HEAL_MS * MS);
+}
+
 void sim_world_wipe(unsigned node)
 {
     now.wiped |= 1U << node;
