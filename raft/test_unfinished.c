@@ -209,6 +209,43 @@ static void puts_a_torn_segment_aside(void **state)
     assert_true(!there("open-2") && there("torn-segment") && there("open-3") && has(1, 10));
 }
 
+/* One bit makes the format of a whole segment 0: but no write loses a part of a sector. */
+static void leaves_a_segment_with_a_damaged_format(void **state)
+{
+    (void)state;
+    char segment[8192] = {0};
+    segment[9] = 'x'; /* a checksum, behind the format */
+    segment[5000] = 'x';
+    closed(1, 10);
+    put("open-2", segment, sizeof(segment));
+    finish(10);
+    assert_true(there("open-2") && !there("torn-segment"));
+}
+
+/* Entries of a segment get their indices by what is before it: without the torn one those behind it would be others. */
+static void leaves_a_torn_segment_before_a_used_one(void **state)
+{
+    (void)state;
+    char torn[8192] = {0};
+    torn[5000] = 'x';
+    put("open-2", torn, sizeof(torn));
+    put("open-3", "\1\0\0\0\0\0\0\0entries", 15);
+    finish(0);
+    assert_true(there("open-2") && there("open-3") && !there("torn-segment"));
+}
+
+/* Segments are written one after the other: a crash tears one. */
+static void leaves_two_torn_segments(void **state)
+{
+    (void)state;
+    char torn[8192] = {0};
+    torn[5000] = 'x';
+    put("open-2", torn, sizeof(torn));
+    put("open-3", torn, sizeof(torn));
+    finish(0);
+    assert_true(there("open-2") && there("open-3") && !there("torn-segment"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +260,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(finishes_an_installation, set_up, tear_down),
         cmocka_unit_test_setup_teardown(takes_no_half_of_a_snapshot, set_up, tear_down),
         cmocka_unit_test_setup_teardown(puts_a_torn_segment_aside, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(leaves_a_segment_with_a_damaged_format, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(leaves_a_torn_segment_before_a_used_one, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(leaves_two_torn_segments, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

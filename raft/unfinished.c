@@ -9,7 +9,7 @@
  * Meanwhile no entry is written anywhere: a segment that is open and holds something is a sign that this is not what
  * happened, and nothing is touched.
  * An open segment's first write begins with its format. A power cut can leave other sectors of that write without the
- * first: nothing of it was acknowledged. It is put aside under another name. */
+ * first: nothing of it was acknowledged. It is put aside under another name. What is anything else is left. */
 #include "raft/unfinished.h"
 
 #include "proto/base/error.h"
@@ -27,7 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NAME_ROOM = 128, CHUNK = 65536 };
+enum { NAME_ROOM = 128, CHUNK = 65536, SECTOR = 512 };
 #define ASIDE "torn-segment"
 
 struct closed {
@@ -152,9 +152,18 @@ static int has_data(int fd, bool *out)
 
 enum use { UNUSED, USED, TORN };
 
+static bool is_zero(const uint8_t *data, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (data[i] != 0)
+            return false;
+    return true;
+}
+
+/* A format that is 0 in a sector that is not is no torn write: disks lose whole sectors. */
 static int look(const char *path, enum use *out)
 {
-    uint8_t format[8] = {0}, zeros[8] = {0};
+    uint8_t sector[SECTOR] = {0};
     bool data = false;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     int rc = 0;
@@ -162,9 +171,9 @@ static int look(const char *path, enum use *out)
     if (fd < 0)
         return -errno;
     *out = USED;
-    if (pread(fd, format, sizeof(format), 0) < 0)
+    if (pread(fd, sector, sizeof(sector), 0) < 0)
         rc = -errno;
-    else if (memcmp(format, zeros, sizeof(zeros)) == 0) {
+    else if (is_zero(sector, sizeof(sector))) {
         rc = has_data(fd, &data);
         *out = data ? TORN : UNUSED;
     }
@@ -172,9 +181,27 @@ static int look(const char *path, enum use *out)
     return rc;
 }
 
-/* *used: one of them holds entries. */
+static int put_aside(const char *dir, uint64_t counter)
+{
+    char name[NAME_ROOM];
+
+    open_name(name, counter);
+    char *path = mr_asprintf("%s/%s", dir, name);
+    char *aside = mr_asprintf("%s/" ASIDE, dir);
+    log_event(LOG_WARN, "raft_segment_torn", LOG_S("path", path), LOG_S("kept_as", aside));
+    int rc = rename(path, aside) < 0 ? -errno : 0;
+    free(aside);
+    free(path);
+    return rc;
+}
+
+/* *used: one of them holds entries, or it is not for us to say. Segments are written one after the other, so a crash
+ * tears one, the last that was written to; what looks torn before another would give the entries behind it other
+ * indices when it went. */
 static int put_torn_aside(const struct listing *l, const char *dir, bool *used)
 {
+    uint64_t last_used = 0, torn = 0;
+    unsigned n_torn = 0;
     int rc = 0;
 
     *used = false;
@@ -183,17 +210,22 @@ static int put_torn_aside(const struct listing *l, const char *dir, bool *used)
         enum use use = USED;
         open_name(name, l->open[i]);
         char *path = mr_asprintf("%s/%s", dir, name);
-        char *aside = mr_asprintf("%s/" ASIDE, dir);
         rc = look(path, &use);
-        if (rc == 0 && use == TORN) {
-            log_event(LOG_WARN, "raft_segment_torn", LOG_S("path", path), LOG_S("kept_as", aside));
-            rc = rename(path, aside) < 0 ? -errno : 0;
-        }
-        *used = *used || use == USED;
-        free(aside);
         free(path);
+        if (use == TORN) {
+            torn = l->open[i];
+            n_torn++;
+        } else if (use == USED) {
+            *used = true;
+            last_used = l->open[i] > last_used ? l->open[i] : last_used;
+        }
     }
-    return rc;
+    if (rc != 0 || n_torn == 0)
+        return rc;
+    if (n_torn == 1 && (!*used || torn > last_used))
+        return put_aside(dir, torn);
+    *used = true;
+    return 0;
 }
 
 /* ---- closed segments ---- */
