@@ -37,6 +37,9 @@ is tried. All chance comes from world.rng (a random.Random seeded with the run's
         long      not run unless it is named
         takeover  False where no majority is left to take over, so that the time says nothing
 
+means.py has what faults are made with (strace, a movable clock, small disks, a bad line, a memory limit), and says what cannot be
+made on Debian 12 with processes.
+
 A FAULT is a generator that the random mix (mix.py) can put together with others: what comes before its yield makes the fault,
 what comes after heals it. Only what it has claimed may it touch; a claim that cannot be had raises Busy, and the mix chooses
 another fault.

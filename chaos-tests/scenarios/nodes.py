@@ -1,4 +1,6 @@
-"""What people do to nodes: a data directory that is gone, an old copy of one, other programs, a node that was away for long."""
+"""What people do to nodes: a data directory that is gone, an old copy of one, other programs, a node that was away for long.
+
+A node that is kept out gets its own directory back at the end, moved away before and never copied: it has been its own all the time."""
 
 import os
 import pathlib
@@ -50,7 +52,8 @@ def wiped(world):
     world.wait_ready()
 
 
-@scenario("old-copy", "an old copy of a node's data directory is put back: it must not vote again, the others go on", needs=("files",))
+@scenario("old-copy", "an old copy of a node's data directory is put back: it must not vote again, the others go on", needs=("files",),
+          quick=True)
 def old_copy(world):
     node = world.rng.choice([world.leader(), world.rng.choice(world.followers())])
     node.kill()

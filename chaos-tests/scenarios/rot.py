@@ -110,7 +110,7 @@ def segments(node, pattern):
     return sorted(p for p in (node.data / "raft").glob(pattern) if p.stat().st_size > 0)
 
 
-@scenario("rot-log", "bits of a node's Raft log flip, or its end is missing", needs=NEEDS, rate=150)
+@scenario("rot-log", "bits of a node's Raft log flip, or its end is missing", needs=NEEDS, rate=150, quick=True)
 def rot_log(world):
     for node in world.rng.sample(world.nodes, 2):
         world.wait_accepted(100)
