@@ -282,6 +282,130 @@ static unsigned remove_segments(const char *dir)
     return removed;
 }
 
+static uint64_t number_at(const uint8_t *p, unsigned bytes)
+{
+    uint64_t v = 0;
+
+    for (unsigned i = 0; i < bytes; i++)
+        v |= (uint64_t)p[i] << (8 * i);
+    return v;
+}
+
+static uint8_t *read_whole(const char *dir, const char *name, size_t *len)
+{
+    char path[512];
+    FILE *f;
+    uint8_t *data;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    f = fopen(path, "rb");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    *len = (size_t)ftell(f);
+    rewind(f);
+    data = mr_malloc(*len);
+    assert_true(fread(data, 1, *len, f) == *len);
+    fclose(f);
+    return data;
+}
+
+/* libraft takes the older of its two files without a word, and with it an older vote. */
+static void refuses_an_older_vote(void **state)
+{
+    struct cluster *c = cluster_start(0x4446, 0);
+    const char *dir = c->nodes[2].dir;
+    uint64_t versions[2];
+    char path[512];
+    char error[512];
+    (void)state;
+
+    load_cluster(c, 20, 16, 100, 60);
+    assert_converges(c, 20);
+    node_stop(c, 2);
+    for (unsigned i = 0; i < 2; i++) {
+        size_t len;
+        uint8_t *data = read_whole(dir, i == 0 ? "metadata1" : "metadata2", &len);
+        assert_int_equal(len, 32);
+        versions[i] = number_at(data + 8, 8);
+        free(data);
+    }
+    snprintf(path, sizeof(path), "%s/metadata%d", dir, versions[0] > versions[1] ? 1 : 2);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(node_open(c, 2, error, sizeof(error)), MR_STALE);
+    c->nodes[2].replica = NULL;
+    load_cluster(c, 20, 16, 100, 60);
+    cluster_stop(c);
+}
+
+/* The newest closed segment's first batches, as a truncation leaves them beside it. Returns their last index. */
+static uint64_t begin_truncation(const char *dir)
+{
+    uint64_t first = 0, last = 0, end;
+    char name[512] = "";
+    struct dirent *e;
+    DIR *d = opendir(dir);
+    size_t len, at = 8;
+    uint8_t *data;
+    FILE *f;
+
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL) {
+        unsigned long long a, b;
+        if (sscanf(e->d_name, "%llu-%llu", &a, &b) == 2 && a > first) {
+            first = a;
+            last = b;
+            snprintf(name, sizeof(name), "%s", e->d_name);
+        }
+    }
+    closedir(d);
+    data = read_whole(dir, name, &len);
+    end = first - 1;
+    while (end < first + (last - first) / 2) {
+        uint64_t n = number_at(data + at + 8, 8);
+        size_t size = 16 + 16 * (size_t)n;
+        for (uint64_t i = 0; i < n; i++)
+            size += number_at(data + at + 16 + 16 * i + 12, 4);
+        at += size;
+        end += n;
+        assert_true(at <= len);
+    }
+    assert_true(end < last);
+    snprintf(name, sizeof(name), "%s/%016llu-%016llu", dir, (unsigned long long)first, (unsigned long long)end);
+    f = fopen(name, "wb");
+    assert_non_null(f);
+    assert_true(fwrite(data, 1, at, f) == at);
+    fclose(f);
+    free(data);
+    return end;
+}
+
+static void starts_within_a_truncation(void **state)
+{
+    struct cluster *c = cluster_start(0x4447, 0);
+    const char *dir = c->nodes[2].dir;
+    char path[512];
+    char error[512];
+    uint64_t end;
+    (void)state;
+
+    load_cluster(c, 300, 16, 100, 60);
+    assert_converges(c, 20);
+    node_stop(c, 2);
+    end = begin_truncation(dir);
+    /* As it stands, entries would be lost that this node acknowledged: not for us to finish. */
+    assert_int_equal(node_open(c, 2, error, sizeof(error)), MR_MALFORMED);
+    c->nodes[2].replica = NULL;
+    load_cluster(c, 20, 16, 100, 60); /* the handles of the refused one close */
+    snprintf(path, sizeof(path), "%s/" ACKED_FILE, dir);
+    assert_int_equal(unlink(path), 0);
+    if (node_open(c, 2, error, sizeof(error)) != MR_OK)
+        fail_msg("%s", error);
+    assert_int_equal(replica_start(c->nodes[2].replica, error, sizeof(error)), MR_OK);
+    assert_true(replica_last(c->nodes[2].replica) == end);
+    load_cluster(c, 20, 16, 100, 60); /* no more than that: the leader knows better what this node had acknowledged */
+    cluster_stop(c);
+}
+
 static void refuses_a_log_below_its_acknowledgements(void **state)
 {
     struct cluster *c = cluster_start(0x4444, 0);
@@ -491,6 +615,8 @@ int main(void)
         cmocka_unit_test(refuses_what_contradicts_the_committed),
         cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
         cmocka_unit_test(refuses_an_open_segment_that_is_cut),
+        cmocka_unit_test(refuses_an_older_vote),
+        cmocka_unit_test(starts_within_a_truncation),
         cmocka_unit_test(refuses_damaged_metadata),
         cmocka_unit_test(bootstraps_only_what_is_empty),
         cmocka_unit_test(refuses_a_wrong_configuration),
