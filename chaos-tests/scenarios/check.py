@@ -16,6 +16,7 @@ a scenario may allow to fail (`allow`), with its reason.
     flat         invariant 13: open files and memory are what they were
 """
 
+import bisect
 import calendar
 import collections
 import json
@@ -173,8 +174,11 @@ def _gaps(node, run, everything):
     """What others applied between this stretch's first and last entry, it has applied too."""
     if not run:
         return []
+    there = everything[bisect.bisect_left(everything, run[0]) : bisect.bisect_right(everything, run[-1])]
+    if len(there) == len(run):  # both rise, and what this one applied is among all
+        return []
     mine = set(run)
-    missing = [i for i in everything if run[0] <= i <= run[-1] and i not in mine]
+    missing = [i for i in there if i not in mine]
     return [("states", f"{node} did not apply {missing[:5]}, others did")] if missing else []
 
 
@@ -267,11 +271,14 @@ def without_lease(events, pauses, end):
 def fencing(stretches, received, address, slack=0.5):
     """stretches: of without_lease. A message that the next hop took from this node well within one was written after its end."""
     failures = []
+    mine = sorted((e for e in received if e["peer"].rpartition(":")[0] == address), key=lambda e: e["time"])
+    times = [e["time"] for e in mine]
     for begin, end in stretches:
-        for e in received:
-            if e["peer"].rpartition(":")[0] == address and begin + slack < e["time"] < end - 0.05:
-                failures.append(("fencing", f"{e.get('message_id')} came from {address} {e['time'] - begin:.2f} s after the end of "
-                                            f"its lease, {end - e['time']:.2f} s before the next"))
+        for e in mine[bisect.bisect_right(times, begin + slack) :]:
+            if e["time"] >= end - 0.05:
+                break
+            failures.append(("fencing", f"{e.get('message_id')} came from {address} {e['time'] - begin:.2f} s after the end of "
+                                        f"its lease, {end - e['time']:.2f} s before the next"))
     return failures[:20]
 
 
@@ -323,5 +330,8 @@ def takeovers(hits, logs):
 def silences_after(took, sent):
     """For each takeover the longest time without a 250 that began from just before the loss until just after the new term."""
     times = sorted(e["time"] for e in sent if e.get("event") == "sent")
-    gaps = [(b - a, a) for a, b in zip(times, times[1:])]
-    return [max((gap for gap, begun in gaps if at - 0.5 <= begun <= at + seconds + 0.5), default=0.0) for at, seconds in took]
+    found = []
+    for at, seconds in took:
+        first, last = bisect.bisect_left(times, at - 0.5), bisect.bisect_right(times, at + seconds + 0.5)
+        found.append(max((b - a for a, b in zip(times[first:last], times[first + 1 : last + 1])), default=0.0))
+    return found
