@@ -258,6 +258,8 @@ def without_lease(events, pauses, end):
     for pause in pauses:
         if not pause["end"] or pause["end"] - pause["begin"] < LEASE + 0.2:
             continue
+        if any(begin <= pause["begin"] and pause["end"] <= until for begin, until in found):
+            continue  # it had none when it was stopped
         noticed = [stretch for stretch in found if stretch[0] >= pause["begin"]]
         if noticed and noticed[0][0] < pause["end"] + 2:
             found.append((pause["begin"] + LEASE, noticed[0][1]))

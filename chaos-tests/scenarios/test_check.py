@@ -215,6 +215,8 @@ def test_fencing_of_a_pause():
     stretches, failures = check.without_lease(log, [pause], BASE + 60)
     assert (BASE + 12 + check.LEASE, BASE + 20.5) in stretches and not failures
     assert names(check.without_lease(log[:1], [pause], BASE + 60)[1]) == {"fencing"}  # it went on as if nothing had been
+    before = [log[0], event("lease_ended", 11), event("lease", 21)]  # it had none when it was stopped
+    assert check.without_lease(before, [pause], BASE + 60) == ([(BASE + 11, BASE + 21)], [])
     late = [log[0], event("lease_ended", 40)]  # that of the orderly end
     assert names(check.without_lease(late, [pause], BASE + 60)[1]) == {"fencing"}
     assert not check.without_lease([log[0]], [{"begin": BASE + 12, "end": BASE + 14}], BASE + 60)[1]
