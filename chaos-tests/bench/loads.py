@@ -206,9 +206,11 @@ def serial_times(load, server, messages):
 
 def run(load, kind, folder, resolver, tls, scale=1.0):
     """One run: a server of this kind that is new, a sink that is new. What fails is a result too: {"error": ...}."""
+    messages = max(20, load.sessions, int(load.messages * scale))
+    if load.tls and kind.tls_fails():
+        return {"messages": messages, "error": kind.tls_fails()}
     folder.mkdir()
     folder.chmod(0o755)  # peers' users have to reach theirs
-    messages = max(20, load.sessions, int(load.messages * scale))
     with contextlib.ExitStack() as stack:
         try:
             sink = servers.Sink(folder)

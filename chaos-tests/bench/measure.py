@@ -61,9 +61,9 @@ class Group:
         return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 
     def close(self):
-        """Ends whoever is still in it, by pid, and takes it away."""
+        """Ends whoever is still in it, by pid, and takes it away. A second time does nothing."""
         end = time.monotonic() + 30
-        while True:
+        while self.path.exists():
             for pid in self.pids():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -58,6 +58,10 @@ def ratio(row, server):
     return base[0] / mine[0] if row["serial"] else mine[0] / base[0]
 
 
+def one_line(words):
+    return " ".join(words.replace("|", "/").split())
+
+
 def table(lines):
     head, *rest = lines
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(line) + " |" for line in rest)]) + "\n"
@@ -70,14 +74,14 @@ def load_table(rows):
         row = rows[key]
         unit = " ms to 250 (p50)" if row["serial"] else " delivered/s" if row["deliver"] else "/s"
         for server in sorted(row["servers"], key=list(NAMES).index):
-            broken = sum("error" in r for r in row["servers"][server]["runs"])
+            broken = [r["error"] for r in row["servers"][server]["runs"] if "error" in r]
             field = main_field(row)
             times = ratio(row, server)
             p99 = measure.spread(values(row, server, "p99_ms"))
             idle = measure.spread(values(row, server, "idle_percent"))
             lines.append((
                 f"{key}: {row['title']}", NAMES[server],
-                median_and_spread(values(row, server, field)) + unit + (f"; {broken} runs failed" if broken else ""),
+                median_and_spread(values(row, server, field)) + unit + (f"; failed {len(broken)} times: {one_line(broken[0])}" if broken else ""),
                 "-" if times is None else form(times, 2), form(p99[0] if p99 else None),
                 median_and_spread(values(row, server, "cpu_per_1000"), 2), "-" if idle is None else f"{idle[0]:.0f} %"))
     return table(lines)

@@ -84,6 +84,11 @@ class Server:
             self.close()
             raise
 
+    @classmethod
+    def tls_fails(cls):
+        """Why it cannot be measured over STARTTLS, or None."""
+        return None
+
     def cpu_seconds(self):
         return self.account.cpu_seconds()
 
@@ -223,6 +228,11 @@ class OpenSMTPD(Server):
     name, title = "opensmtpd", "OpenSMTPD"
     notes = ("limits raised: its listen queue, 5 when built, is 4096 by a preloaded listen() (backlog.c); smtp limit max-mails 1000000",
              "held: smtpctl pause mta")
+
+    @classmethod
+    def tls_fails(cls):
+        old = int(cls.version().split(".")[0]) < 7
+        return "before version 7 its handshakes fail with OpenSSL 3 (OpenSMTPD's issue 1171)" if old else None
 
     @staticmethod
     def missing():

@@ -23,7 +23,7 @@ FETCHED = re.compile(r"data=(0x[0-9a-f]+|0), obj=(?:0x[0-9a-f]+), res=(-?\d+)")
 
 def strace(output):
     """The command to put before a server."""
-    return ["strace", "-f", "-qq", "-ttt", "-T", "-y", "-s", "0", "-o", str(output), "-e", "signal=none", "-e", f"trace={','.join(CALLS)}"]
+    return ["strace", "-f", "-qq", "-ttt", "-T", "-y", "-s", "16", "-o", str(output), "-e", "signal=none", "-e", f"trace={','.join(CALLS)}"]
 
 
 def parse(text):
