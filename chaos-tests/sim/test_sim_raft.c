@@ -19,7 +19,7 @@
 
 #include <cmocka.h>
 
-enum { NODE = 1, LIVES = 12, MAX_INDEX = 8192, MAX_CUTS = 4096, SEEDS = 60, TRAILING = 20 };
+enum { NODE = 1, LIVES = 12, MAX_INDEX = 8192, MAX_CUTS = 4096, SEEDS = 30, TRAILING = 20 };
 #define DIR_PATH "/raft"
 
 #define EXPECT(condition, ...)                                                                                         \
