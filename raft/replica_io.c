@@ -126,6 +126,10 @@ static void trace(struct raft_tracer *tracer, int type, const void *data)
     message = info->diagnostic.message;
     if (begins(message, "retry failed write"))
         mr_panic("raft log in %s: %s; nothing more is acknowledged", rio->dir, message);
+    /* It stays open behind a snapshot that is newer than its first entries: the next start would count them from there.
+     */
+    if (begins(message, "truncate segment "))
+        mr_panic("raft log in %s: a segment was not closed: %s; nothing more is acknowledged", rio->dir, message);
     if (begins(message, "retry creating segment"))
         atomic_fetch_add(&rio->prepare_retries, 1);
     else if (begins(message, "retry snapshot write"))

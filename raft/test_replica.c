@@ -594,6 +594,27 @@ static void lose_directory(void)
     run_until(c, never, NULL, 10);
 }
 
+/* The segments that are written to lose their names: the next snapshot cannot close them. */
+static void lose_open_segments(void)
+{
+    struct cluster *c = cluster_start(0x7777, 0);
+
+    for (unsigned i = 0; i < NODES; i++)
+        for (unsigned n = 1; n < 20; n++) {
+            char path[512];
+            snprintf(path, sizeof(path), "%s/open-%u", c->nodes[i].dir, n);
+            (void)unlink(path);
+        }
+    load_cluster(c, c->threshold + 200, 16, 100, 60);
+    run_until(c, never, NULL, 10);
+}
+
+static void stops_when_a_segment_cannot_be_closed(void **state)
+{
+    (void)state;
+    assert_panics(lose_open_segments);
+}
+
 static void stops_when_a_term_cannot_be_stored(void **state)
 {
     (void)state;
@@ -621,6 +642,7 @@ int main(void)
         cmocka_unit_test(bootstraps_only_what_is_empty),
         cmocka_unit_test(refuses_a_wrong_configuration),
         cmocka_unit_test(stops_when_a_term_cannot_be_stored),
+        cmocka_unit_test(stops_when_a_segment_cannot_be_closed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

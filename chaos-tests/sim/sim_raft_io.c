@@ -164,11 +164,13 @@ static void finalize_run(uv_work_t *work)
     }
     if (s->status == 0)
         s->status = raft_file_sync_dir(&dir);
+    if (s->status != 0)
+        raft_io_tell(s->owner, "truncate segment %s: %s", name, s->errmsg);
 }
 
 static void finalize_next(struct raft_io_disk *d);
 
-/* raft_uv notes a failure and goes on. */
+/* raft_uv notes a failure and goes on; what it has traced is all that tells. */
 static void finalized(uv_work_t *work, int status)
 {
     struct raft_io_segment *s = work->data;
