@@ -300,6 +300,7 @@ static void on_wire_frame(void *arg, const struct wire_frame *f)
     if (rc >= 0)
         return;
     sim_trace("frame_malformed", f->type);
+    sim_see("", "frame_malformed");
     link_conn_fail(c, "malformed frame of type %u: %s", f->type, mr_strerror(rc));
 }
 
@@ -313,6 +314,7 @@ static void on_broken(void *arg, const char *reason)
     struct link_conn *c = arg;
     c->wire = NULL;
     sim_trace(reason, 0);
+    sim_see("wire: ", reason);
     link_conn_fail(c, "%s", reason);
 }
 

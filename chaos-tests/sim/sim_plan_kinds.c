@@ -511,7 +511,7 @@ const struct plan_kind plan_kinds[] = {
     {"drain", PLAN_CRASH, 5, 10, 5000, drain_begin, NULL},
     {"pause", PLAN_PAUSE, 12, 50, 15000, pause_begin, pause_end},
     {"pause_some", PLAN_PAUSE, 4, 50, 15000, pause_some_begin, pause_some_end},
-    {"stall", PLAN_PAUSE, 10, 50, 12000, stall_begin, NULL},
+    {"stall", PLAN_PAUSE, 10, 50, 25000, stall_begin, NULL},
     {"split", PLAN_NET, 8, 100, 20000, split_begin, split_end},
     {"alone", PLAN_NET, 10, 100, 20000, alone_begin, split_end},
     {"bridge", PLAN_NET, 4, 1000, 20000, bridge_begin, split_end},

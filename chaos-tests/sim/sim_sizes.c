@@ -2,7 +2,7 @@
  * transfer, full segments of the spool and their compaction. */
 #include "chaos-tests/sim/sim_world.h"
 
-#include "cluster/spool.h"
+#include "cluster/spool_internal.h"
 
 #include <raft.h>
 
@@ -48,4 +48,12 @@ int __wrap_spool_open(struct spool **out, const struct spool_config *config, cha
     struct spool_config small = *config;
     small.segment_bytes = sizes.segment_bytes;
     return __real_spool_open(out, &small, error, error_len);
+}
+
+void __real_spool_compact_begin(struct spool *sp, struct spool_segment *seg);
+void __wrap_spool_compact_begin(struct spool *sp, struct spool_segment *seg);
+void __wrap_spool_compact_begin(struct spool *sp, struct spool_segment *seg)
+{
+    sim_see("", "spool_compaction"); /* its log line is for debugging only */
+    __real_spool_compact_begin(sp, seg);
 }
