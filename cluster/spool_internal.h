@@ -111,6 +111,7 @@ struct spool_writer {
     uint32_t number;
     uint32_t next_number;
     uint64_t offset;    /* where the next record goes: the end of the last good one */
+    uint64_t synced;    /* a sync has stored what lies before */
     uint64_t allocated; /* blocks are there up to here */
     bool can_allocate;
     bool unsynced;

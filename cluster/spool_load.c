@@ -134,7 +134,7 @@ static int continue_segment(struct spool *sp, const struct found *f, const struc
     free(path);
     w->fd = fd;
     w->number = f->number;
-    w->offset = scan->end;
+    w->offset = w->synced = scan->end;
     w->records_count = w->records_room = scan->count;
     w->records = mr_malloc(scan->count * sizeof(*w->records));
     if (scan->count > 0)

@@ -65,12 +65,18 @@ static struct spool_place place_of(const struct spool_writer *w)
     return (struct spool_place){.salt = w->sp->salt, .segment = w->number};
 }
 
+/* A failed fsync leaves what it was to store in the page cache, clean and readable: the next life would take it for
+ * durable, also to its peers, until a power cut takes it away. So it is cut off before this one ends; what earlier
+ * syncs have stored stays. */
 static void sync_segment(struct spool_writer *w, struct spool_batch *batch)
 {
     int rc = MR_MUTANT(MUTANT_NO_FSYNC) ? 0 : w->sp->io->sync_data(w->sp->io, w->fd);
-    if (rc < 0)
+    if (rc < 0) {
+        (void)w->sp->io->truncate_file(w->sp->io, w->fd, w->synced);
         mr_panic("spool: fdatasync of segment %08x: %s", w->number, strerror(-rc));
+    }
     busy_step(w->sp->disk);
+    w->synced = w->offset;
     w->unsynced = false;
     batch->fsyncs++;
 }
@@ -121,6 +127,7 @@ static int open_segment(struct spool_writer *w, struct spool_batch *batch)
     w->fd = fd;
     w->number = w->next_number++;
     w->offset = SPOOL_HEAD;
+    w->synced = 0;
     w->allocated = 0;
     w->records_count = 0;
     uint8_t head[SPOOL_HEAD];
