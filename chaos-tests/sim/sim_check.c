@@ -22,6 +22,14 @@ static unsigned damaged(void)
     return n;
 }
 
+/* It may have had it, and said so, before its disk was damaged or taken away. */
+static bool may_have_lost(unsigned node, const struct message *m)
+{
+    const struct world_node *n = &world.node[node];
+
+    return n->wiped ? m->begun_ns < n->wiped_ns : sim_plan_damaged(node);
+}
+
 /* What a node that is down had is asked of its last life, whose memory is still there. */
 static bool holds(unsigned node, const struct message *m)
 {
@@ -48,8 +56,8 @@ void check_250(struct message *m)
     if (m->finished_ns != 0)
         return; /* delivered meanwhile */
     for (unsigned n = 1; n <= world.config.nodes; n++)
-        have += holds(n, m);
-    if (have + damaged() < majority())
+        have += holds(n, m) || may_have_lost(n, m);
+    if (have < majority())
         sim_violation(9, "key %llu gets 250 with its body on %u of %u nodes", (unsigned long long)m->key, have,
                       world.config.nodes);
 }
@@ -130,9 +138,9 @@ void check_died(unsigned node)
 {
     const struct world_node *n = &world.node[node];
 
+    check_vote(node);
     if (n->cluster == NULL || n->life != sim_node_life(node))
         return;
-    check_vote(node);
     for (struct message *m = world.messages; m != NULL; m = m->after) {
         if (m->finished_ns != 0)
             continue;

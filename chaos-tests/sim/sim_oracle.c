@@ -47,6 +47,7 @@ static uint64_t cheap_sums(const struct state *s)
 
     state_counts(s, &c);
     c.memory_bytes = 0; /* what is kept beside the state is each node's own */
+    _Static_assert(sizeof(c) <= 18 * sizeof(sums.words[0]), "the counts leave room for the times");
     memcpy(sums.words, &c, sizeof(c));
     sums.words[18] = state_now_ms(s);
     sums.words[19] = state_next_due_ms(s);
@@ -122,6 +123,7 @@ struct telling {
     enum ending ending;
     bool running; /* outcome: of the attempt that runs */
     enum apply_result result;
+    uint64_t retry_ms; /* outcome: from its entry's committed time on */
     unsigned n;
     struct {
         uint32_t recipient;
@@ -217,6 +219,8 @@ static void told_enqueued(const struct telling *t)
         sim_violation(3, "the message of key %llu is enqueued after its cancel", key_of(m));
     m->enqueued_ns = sim_now();
     world.accepted++;
+    if (m->dsn && m->about->null_sender)
+        sim_violation(1, "key %llu has no sender, and a DSN goes to it", key_of(m->about));
     if (!m->dsn_final)
         return;
     for (unsigned i = 0; i < m->n_tells; i++)
@@ -225,9 +229,13 @@ static void told_enqueued(const struct telling *t)
     owe(m->about);
 }
 
-static void told_assigned(const struct telling *t)
+static void told_assigned(const struct telling *t, uint64_t now_ms)
 {
     struct delivery_log *l = &t->m->deliveries[t->delivery];
+
+    if (now_ms < l->not_before_ms)
+        sim_violation(11, "attempt %u of key %llu begins %llu ms before it is due", t->attempt, key_of(t->m),
+                      (unsigned long long)(l->not_before_ms - now_ms));
 
     if (t->attempt <= l->attempt)
         sim_violation(5, "attempt %u of a delivery follows attempt %u", t->attempt, l->attempt);
@@ -333,12 +341,18 @@ static void check_outcome(const struct telling *begin, const struct telling *end
     }
 }
 
-static void tell_oracle(struct applying *a)
+/* Invariant 11: what was deferred is not tried again before its time; exact, for both are committed times. */
+static void note_due(const struct telling *outcome, uint64_t now_ms)
+{
+    if (outcome->running && outcome->retry_ms > 0 && outcome->delivery < outcome->m->n_deliveries)
+        outcome->m->deliveries[outcome->delivery].not_before_ms = now_ms + outcome->retry_ms;
+}
+
+static void tell_oracle(struct applying *a, uint64_t now_ms)
 {
     static void (*const tellers[])(const struct telling *t) = {
-        [TOLD_ASSIGNED] = told_assigned, [TOLD_UNASSIGNED] = told_unassigned, [TOLD_ENQUEUED] = told_enqueued,
-        [TOLD_DONE] = told_done,         [TOLD_REMOVED] = told_removed,       [TOLD_DOUBT] = told_doubt,
-        [TOLD_CANCEL] = told_cancel,
+        [TOLD_UNASSIGNED] = told_unassigned, [TOLD_ENQUEUED] = told_enqueued, [TOLD_DONE] = told_done,
+        [TOLD_REMOVED] = told_removed,       [TOLD_DOUBT] = told_doubt,       [TOLD_CANCEL] = told_cancel,
     };
     enum recipient_state before[WORLD_MAX_RECIPIENTS] = {0};
     const struct telling *outcome = NULL;
@@ -351,6 +365,10 @@ static void tell_oracle(struct applying *a)
                 before[k] = t->m->recipients[k].state;
         } else if (t->what == TOLD_OUTCOME_END) {
             check_outcome(outcome, t, before);
+            if (t->result == APPLIED)
+                note_due(outcome, now_ms);
+        } else if (t->what == TOLD_ASSIGNED) {
+            told_assigned(t, now_ms);
         } else if (t->what == TOLD_MOVED) {
             t->m->deliveries[t->delivery].state = (enum delivery_state)t->state;
         } else {
@@ -602,7 +620,7 @@ int __wrap_state_apply(struct state *s, uint64_t index, const uint8_t *data, siz
         *d = (struct decided){.entry = entry, .counts = sums, .node = sim_node()};
         oracle.last = index;
         check_time(s);
-        tell_oracle(a);
+        tell_oracle(a, state_now_ms(s));
     } else if (d->entry != entry || d->counts != sums) {
         sim_violation(7, "state at index %llu differs on node %u from that on node %u", (unsigned long long)index,
                       sim_node(), d->node);
@@ -655,6 +673,8 @@ static void tell_outcome(const struct state *s, const Mailraft__Outcome *o)
         t->running = d.state == DELIVERY_ASSIGNED && d.attempt == o->attempt && d.node == o->node;
     }
     t->attempt = o->attempt;
+    t->delivery = o->delivery;
+    t->retry_ms = o->retry_for_ms;
     for (size_t i = 0; i < o->n_results && i < WORLD_MAX_RECIPIENTS; i++) {
         t->results[i].recipient = o->results[i]->recipient;
         t->results[i].result = o->results[i]->result;

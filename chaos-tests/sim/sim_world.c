@@ -335,6 +335,7 @@ void sim_world_wipe(unsigned node)
     if (sim_node_alive(node))
         sim_node_crash(node, SIM_KILL);
     world.node[node].wiped = true;
+    world.node[node].wiped_ns = sim_now();
     sim_disk_new(node);
 }
 
@@ -364,7 +365,7 @@ static void on_end(unsigned node, enum sim_end how, const char *text)
     clients_node_ended(node);
     if (how == SIM_POWER && n->n_power_cuts < WORLD_MAX_POWER_CUTS)
         n->power_cuts[n->n_power_cuts++] = sim_now();
-    if (was_open)
+    if (was_open || how == SIM_POWER) /* also of a machine whose process was dead */
         check_died(node);
     if (how != SIM_DIED)
         return;

@@ -50,12 +50,12 @@ struct attempt_log {
     enum ending ending;
     bool doubt;      /* the log counted it in doubt, or possibly */
     bool reply_lost; /* the worker read no reply to its dot, and said so */
-    uint64_t retry_ms;
 };
 struct delivery_log {
     unsigned hop;
     enum delivery_state state;
     uint32_t attempt;
+    uint64_t not_before_ms; /* committed time of its next attempt, at the earliest */
     struct attempt_log *attempts;
     unsigned n_attempts;
 };
@@ -112,6 +112,7 @@ struct world_node {
     bool open; /* cluster is of this life, workers run */
     bool stopping;
     bool wiped, refused;
+    uint64_t wiped_ns;
     char why[300];
     unsigned deaths; /* by itself */
     uint64_t term;   /* durable when it last ended */
