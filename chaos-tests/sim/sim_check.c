@@ -300,5 +300,7 @@ void __wrap_spool_drop(struct spool *sp, struct mr_id id)
         damaged() == 0)
         sim_violation(10, "node %u drops the body of key %llu, which is queued", sim_node(),
                       (unsigned long long)m->key);
+    if (m != NULL && m->enqueued_ns == 0 && spool_has(sp, id, NULL))
+        sim_see("body without envelope: ", world.healed ? "collected" : "collected under load");
     __real_spool_drop(sp, id);
 }

@@ -165,6 +165,8 @@ static struct client *new_client(void)
     s->length = length();
     s->priority = sim_chance(SIM_LOAD, 0.1) ? (int32_t)sim_between(SIM_LOAD, 0, 18) - 9 : 0;
     s->hold_ms = sim_chance(SIM_LOAD, 0.02) ? sim_between(SIM_LOAD, 1000, 15000) : 0;
+    if (world.config.long_load && !world.healed && sim_chance(SIM_LOAD, 0.5)) /* shorter than the world settles */
+        s->hold_ms = sim_between(SIM_LOAD, STATE_GRACE_MS / 2, STATE_GRACE_MS + 200000);
     c->next = clients.first;
     clients.first = c;
     clients.n++;

@@ -12,7 +12,7 @@
 
 #define MS UINT64_C(1000000)
 
-enum { SUPERVISE_MS = 100, LOST_BOOTS = 3 };
+enum { SUPERVISE_MS = 100, LOST_BOOTS = 3, LONG_MS = 300000 /* more faults than PLAN_MAX would come early */ };
 
 struct plan plan;
 
@@ -259,6 +259,8 @@ static void draw_faults(uint64_t begin)
     unsigned *weights = mr_calloc(plan_n_kinds, sizeof(*weights));
     uint64_t sum = draw_weights(weights);
     uint64_t gap_ms = UINT64_C(250) << sim_below(SIM_PLAN, 7); /* mean time between two begins */
+    if (plan.heal_at - begin > LONG_MS * MS)
+        gap_ms *= 16;
     uint64_t at = begin;
     while (sum > 0 && plan.n < PLAN_MAX) {
         struct plan_fault *f = &plan.faults[plan.n];

@@ -159,6 +159,13 @@ static void choose(const struct sim_options *options)
     c->hash_every = sim_chance(SIM_LOAD, 0.15) ? 1 : 16;
     c->long_settle = sim_chance(SIM_LOAD, 0.02);
     c->max_attempts = sim_chance(SIM_LOAD, 0.2) ? (unsigned)sim_between(SIM_LOAD, 2, 10) : 1000;
+    c->long_load = c->long_settle && options->seconds == 0 && sim_chance(SIM_LOAD, 0.3);
+    if (c->long_load) {
+        c->load_ns = sim_between(SIM_LOAD, 900, 1500) * MR_NS_PER_S;
+        c->expire_ms = 3600000;
+    }
+    if (c->long_settle)
+        sim_see("world: ", c->long_load ? "works beyond the grace" : "waits beyond the grace");
     world.rules = make_rules(c);
 }
 
