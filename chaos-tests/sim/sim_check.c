@@ -37,6 +37,8 @@ static bool holds(unsigned node, const struct message *m)
 
     if (n->wiped)
         return false;
+    if (n->cluster == NULL && n->closing != NULL)
+        return spool_has(n->closing, m->id, NULL);
     if (n->cluster == NULL)
         return (m->had & (1ULL << node)) != 0;
     return n->cluster->spool != NULL && spool_has(n->cluster->spool, m->id, NULL);
@@ -289,6 +291,19 @@ bool check_collected(void)
 }
 
 /* ---- bodies that go (10) ---- */
+
+void __real_spool_close(struct spool *sp, void (*cb)(void *arg), void *arg);
+void __wrap_spool_close(struct spool *sp, void (*cb)(void *arg), void *arg);
+void __wrap_spool_close(struct spool *sp, void (*cb)(void *arg), void *arg)
+{
+    struct world_node *n = &world.node[sim_node()];
+
+    for (struct message *m = world.messages; m != NULL && n->closing == sp; m = m->after)
+        if (m->finished_ns == 0 && spool_has(sp, m->id, NULL))
+            m->had |= 1ULL << sim_node();
+    n->closing = NULL;
+    __real_spool_close(sp, cb, arg);
+}
 
 void __real_spool_drop(struct spool *sp, struct mr_id id);
 void __wrap_spool_drop(struct spool *sp, struct mr_id id);

@@ -271,6 +271,7 @@ static void node_stop(struct node_life *l)
     struct cluster *c = n->cluster;
     n->open = false;
     n->cluster = NULL;
+    n->closing = c->spool;
     cluster_close(c);
 }
 

@@ -115,8 +115,9 @@ struct world_node {
     bool wiped, refused;
     uint64_t wiped_ns;
     char why[300];
-    unsigned deaths; /* by itself */
-    uint64_t term;   /* durable when it last ended */
+    struct spool *closing; /* of a process that ends in order: its core may still store bodies */
+    unsigned deaths;       /* by itself */
+    uint64_t term;         /* durable when it last ended */
     unsigned n_power_cuts;
     uint64_t power_cuts[WORLD_MAX_POWER_CUTS]; /* true times, also of a machine whose process was dead */
 };
