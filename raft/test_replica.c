@@ -488,6 +488,36 @@ static void refuses_an_open_segment_that_is_cut(void **state)
     cluster_stop(c);
 }
 
+/* A disk that lost the end of a file: nothing that another start could mend, wherever the cut is. */
+static void refuses_a_closed_segment_that_is_cut(void **state)
+{
+    struct cluster *c = cluster_start(0x4446, 0);
+    char error[512], path[512] = "";
+    struct stat st;
+    struct dirent *e;
+    (void)state;
+
+    load_cluster(c, c->threshold + 100, 16, 100, 60); /* a snapshot closes segments */
+    assert_converges(c, 20);
+    node_stop(c, 2);
+    DIR *d = opendir(c->nodes[2].dir);
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL)
+        if (e->d_name[0] == '0')
+            snprintf(path, sizeof(path), "%s/%s", c->nodes[2].dir, e->d_name);
+    closedir(d);
+    assert_int_equal(stat(path, &st), 0);
+    for (off_t size = st.st_size - 1; size > 0; size -= 1 + (off_t)(rnd(c) % ((uint64_t)st.st_size / 20))) {
+        assert_int_equal(truncate(path, size), 0);
+        int rc = node_open(c, 2, error, sizeof(error));
+        if (rc != MR_MALFORMED && rc != MR_STALE)
+            fail_msg("cut at %ld of %ld: %d %s", (long)size, (long)st.st_size, rc, error);
+        c->nodes[2].replica = NULL;
+    }
+    load_cluster(c, 10, 16, 100, 60);
+    cluster_stop(c);
+}
+
 /* Term and vote cannot be trusted: that is the directory's fault, which no other start mends, and not the disk's. */
 static void refuses_damaged_metadata(void **state)
 {
@@ -639,6 +669,7 @@ int main(void)
         cmocka_unit_test(refuses_an_older_vote),
         cmocka_unit_test(starts_within_a_truncation),
         cmocka_unit_test(refuses_damaged_metadata),
+        cmocka_unit_test(refuses_a_closed_segment_that_is_cut),
         cmocka_unit_test(bootstraps_only_what_is_empty),
         cmocka_unit_test(refuses_a_wrong_configuration),
         cmocka_unit_test(stops_when_a_term_cannot_be_stored),
