@@ -271,8 +271,11 @@ static int sync_names(const struct cluster *c, char *error, size_t error_len)
     int rc = sync_dir(c->config.data_dir, error, error_len);
     char *path = mr_strdup(c->config.data_dir);
     const char *parent = dirname(path);
-    /* Where we may not read it, somebody else made ours there. */
-    if (rc == 0 && access(parent, R_OK) == 0)
+    struct stat own, above;
+    /* Where we may not read it, or ours is a file system of its own, somebody else made it there; and what is above a
+     * mount point may be of a kind that cannot be synced. */
+    if (rc == 0 && access(parent, R_OK) == 0 && stat(c->config.data_dir, &own) == 0 && stat(parent, &above) == 0 &&
+        own.st_dev == above.st_dev)
         rc = sync_dir(parent, error, error_len);
     free(path);
     return rc;
