@@ -26,7 +26,7 @@ def options(arguments):
         description="The same load against Postfix, Exim, OpenSMTPD and three nodes of mailraft, alternately, on this machine.",
         epilog="Without --nodes, --queue, --strace and --stores: the loads side by side. Builds nothing: first deploy/install-deps.sh --bench; "
                "cmake --preset release && cmake --build --preset release, or MAILRAFT_BIN names the programs. Needs root: each peer runs as users "
-               "of its own. Takes a quiet machine for half an hour.")
+               "of its own. Takes a quiet machine for some forty minutes.")
     parser.add_argument("--rounds", type=int, default=3, help="of each load and server (default 3)")
     parser.add_argument("--only", type=lambda s: s.split(","), metavar="a,b", help="loads: " + ", ".join(load.key for load in loads.LOADS))
     parser.add_argument("--peers", type=lambda s: [p for p in s.split(",") if p], default=["postfix", "exim", "opensmtpd"],
@@ -95,14 +95,14 @@ def one_run(opts, shop, load, kind, number):
 
 
 def side_by_side(opts, results):
-    chosen, section = kinds(opts), head(opts)
+    chosen, section = kinds(opts), head(opts)  # of the newest run; each row has its own
     section["servers"] = {k.name: {"version": k.version(), "copies": 3 if k is servers.Mailraft else 1, "notes": list(k.notes)} for k in chosen}
     rows = section["rows"] = {**results.get("loads", {}).get("rows", {})}
     section["servers"] = {**results.get("loads", {}).get("servers", {}), **section["servers"]}
     with workshop(opts) as shop:
         for load in loads.chosen(opts.only):
             say(f"{load.key}: {load.title}")
-            row = {"title": load.title, "serial": load.serial, "deliver": load.deliver, "date": section["machine"]["date"],
+            row = {"title": load.title, "serial": load.serial, "deliver": load.deliver, "run": {part: section[part] for part in ("command", "machine")},
                    "servers": {kind.name: {"runs": []} for kind in chosen}}
             for number in range(opts.rounds):
                 # Each round begins with another server, so that none is always the one behind a busy one.

@@ -7,6 +7,7 @@ is counted by smtp-sink.
 
 import contextlib
 import dataclasses
+import os
 import signal
 import socket
 import subprocess
@@ -182,7 +183,7 @@ def rate(load, server, sink, messages, folder):
         idle = idle_seconds() - idle
         measure.settle(server.cpu_seconds)
         result = {"accepted_per_second": messages / accepted, "cpu_per_1000": (server.cpu_seconds() - cpu) / messages * 1000,
-                  "idle_percent": 100 * idle / done / measure.CORES}
+                  "idle_percent": 100 * idle / done / os.cpu_count()}
         if load.deliver:
             result["delivered_per_second"] = messages / done
         return result

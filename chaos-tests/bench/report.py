@@ -105,6 +105,18 @@ def markdown(results):
     return "\n".join(parts)
 
 
+def by_run(rows):
+    """The commands that the rows come from, each with its machine and, where there are several, its loads."""
+    runs = []
+    for key, row in sorted(rows.items()):
+        known = next((keys for run, keys in runs if run == row["run"]), None)
+        if known is None:
+            runs.append((row["run"], [key]))
+        else:
+            known.append(key)
+    return "\n".join((f"Loads {', '.join(keys)}:\n\n" if len(runs) > 1 else "") + section_machine(run) for run, keys in runs)
+
+
 def loads_part(section):
     rows = section["rows"]
     servers = section["servers"]
@@ -113,13 +125,13 @@ def loads_part(section):
     rounds = sorted({len(s["runs"]) for row in rows.values() for s in row["servers"].values()})
     counts = ", ".join(f"{key} {row['messages']:,}" for key, row in sorted(rows.items()))
     return (
-        f"## Side by side\n\n{section_machine(section)}\n"
+        f"## Side by side\n\n{by_run(rows)}\n"
         f"Rounds: {' or '.join(map(str, rounds))}; in each round every server in turn, newly started in an empty folder. Messages are 10 KB "
         f"unless said; a run's messages: {counts}. Client: smtp-source, which ends when each message has its 250; over STARTTLS through "
         "stunnel, which resumes its sessions; c by a small client of the bench's own that times each message from the first octet of its "
         "text to its 250, a session to each node in turn. smtp-sink counts what is delivered. A load without \"deliver\" is accepted and held. "
         "CPU seconds are those of all processes of the server, ended ones included. \"idle\": of all processors, while the load ran.\n\n"
-        + "\n".join(notes) + "\n\nDurability is each package's default.\n\n" + load_table(rows) + "\n![chart](results.svg)\n")
+        + "\n".join(notes) + "\n\nDurability is each package's default (`--strace` shows what they sync).\n\n" + load_table(rows) + "\n![chart](results.svg)\n")
 
 
 def nodes_part(section):
@@ -165,7 +177,7 @@ def stores_part(section):
 
 # ---- chart ----
 
-WIDTH, BAR, GAP, LEFT, RIGHT = 900, 15, 16, 330, 120
+WIDTH, BAR, GAP, LEFT, RIGHT = 960, 15, 16, 390, 120
 
 
 def chart(section):

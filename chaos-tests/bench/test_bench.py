@@ -101,10 +101,10 @@ def results():
     section = {"command": "run --only a,b", "machine": machine}
     return {
         "loads": {**section, "servers": {name: {"version": "1", "copies": 1, "notes": ["held"]} for name in servers.SERVERS}, "rows": {
-            "a1": {"title": "accept", "serial": False, "deliver": False, "messages": 10, "servers": {
+            "a1": {"title": "accept", "serial": False, "deliver": False, "messages": 10, "run": section, "servers": {
                 "postfix": runs("accepted_per_second", 700, 800, 600), "exim": runs("accepted_per_second", 100, None, 300),
                 "opensmtpd": runs("accepted_per_second", None, None, None), "mailraft": runs("accepted_per_second", 3500, 3600, 1000)}},
-            "c": {"title": "serial <&>", "serial": True, "deliver": False, "messages": 10, "servers": {
+            "c": {"title": "serial <&>", "serial": True, "deliver": False, "messages": 10, "run": {**section, "command": "run c"}, "servers": {
                 "postfix": runs("p50_ms", 2.0), "mailraft": runs("p50_ms", 1.0)}}}},
         "nodes": {**section, "rows": {"a2": {"title": "accept", "serial": False, "deliver": False, "nodes": {
             "3": runs("accepted_per_second", 500), "11": runs("accepted_per_second", 250)}}}},
@@ -133,6 +133,7 @@ def test_report(tmp_path):
         "| etcd | 3 | 10.0 (10.0 to 10.0) gone | x |",
     ):
         assert line in text, line
+    assert "Loads a1:\n\n    run --only a,b" in text and "Loads c:\n\n    run c" in text
     assert text.index("| a2: accept | 3 |") < text.index("| a2: accept | 11 |")
     chart = xml.etree.ElementTree.parse(tmp_path / "results.svg").getroot()
     words = [t.text for t in chart.iter("{http://www.w3.org/2000/svg}text")]
