@@ -80,9 +80,10 @@ static void compare_hash(const struct state *s, uint64_t index, const char *when
 /* Invariant 11: committed time runs with true time. It may fall behind (a cluster without a leader), and an entry's
  * stamp is that of its proposal; but nothing makes it run ahead of the furthest that it was, but for steering and
  * clocks that run fast, which are 5% each. (A step takes a majority whose clocks agree; the plan never has one.) */
+static double ahead_ms, since_ms;
+
 static void check_time(const struct state *s)
 {
-    static double ahead_ms, since_ms;
     double now_ms = (double)sim_now() / (double)MR_NS_PER_MS;
     double stamp_ms = (double)state_now_ms(s);
     double most_ms = ahead_ms + (now_ms - since_ms) * 0.12;
@@ -96,6 +97,15 @@ static void check_time(const struct state *s)
         return;
     ahead_ms = stamp_ms - now_ms;
     since_ms = now_ms;
+}
+
+/* How far committed time is behind the furthest that it was, after a time without a leader: it makes up for that by
+ * steering, or when it is more than a minute by a step (committed_time.h, T3), and then what arrived meanwhile expires
+ * so much earlier. */
+static uint64_t behind_ms(uint64_t stamp_ms)
+{
+    double lag = ahead_ms - ((double)stamp_ms - (double)sim_now() / (double)MR_NS_PER_MS);
+    return lag > 0 ? (uint64_t)lag : 0;
 }
 
 /* ---- what an entry did, told after it ---- */
@@ -209,7 +219,7 @@ static void check_owed(void)
     oracle.n_owing = 0;
 }
 
-static void told_enqueued(const struct telling *t)
+static void told_enqueued(const struct telling *t, uint64_t now_ms)
 {
     struct message *m = t->m;
 
@@ -218,6 +228,7 @@ static void told_enqueued(const struct telling *t)
     if (m->cancelled)
         sim_violation(3, "the message of key %llu is enqueued after its cancel", key_of(m));
     m->enqueued_ns = sim_now();
+    m->behind_ms = behind_ms(now_ms);
     world.accepted++;
     if (m->dsn && m->about->null_sender)
         sim_violation(1, "key %llu has no sender, and a DSN goes to it", key_of(m->about));
@@ -280,7 +291,7 @@ static void told_done(const struct telling *t)
     /* Invariant 11. Counted from the session's begin: the entry's stamp is that of its proposal, which may be long
      * before it is committed. A clock that runs fast moves committed time by its share (5%), and so does steering. */
     uint64_t least = world.config.expire_ms * 85 / 100 * MR_NS_PER_MS;
-    if (state == RECIPIENT_EXPIRED && sim_now() + 2 * MR_NS_PER_S < m->begun_ns + least)
+    if (state == RECIPIENT_EXPIRED && sim_now() + 2 * MR_NS_PER_S + m->behind_ms * MR_NS_PER_MS < m->begun_ns + least)
         sim_violation(11, "recipient %u of key %llu expires after %llu ms, the rules say %llu", t->recipient, key_of(m),
                       (unsigned long long)((sim_now() - m->begun_ns) / MR_NS_PER_MS),
                       (unsigned long long)world.config.expire_ms);
@@ -351,8 +362,8 @@ static void note_due(const struct telling *outcome, uint64_t now_ms)
 static void tell_oracle(struct applying *a, uint64_t now_ms)
 {
     static void (*const tellers[])(const struct telling *t) = {
-        [TOLD_UNASSIGNED] = told_unassigned, [TOLD_ENQUEUED] = told_enqueued, [TOLD_DONE] = told_done,
-        [TOLD_REMOVED] = told_removed,       [TOLD_DOUBT] = told_doubt,       [TOLD_CANCEL] = told_cancel,
+        [TOLD_UNASSIGNED] = told_unassigned, [TOLD_DONE] = told_done,     [TOLD_REMOVED] = told_removed,
+        [TOLD_DOUBT] = told_doubt,           [TOLD_CANCEL] = told_cancel,
     };
     enum recipient_state before[WORLD_MAX_RECIPIENTS] = {0};
     const struct telling *outcome = NULL;
@@ -367,6 +378,8 @@ static void tell_oracle(struct applying *a, uint64_t now_ms)
             check_outcome(outcome, t, before);
             if (t->result == APPLIED)
                 note_due(outcome, now_ms);
+        } else if (t->what == TOLD_ENQUEUED) {
+            told_enqueued(t, now_ms);
         } else if (t->what == TOLD_ASSIGNED) {
             told_assigned(t, now_ms);
         } else if (t->what == TOLD_MOVED) {

@@ -91,6 +91,7 @@ struct message {
     unsigned tells[WORLD_MAX_RECIPIENTS], n_tells;
     /* committed */
     uint64_t enqueued_ns, finished_ns;
+    uint64_t behind_ms; /* committed time was, when it was enqueued */
     bool cancelled;
     uint64_t had; /* nodes whose spool said that it is durable there */
 };
