@@ -12,16 +12,6 @@ static unsigned majority(void)
     return world.config.nodes / 2 + 1;
 }
 
-/* Nodes whose disks were damaged: what they held may be gone. */
-static unsigned damaged(void)
-{
-    unsigned n = 0;
-
-    for (unsigned node = 1; node <= world.config.nodes; node++)
-        n += sim_plan_damaged(node) || world.node[node].wiped;
-    return n;
-}
-
 /* It may have had it, and said so, before its disk was damaged or taken away. */
 static bool may_have_lost(unsigned node, const struct message *m)
 {
@@ -312,7 +302,7 @@ void __wrap_spool_drop(struct spool *sp, struct mr_id id)
     const struct message *m = message_find(id);
 
     if (m != NULL && m->enqueued_ns != 0 && m->finished_ns == 0 && !oracle_removes(m) && spool_has(sp, id, NULL) &&
-        damaged() == 0)
+        !sim_plan_damaged(sim_node()))
         sim_violation(10, "node %u drops the body of key %llu, which is queued", sim_node(),
                       (unsigned long long)m->key);
     if (m != NULL && m->enqueued_ns == 0 && spool_has(sp, id, NULL))
