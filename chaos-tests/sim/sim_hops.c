@@ -5,6 +5,7 @@
  * reads that one was closed. */
 #include "chaos-tests/sim/sim_world.h"
 #include "proto/base/memory.h"
+#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
@@ -258,7 +259,7 @@ static void arrives(void *arg)
     f->code = 0;
     if (!lost) {
         bool drops = sim_chance(SIM_LOAD, fault == SIM_HOP_DROPS ? 0.7 : h->drop);
-        if (fault != SIM_HOP_LIES)
+        if (fault != SIM_HOP_LIES && !MR_MUTANT(MUTANT_LYING_HOP))
             check_copy(f->d.message, &f->d);
         f->code = drops ? 0 : 250;
     }
