@@ -194,8 +194,8 @@ uint64_t leader_lease_quorum_ns(const struct leader_lease *l, uint64_t now_ns)
     uint64_t sorted[LEASE_MAX_NODES]; /* falling */
     size_t n = 0;
 
-    if (l->term == 0 || MR_MUTANT(MUTANT_NO_ECHO))
-        return l->term == 0 ? 0 : now_ns;
+    if (l->term == 0)
+        return 0;
     for (uint32_t node = 0; node < LEASE_MAX_NODES; node++) {
         if (!(l->voters >> node & 1))
             continue;

@@ -299,7 +299,6 @@ enum apply_result state_cancel(struct state *s, const Mailraft__Cancel *c)
     struct state_parts *parts = state_parts_find(s, id);
     if (parts != NULL)
         state_parts_drop(s, parts);
-    if (!MR_MUTANT(MUTANT_CANCEL_LEAVES_NOTHING))
-        finished_add(s, id, s->now_ms, true);
+    finished_add(s, id, s->now_ms, true);
     return APPLIED;
 }

@@ -117,6 +117,8 @@ void sim_hops_heal(void)
     for (unsigned i = 0; i < net.n; i++) {
         net.hops[i].fault = SIM_HOP_FINE;
         net.hops[i].refuse_4 = net.hops[i].drop = 0;
+        /* What waits for a sluggish one with a single connection would last beyond any patience. */
+        net.hops[i].latency_ns = net.hops[i].latency_most_ns = MR_NS_PER_MS;
     }
 }
 

@@ -378,11 +378,15 @@ static void tell_oracle(struct applying *a, uint64_t now_ms)
             check_outcome(outcome, t, before);
             if (t->result == APPLIED)
                 note_due(outcome, now_ms);
+            outcome = NULL;
         } else if (t->what == TOLD_ENQUEUED) {
             told_enqueued(t, now_ms);
         } else if (t->what == TOLD_ASSIGNED) {
             told_assigned(t, now_ms);
         } else if (t->what == TOLD_MOVED) {
+            if (outcome != NULL && outcome->m == t->m && !outcome->running && t->state != DELIVERY_DONE)
+                sim_violation(5, "an outcome of attempt %u, which is over, moves a delivery of key %llu",
+                              outcome->attempt, key_of(t->m));
             t->m->deliveries[t->delivery].state = (enum delivery_state)t->state;
         } else {
             tellers[t->what](t);

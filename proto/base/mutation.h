@@ -15,14 +15,12 @@
     X(MUTANT_NO_GRACE, "no-grace", "the collector takes bodies that no envelope names at once (3.4)")                  \
     X(MUTANT_NO_CHECKSUM, "no-checksum", "pieces of bodies are read without their checksum")                           \
     X(MUTANT_LEASE_IGNORED, "lease-ignored", "transactions and dots without a lease (5.7)")                            \
-    X(MUTANT_NO_ECHO, "no-echo", "a leader leads on without a majority's echo (5.4)")                                  \
     X(MUTANT_EARLY_DOWN, "early-down", "a node is declared down while its lease may run (5.5)")                        \
     X(MUTANT_DOT_NOT_JOURNALLED, "dot-not-journalled", "the outcome journal has no dots (5.8)")                        \
     X(MUTANT_DOUBT_NOT_COUNTED, "doubt-not-counted", "what a fallen node may have delivered is not counted (5.7)")     \
     X(MUTANT_STALE_OUTCOME, "stale-outcome", "the outcome of an old attempt counts for the running one (5.9)")         \
     X(MUTANT_DSN_APART, "dsn-apart", "a DSN is taken though its outcome is refused (7.1)")                             \
     X(MUTANT_FORGETS_FINISHED, "forgets-finished", "an enqueue of a finished message applies again (4.2)")             \
-    X(MUTANT_CANCEL_LEAVES_NOTHING, "cancel-leaves-nothing", "a cancel of an unknown id leaves no record (4.3)")       \
     X(MUTANT_EARLY_GRANTS, "early-grants", "a new leader grants before all nodes reported (6.1)")                      \
     X(MUTANT_SLOT_FORGOTTEN, "slot-forgotten", "a slot is given away with an attempt on its way to it (6.1)")          \
     X(MUTANT_SNAPSHOT_FIELD, "snapshot-field", "a snapshot without the attempts' numbers")                             \
