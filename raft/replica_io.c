@@ -290,10 +290,21 @@ static int guarded_snapshot_put(struct raft_io *io, unsigned trailing, struct ra
 
 /* --- network ----------------------------------------------------------------------------------------------------- */
 
+/* libraft refuses a pre-vote of an older term with that term: who asks would never learn how far terms have gone, and
+ * ask the same for ever (UPSTREAM.md 29). */
 static int own_send(struct raft_io *io, struct raft_io_send *req, const struct raft_message *message,
                     raft_io_send_cb cb)
 {
-    return replica_send_message(&owner_of(io)->send, req, message, cb);
+    struct replica_io *rio = owner_of(io);
+    struct raft_message answer;
+
+    if (message->type == RAFT_REQUEST_VOTE_RESULT && message->request_vote_result.pre_vote &&
+        !message->request_vote_result.vote_granted && message->request_vote_result.term < rio->voted.term) {
+        answer = *message;
+        answer.request_vote_result.term = rio->voted.term;
+        message = &answer;
+    }
+    return replica_send_message(&rio->send, req, message, cb);
 }
 
 static int own_snapshot_get(struct raft_io *io, struct raft_io_snapshot_get *req, raft_io_snapshot_get_cb cb)
