@@ -221,6 +221,51 @@ static void ignores_late_votes(void **state)
     cluster_stop(c);
 }
 
+/* The answer to a pre-vote that was refused: of how old a term the asker knows. 0: none is on its way. */
+static uint64_t refusal_on_its_way(struct cluster *c, unsigned from, unsigned to)
+{
+    uint64_t term = 0;
+
+    for (const struct packet *p = c->lanes[from][to][0].first; p != NULL; p = p->next) {
+        struct raft_message m = {0};
+        if (p->tail_len != 0 || raft_wire_decode(from + 1, "node", p->head, p->head_len, NULL, 0, &m) != 0)
+            continue;
+        if (m.type == RAFT_REQUEST_VOTE_RESULT && m.request_vote_result.pre_vote) {
+            assert_false(m.request_vote_result.vote_granted);
+            term = m.request_vote_result.term;
+        }
+        raft_wire_free(&m);
+    }
+    return term;
+}
+
+/* Whose log is the only one that can win must learn how far terms have gone, or there is never a leader. */
+static void tells_the_term_with_a_refused_pre_vote(void **state)
+{
+    struct cluster *c = cluster_start(0xffd, 0);
+    unsigned follower = (leader_of(c)->number + 1) % NODES, asker = (follower + 1) % NODES;
+    uint64_t term = replica_term(c->nodes[follower].replica);
+    struct raft_message m = {.type = RAFT_REQUEST_VOTE};
+    uint8_t *head;
+    size_t len;
+    (void)state;
+
+    assert_true(term >= 2);
+    m.request_vote.version = 2;
+    m.request_vote.term = term - 1;
+    m.request_vote.candidate_id = asker + 1;
+    m.request_vote.last_log_index = 1000;
+    m.request_vote.last_log_term = term - 1;
+    m.request_vote.pre_vote = true;
+    assert_int_equal(raft_wire_encode(&m, &head, &len), 0);
+    assert_int_equal(replica_receive(c->nodes[follower].replica, asker + 1, head, len, NULL, 0), MR_OK);
+    free(head);
+    assert_true(refusal_on_its_way(c, follower, asker) == term);
+    load_cluster(c, 100, 16, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 /* From a leader whose log is another one: a lost directory, two clusters under one name. What is committed here stays,
  * and libraft, which would free the entries twice, does not see the message. */
 static void refuses_what_contradicts_the_committed(void **state)
@@ -663,6 +708,7 @@ int main(void)
         cmocka_unit_test(restarts_from_disk),
         cmocka_unit_test(hands_leadership_over),
         cmocka_unit_test(ignores_late_votes),
+        cmocka_unit_test(tells_the_term_with_a_refused_pre_vote),
         cmocka_unit_test(refuses_what_contradicts_the_committed),
         cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
         cmocka_unit_test(refuses_an_open_segment_that_is_cut),
