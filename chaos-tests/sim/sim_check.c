@@ -154,19 +154,20 @@ void check_reopened(unsigned node)
 
 void check_leading(unsigned node, uint64_t term)
 {
-    static unsigned *leaders;
-    static uint64_t room;
+    static struct {
+        uint64_t term;
+        unsigned node;
+    } * leaders;
+    static size_t n;
 
-    while (term >= room) {
-        uint64_t more = room == 0 ? 256 : room * 2;
-        leaders = mr_realloc(leaders, more * sizeof(*leaders));
-        memset(leaders + room, 0, (more - room) * sizeof(*leaders));
-        room = more;
-    }
     world.result->leaders++;
-    if (leaders[term] != 0 && leaders[term] != node)
-        sim_violation(8, "nodes %u and %u both lead term %llu", leaders[term], node, (unsigned long long)term);
-    leaders[term] = node;
+    /* Newest first. A list: one flipped bit may make a term of any size. */
+    for (size_t i = n; i-- > 0;)
+        if (leaders[i].term == term && leaders[i].node != node)
+            sim_violation(8, "nodes %u and %u both lead term %llu", leaders[i].node, node, (unsigned long long)term);
+    leaders = mr_realloc(leaders, (n + 1) * sizeof(*leaders));
+    leaders[n].term = term;
+    leaders[n++].node = node;
 }
 
 /* ---- the end (1, 7, 10, 13) ---- */
