@@ -465,6 +465,17 @@ static bool refuse(struct replica *r, uint64_t from, const struct raft_message *
     return refusal != RAFT_REFUSE_NOTHING;
 }
 
+/* What is committed here stays so: from a message that ends before it, but knows of a later commit of the leader,
+ * libraft would set the index back, and label its next snapshot with less than the state machine has applied
+ * (UPSTREAM.md). */
+static void keep_commit(const struct replica *r, struct raft_append_entries *m)
+{
+    raft_index commit = raft_commit_index(&r->raft);
+
+    if (m->leader_commit > commit && m->prev_log_index + m->n_entries < commit)
+        m->leader_commit = commit;
+}
+
 int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, uint8_t *tail,
                           size_t tail_len)
 {
@@ -498,6 +509,8 @@ int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head,
     if (message.type == RAFT_APPEND_ENTRIES_RESULT && message.append_entries_result.term == r->raft.current_term &&
         raft_state(&r->raft) == RAFT_LEADER)
         replica_send_filter(&r->rio.send, from, r->rio.next_index - 1, &message.append_entries_result);
+    if (message.type == RAFT_APPEND_ENTRIES)
+        keep_commit(r, &message.append_entries);
     r->rio.recv(&r->rio.io, &message);
     return MR_OK;
 }
