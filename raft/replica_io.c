@@ -9,7 +9,6 @@
 #include "proto/base/log.h"
 #include "proto/base/mailbox.h"
 #include "proto/base/memory.h"
-#include "proto/base/mutation.h"
 #include "proto/base/panic.h"
 #include "raft/open_segments.h"
 #include "raft/unfinished.h"
@@ -156,11 +155,8 @@ static int guarded_set_term(struct raft_io *io, raft_term term)
 static int guarded_set_vote(struct raft_io *io, raft_id id)
 {
     struct replica_io *rio = owner_of(io);
-    int rv;
+    int rv = rio->uv.set_vote(io, id);
 
-    if (MR_MUTANT(MUTANT_VOTE_NOT_STORED))
-        return 0;
-    rv = rio->uv.set_vote(io, id);
     if (rv != 0)
         mr_panic("raft vote was not stored in %s: %s", rio->dir, io->errmsg);
     voted_for(&rio->voted, id);

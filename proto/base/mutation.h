@@ -26,7 +26,6 @@
     X(MUTANT_SNAPSHOT_FIELD, "snapshot-field", "a snapshot without the attempts' numbers")                             \
     X(MUTANT_LOCAL_CLOCK, "local-clock", "applying asks the node's own clock (4.7)")                                   \
     X(MUTANT_OWN_CLOCK, "own-clock", "a new leader's first entry has the time of its own clock (1.1)")                 \
-    X(MUTANT_VOTE_NOT_STORED, "vote-not-stored", "a vote is given and not stored")                                     \
     X(MUTANT_LYING_HOP, "lying-hop", "a next hop of the simulation takes a message and keeps nothing")
 
 enum mr_mutation {
