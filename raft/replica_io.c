@@ -144,8 +144,13 @@ static void trace(struct raft_tracer *tracer, int type, const void *data)
 static int guarded_set_term(struct raft_io *io, raft_term term)
 {
     struct replica_io *rio = owner_of(io);
-    int rv = rio->uv.set_term(io, term);
+    int rv;
 
+    /* libraft says so with each vote that it gives, also when it has given it before: raft_uv would store the term
+     * without the vote first, and who dies then votes a second time (UPSTREAM.md 31). */
+    if (term == rio->voted.term)
+        return 0;
+    rv = rio->uv.set_term(io, term);
     if (rv != 0)
         mr_panic("raft term %llu was not stored in %s: %s", term, rio->dir, io->errmsg);
     voted_term(&rio->voted, term);

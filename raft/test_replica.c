@@ -382,6 +382,44 @@ static void refuses_an_older_vote(void **state)
     cluster_stop(c);
 }
 
+/* A candidate that hears nothing asks again. What is stored of the vote that it was given may not be lost while the
+ * same is stored anew: neither of libraft's two files says then that nobody was voted for. */
+static void keeps_a_vote_that_is_given_again(void **state)
+{
+    struct cluster *c = cluster_start(0x70fe, 0);
+    struct raft_message m = {.type = RAFT_REQUEST_VOTE};
+    struct node *voter;
+    uint64_t candidate;
+    (void)state;
+
+    load_cluster(c, 20, 16, 100, 60);
+    assert_converges(c, 20);
+    voter = leader_of(c) == &c->nodes[0] ? &c->nodes[1] : &c->nodes[0];
+    candidate = 1 + 2 + 3 - (leader_of(c)->number + 1) - (voter->number + 1);
+    m.request_vote = (struct raft_request_vote){.version = 2,
+                                                .term = replica_term(voter->replica) + 1,
+                                                .candidate_id = candidate,
+                                                .last_log_index = replica_last(voter->replica) + 100,
+                                                .last_log_term = replica_term(voter->replica),
+                                                .disrupt_leader = true};
+    for (unsigned asks = 0; asks < 2; asks++) {
+        uint8_t *head;
+        size_t len;
+        assert_int_equal(raft_wire_encode(&m, &head, &len), 0);
+        assert_int_equal(replica_receive(voter->replica, candidate, head, len, NULL, 0), MR_OK);
+        free(head);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        size_t len;
+        uint8_t *data = read_whole(voter->dir, i == 0 ? "metadata1" : "metadata2", &len);
+        assert_int_equal(len, 32);
+        assert_true(number_at(data + 16, 8) == m.request_vote.term);
+        assert_true(number_at(data + 24, 8) == candidate);
+        free(data);
+    }
+    cluster_stop(c);
+}
+
 /* The newest closed segment's first batches, as a truncation leaves them beside it. Returns their last index. */
 static uint64_t begin_truncation(const char *dir)
 {
@@ -713,6 +751,7 @@ int main(void)
         cmocka_unit_test(refuses_a_log_below_its_acknowledgements),
         cmocka_unit_test(refuses_an_open_segment_that_is_cut),
         cmocka_unit_test(refuses_an_older_vote),
+        cmocka_unit_test(keeps_a_vote_that_is_given_again),
         cmocka_unit_test(starts_within_a_truncation),
         cmocka_unit_test(refuses_damaged_metadata),
         cmocka_unit_test(refuses_a_closed_segment_that_is_cut),
