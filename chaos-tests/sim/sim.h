@@ -34,11 +34,11 @@ enum { SIM_MAX_NODES = 7 }; /* 1..SIM_MAX_NODES; 0 is the world */
 
 struct sim_options {
     uint64_t seed;
-    bool trace;          /* one line an event on stdout */
-    unsigned nodes;      /* 0: by the seed, 3, 5 or 7 */
-    uint64_t seconds;    /* of load and faults; 0: by the seed */
-    uint64_t faults_max; /* only the first so many faults of the plan (shrinking); UINT64_MAX: all */
-    uint64_t faults_off; /* bit i: leave out fault i of the plan (shrinking) */
+    bool trace;            /* one line an event on stdout */
+    unsigned nodes;        /* 0: by the seed, 3, 5 or 7 */
+    uint64_t seconds;      /* of load and faults; 0: by the seed */
+    uint64_t faults_max;   /* only the first so many faults of the plan (shrinking); UINT64_MAX: all */
+    uint64_t faults_off;   /* bit i: leave out fault i of the plan (shrinking) */
     uint64_t messages_max; /* 0: by the seed */
 };
 
