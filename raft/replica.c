@@ -399,8 +399,12 @@ int replica_start(struct replica *r, char *error, size_t error_len)
     rv = raft_start(&r->raft);
     r->starting = false;
     if (rv != 0) {
-        snprintf(error, error_len, "raft in %s does not start: %s", r->config.dir,
-                 r->restore_error != 0 ? mr_strerror(r->restore_error) : raft_errmsg(&r->raft));
+        const char *reason = raft_errmsg(&r->raft);
+        if (r->restore_error != 0)
+            reason = mr_strerror(r->restore_error);
+        else if (reason[0] == 0)
+            reason = r->rio.io.errmsg;
+        snprintf(error, error_len, "raft in %s does not start: %s", r->config.dir, reason);
         return r->restore_error != 0 ? r->restore_error : MR_IO;
     }
     r->started = true;

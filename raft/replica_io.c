@@ -331,7 +331,16 @@ static int own_start(struct raft_io *io, unsigned msecs, raft_io_tick_cb tick, r
     rio->tick = tick;
     rio->recv = recv;
     rio->last_tick_ms = uv_now(rio->loop);
-    return rio->uv.start(io, msecs, own_tick, recv);
+    int rv = rio->uv.start(io, msecs, own_tick, recv);
+    if (rv != 0)
+        return rv;
+    /* raft_uv does not try again to get its first segments, and without any libraft refuses every entry for ever
+     * (UPSTREAM.md 32): better to end, and be started again when there is room. */
+    if (io->capacity == 0) {
+        (void)snprintf(io->errmsg, RAFT_ERRMSG_BUF_SIZE, "no room for a segment of %d MiB", REPLICA_SEGMENT_SIZE >> 20);
+        return RAFT_NOSPACE;
+    }
+    return 0;
 }
 
 /* The transport that raft_uv wants; nothing ever comes in by it. */

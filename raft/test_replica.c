@@ -420,6 +420,34 @@ static void keeps_a_vote_that_is_given_again(void **state)
     cluster_stop(c);
 }
 
+/* libraft would refuse every entry for ever (UPSTREAM.md 32). */
+static void does_not_start_without_room(void **state)
+{
+    struct cluster *c = cluster_start(0x4447, 0);
+    struct rlimit before, none;
+    char error[512];
+    (void)state;
+
+    load_cluster(c, 20, 16, 100, 60);
+    assert_converges(c, 20);
+    node_stop(c, 2);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    none = (struct rlimit){.rlim_cur = REPLICA_SEGMENT_SIZE / 2, .rlim_max = before.rlim_max};
+    void (*action)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+    if (node_open(c, 2, error, sizeof(error)) != MR_OK)
+        fail_msg("%s", error);
+    assert_int_equal(replica_start(c->nodes[2].replica, error, sizeof(error)), MR_IO);
+    assert_non_null(strstr(error, "no room"));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, action);
+    node_stop(c, 2);
+    node_start(c, 2);
+    load_cluster(c, 20, 16, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 /* The newest closed segment's first batches, as a truncation leaves them beside it. Returns their last index. */
 static uint64_t begin_truncation(const char *dir)
 {
@@ -752,6 +780,7 @@ int main(void)
         cmocka_unit_test(refuses_an_open_segment_that_is_cut),
         cmocka_unit_test(refuses_an_older_vote),
         cmocka_unit_test(keeps_a_vote_that_is_given_again),
+        cmocka_unit_test(does_not_start_without_room),
         cmocka_unit_test(starts_within_a_truncation),
         cmocka_unit_test(refuses_damaged_metadata),
         cmocka_unit_test(refuses_a_closed_segment_that_is_cut),

@@ -124,6 +124,7 @@ void raft_io_prepare_first(struct raft_io_disk *d)
             return;
         }
         d->pool[d->n_pool++] = s;
+        d->io->capacity = (unsigned short)(d->io->capacity + d->nominal_size / 1024);
     }
 }
 
