@@ -173,28 +173,29 @@ def test_full_disk_until_the_log_is_full(small):
     """The Raft log of the full node runs out of the segments that it had prepared. It stays, and says why it stands
     still; the others go on; with space it catches up by itself."""
     c, node = small, small.nodes[1]
+    messages = 500  # 50 MB: more than the five segments of 8 MiB that the node can have had before its room was gone
     delivery = c.config(node)["delivery"]
     c.reconfigure(delivery={**delivery, "suspended": True})
     c.start()
     long = "r" * 40 + "%r@" + ".".join(["d" * 50] * 3) + ".test"
-    load = c.load(300, sessions=5, extra=["--recipients", "500", "--rcpt", long, "--rate", "60", "--timeout", "30"])
+    load = c.load(messages, sessions=5, extra=["--recipients", "500", "--rcpt", long, "--rate", "60", "--timeout", "30"])
     wait_for(lambda: c.accepted() >= 30, "the load runs")
     fill(c, node)
     c.disks[node].leave(0)  # the ballast too
     assert load.popen.wait(300) == 0, load.text()
     others = [n for n in c.nodes if n is not node]
-    wait_for(lambda: c.queued(others) == 300, "the others have it all")
+    wait_for(lambda: c.queued(others) == messages, "the others have it all")
     wait_for(lambda: not node.alive() or node.events("raft_disk_full"), "the log of the full node is full")
     # What cannot be had for lack of space is not asked for again and again.
     assert len(node.events("body_pull_failed")) < 100, len(node.events("body_pull_failed"))
     c.disks[node].relieve()
-    come_back(c, node, lambda: node.metric("spool_bodies") == 300)
+    come_back(c, node, lambda: node.metric("spool_bodies") == messages)
     c.reconfigure(delivery=delivery)
     for n in c.nodes:
         n.signal(signal.SIGHUP)
     c.wait_empty()
     counts = c.check_no_loss()
-    assert counts["accepted"] == counts["delivered"] == 300 * 500, counts
+    assert counts["accepted"] == counts["delivered"] == messages * 500, counts
 
 
 def test_full_disks_everywhere(small):
