@@ -140,7 +140,7 @@ static void check_connections(unsigned hop)
 
     for (const struct hop_connection *c = net.connections; c != NULL; c = c->next)
         n += c->hop == hop && entitled(c);
-    if (net.hops[hop].limit > 0 && n > net.hops[hop].limit && !world.config.wild_clocks)
+    if (net.hops[hop].limit > 0 && n > net.hops[hop].limit)
         sim_violation(SIM_LIMITS, "%u connections to %s, where %u are allowed", n, net.hops[hop].name,
                       net.hops[hop].limit);
 }
@@ -154,7 +154,7 @@ void hops_started_attempt(struct message *m, uint32_t delivery, uint32_t attempt
     uint64_t now = sim_now();
     enum { RING = sizeof(h->starts) / sizeof(h->starts[0]) };
 
-    if (!(h->rate > 0) || l == NULL || now - l->assigned_ns > MR_NS_PER_S || world.config.wild_clocks)
+    if (!(h->rate > 0) || l == NULL || now - l->assigned_ns > MR_NS_PER_S)
         return;
     h->starts[h->n_starts++ % RING] = now;
     double burst = h->rate * 0.05 > 1 ? h->rate * 0.05 : 1;

@@ -510,7 +510,7 @@ static void check_fallen(const struct node_view *v)
 {
     const struct world_node *n = &world.node[v->node];
 
-    if (v->up || v->incarnation == 0 || world.config.wild_clocks || !n->open || !sim_node_alive(v->node))
+    if (v->up || v->incarnation == 0 || !n->open || !sim_node_alive(v->node))
         return;
     if (n->life != sim_node_life(v->node) || atomic_load(&n->cluster->incarnation) != v->incarnation)
         return;
@@ -768,8 +768,6 @@ void oracle_may_send(unsigned node, const struct attempt *a)
     struct message *m = known(a->id);
     struct attempt_log *l = message_attempt(m, a->delivery, a->attempt);
 
-    if (world.config.wild_clocks)
-        return;
     if (l == NULL || l->node != node || l->incarnation != a->incarnation)
         sim_violation(5, "node %u may send attempt %u of key %llu, which was never its own", node, a->attempt,
                       (unsigned long long)m->key);

@@ -29,7 +29,6 @@ struct world_config {
     uint64_t hash_every;
     bool long_settle; /* beyond the collector's grace */
     bool long_load;   /* too, with mail that is held for about as long: the collector works while faults happen */
-    bool wild_clocks; /* clocks beyond the tolerated rate: fencing is not promised */
     unsigned max_attempts;
 };
 
