@@ -128,14 +128,16 @@ void cluster_body_piece(struct cluster_body *b, uint8_t *data, size_t len, void 
  * commit_timeout). Frees b. */
 void cluster_body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
                          void (*done)(void *arg, int status, Mailraft__Body *body), void *arg);
-/* Gives up, instead of cluster_body_finish. Waiting `written` callbacks still come. */
+/* Last piece and envelope of a message that is to be queued: when a majority has the body, the core fills in
+ * message->body, which is NULL, and proposes the enqueue, without a way back to the worker between the two. message:
+ * allocated by protobuf-c's default allocator; ownership passes. done on the worker's loop, once: 0 committed; any
+ * error of cluster_body_finish; MR_REFUSED (state refused it: reason says why), MR_TIMEOUT, MR_NOQUORUM or MR_BUSY:
+ * answer 451 (a cancel follows by itself where it was proposed). Frees b. */
+void cluster_body_submit(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                         Mailraft__Enqueue *message, void (*done)(void *arg, int status, enum apply_result reason),
+                         void *arg);
+/* Gives up, instead of cluster_body_finish or cluster_body_submit. Waiting `written` callbacks still come. */
 void cluster_body_abort(struct cluster_body *b);
-
-/* Proposes an enqueue. message: allocated by protobuf-c's default allocator; ownership passes. done on the worker's
- * loop, once: 0 committed; MR_REFUSED (state refused it: reason says why), MR_TIMEOUT or MR_NOQUORUM: answer 451 (a
- * cancel follows by itself). */
-void cluster_submit(struct cluster_port *p, Mailraft__Enqueue *message,
-                    void (*done)(void *arg, int status, enum apply_result reason), void *arg);
 
 /* An attempt that the leader assigned to this node. Immutable; freed with attempt_free by its owner. */
 struct attempt_recipient {

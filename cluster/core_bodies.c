@@ -72,35 +72,60 @@ static void answer_stored(struct mail *mail)
     core_request_free(r);
 }
 
+/* The envelope's part of a body, in protobuf-c's default allocator. */
+static Mailraft__Body *stored_body(const struct core_request *r, uint64_t holders)
+{
+    Mailraft__Body *body = mr_malloc(sizeof(*body));
+    mailraft__body__init(body);
+    body->length = r->body->length;
+    body->checksum.data = mr_memdup(r->body->checksum, sizeof(r->body->checksum));
+    body->checksum.len = sizeof(r->body->checksum);
+    body->stamp_ms = r->stamp_ms;
+    body->holders = mr_calloc((size_t)__builtin_popcountll(holders), sizeof(*body->holders));
+    for (uint32_t i = 0; i < 64; i++)
+        if (holders & (1ULL << i))
+            body->holders[body->n_holders++] = i;
+    return body;
+}
+
+/* From here on there is only the message. */
+static int body_over(struct core_request *r, int status)
+{
+    core_request_unwait(r);
+    free(r->body);
+    r->body = NULL;
+    /* An abort at the time limit ends here too: r->status says why. */
+    if (status == MR_CANCELLED && r->status != 0)
+        status = r->status;
+    r->status = status;
+    return status;
+}
+
 static void body_stored(void *arg, int status, uint64_t holders)
 {
     struct core_request *r = arg;
-    struct cluster_body *b = r->body;
 
-    core_request_unwait(r);
-    /* An abort at the time limit ends here too: r->status says why. */
-    r->status = status == MR_CANCELLED && r->status != 0 ? r->status : status;
-    if (status == 0) {
-        r->status = 0;
-        Mailraft__Body *body = mr_malloc(sizeof(*body));
-        mailraft__body__init(body);
-        body->length = b->length;
-        body->checksum.data = mr_memdup(b->checksum, sizeof(b->checksum));
-        body->checksum.len = sizeof(b->checksum);
-        body->stamp_ms = r->stamp_ms;
-        body->holders = mr_calloc(64, sizeof(*body->holders));
-        for (uint32_t i = 0; i < 64; i++)
-            if (holders & (1ULL << i))
-                body->holders[body->n_holders++] = i;
-        r->result = body;
-    }
-    free(b);
+    if (status == 0)
+        r->result = stored_body(r, holders);
+    (void)body_over(r, status);
     core_request_to_worker(r, answer_stored);
 }
 
-static void run_finish(struct mail *mail)
+static void body_stored_for_submit(void *arg, int status, uint64_t holders)
 {
-    struct core_request *r = core_request_of(mail);
+    struct core_request *r = arg;
+
+    if (status == 0)
+        r->op->enqueue->body = stored_body(r, holders);
+    status = body_over(r, status);
+    if (status == 0)
+        core_submit_propose(r);
+    else
+        core_submit_answer(r, status, APPLIED);
+}
+
+static void finish_put(struct core_request *r, body_put_cb stored)
+{
     struct cluster *c = r->c;
     struct cluster_body *b = r->body;
     uint8_t *data = r->data;
@@ -108,27 +133,59 @@ static void run_finish(struct mail *mail)
     r->data = NULL;
     if (c->bodies == NULL || c->closing) {
         free(data);
-        body_stored(r, MR_CANCELLED, 0);
+        stored(r, MR_CANCELLED, 0);
         return;
     }
     begin_put(c, b);
     r->stamp_ms = body_put_stamp(b->put);
     r->deadline_ns = core_now(c) + c->config.commit_timeout_ms * MR_NS_PER_MS;
     core_request_wait(r);
-    bodies_finish(b->put, data, r->len, b->length, b->checksum, body_stored, r);
+    bodies_finish(b->put, data, r->len, b->length, b->checksum, stored, r);
 }
 
-void cluster_body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
-                         void (*done)(void *arg, int status, Mailraft__Body *body), void *arg)
+static void run_finish(struct mail *mail)
+{
+    finish_put(core_request_of(mail), body_stored);
+}
+
+static void run_finish_and_submit(struct mail *mail)
+{
+    finish_put(core_request_of(mail), body_stored_for_submit);
+}
+
+static struct core_request *finish_request(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length,
+                                           const uint8_t checksum[16], void *arg)
 {
     struct core_request *r = core_request_new(b->port->c, b->port, arg);
     r->body = b;
     r->data = data;
     r->len = len;
-    r->cb.stored = done;
     b->length = length;
     memcpy(b->checksum, checksum, sizeof(b->checksum));
+    return r;
+}
+
+void cluster_body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                         void (*done)(void *arg, int status, Mailraft__Body *body), void *arg)
+{
+    struct core_request *r = finish_request(b, data, len, length, checksum, arg);
+    r->cb.stored = done;
     core_request_to_core(r, run_finish);
+}
+
+void cluster_body_submit(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                         Mailraft__Enqueue *message, void (*done)(void *arg, int status, enum apply_result reason),
+                         void *arg)
+{
+    struct core_request *r = finish_request(b, data, len, length, checksum, arg);
+    mr_assert(message->body == NULL && mr_id_from_bytes(message->id.data, message->id.len, &r->id) == 0);
+    mr_assert(mr_id_equal(r->id, b->id));
+    r->op = mr_malloc(sizeof(*r->op));
+    mailraft__op__init(r->op);
+    r->op->kind_case = MAILRAFT__OP__KIND_ENQUEUE;
+    r->op->enqueue = message;
+    r->cb.decided = done;
+    core_request_to_core(r, run_finish_and_submit);
 }
 
 static void run_abort(struct mail *mail)

@@ -58,6 +58,9 @@ void core_request_to_worker(struct core_request *r, void (*run)(struct mail *mai
 /* Into and out of the list of those that have a time limit. */
 void core_request_wait(struct core_request *r);
 void core_request_unwait(struct core_request *r);
+/* Answers a submission (core_submit.c); proposes r->op, the enqueue of a body that a majority has. */
+void core_submit_answer(struct core_request *r, int status, enum apply_result reason);
+void core_submit_propose(struct core_request *r);
 /* The answer with cb.decided, on the worker's loop. */
 void core_request_decided(struct mail *mail);
 /* Its time is up, or nobody has had a quorum for too long (core_submit.c). */

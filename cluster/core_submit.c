@@ -1,6 +1,6 @@
-/* Submissions: enqueue -> fate -> answer; at the time limit a cancel is proposed first and its fate decides
- * (PROTOCOL.md 4.3). Without a quorum the client is not kept waiting for the limit: after CORE_NOQUORUM_GRACE_MS it
- * reads 451, and the cancel goes out when there is a leader again. */
+/* Submissions: body on a majority (core_bodies.c) -> enqueue -> fate -> answer; at the time limit a cancel is proposed
+ * first and its fate decides (PROTOCOL.md 4.3). Without a quorum the client is not kept waiting for the limit: after
+ * CORE_NOQUORUM_GRACE_MS it reads 451, and the cancel goes out when there is a leader again. */
 #include "cluster/core_request.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* ---- submissions ---- */
-static void submit_answer(struct core_request *r, int status, enum apply_result reason)
+void core_submit_answer(struct core_request *r, int status, enum apply_result reason)
 {
     core_request_unwait(r);
     r->status = status;
@@ -59,13 +59,13 @@ static void submitted(void *arg, int status, enum apply_result reason)
     if (r->cancelling)
         return; /* forgotten in favour of its cancel */
     if (status != 0) {
-        submit_answer(r, MR_NOQUORUM, APPLIED);
+        core_submit_answer(r, MR_NOQUORUM, APPLIED);
     } else if (reason == APPLIED || reason == APPLY_DUPLICATE) {
-        submit_answer(r, 0, reason);
+        core_submit_answer(r, 0, reason);
     } else {
         if (reason == APPLY_QUOTA || reason == APPLY_VERSION)
             disown_body(r);
-        submit_answer(r, MR_REFUSED, reason);
+        core_submit_answer(r, MR_REFUSED, reason);
     }
 }
 
@@ -78,9 +78,9 @@ static void cancelled(void *arg, int status, enum apply_result reason)
     }
     /* The message was committed before: 250 after all. */
     if (status == 0 && (reason == APPLY_DUPLICATE || reason == APPLY_TERMINAL))
-        submit_answer(r, 0, reason);
+        core_submit_answer(r, 0, reason);
     else
-        submit_answer(r, MR_TIMEOUT, APPLIED);
+        core_submit_answer(r, MR_TIMEOUT, APPLIED);
 }
 
 /* Time is up. patience_ns: how long the client may still wait for the fate of the cancel. False: it is answered, r is
@@ -93,7 +93,7 @@ static bool cancel_submission(struct core_request *r, uint64_t now, uint64_t pat
     proposals_forget(c->proposals, r->request);
     if (proposals_add(c->proposals, op, now, now + STATE_GRACE_MS * MR_NS_PER_MS, cancelled, r, &r->request) != 0) {
         mailraft__op__free_unpacked(op, NULL);
-        submit_answer(r, MR_TIMEOUT, APPLIED);
+        core_submit_answer(r, MR_TIMEOUT, APPLIED);
         return false;
     }
     r->deadline_ns = now + patience_ns;
@@ -107,52 +107,36 @@ static void answer_early(struct core_request *r, int status)
     answer->cb = r->cb;
     core_request_unwait(r);
     r->answered = true;
-    submit_answer(answer, status, APPLIED);
+    core_submit_answer(answer, status, APPLIED);
 }
 
-static void run_submit(struct mail *mail)
+void core_submit_propose(struct core_request *r)
 {
-    struct core_request *r = core_request_of(mail);
     struct cluster *c = r->c;
     uint64_t now = core_now(c);
     Mailraft__Op *op = r->op;
 
     if (!c->lease_held || c->closing) {
-        submit_answer(r, MR_NOQUORUM, APPLIED);
+        core_submit_answer(r, MR_NOQUORUM, APPLIED);
         return;
     }
     if (proposals_waiting(c->proposals) >= CORE_MAX_SUBMITS) {
-        submit_answer(r, MR_BUSY, APPLIED);
+        core_submit_answer(r, MR_BUSY, APPLIED);
         return;
     }
     op->enqueue->acceptor = c->self;
-    if (op->enqueue->body != NULL)
-        r->stamp_ms = op->enqueue->body->stamp_ms;
     r->deadline_ns = now + c->config.commit_timeout_ms * MR_NS_PER_MS;
     core_request_wait(r);
     r->op = NULL;
     if (proposals_add(c->proposals, op, now, UINT64_MAX, submitted, r, &r->request) != 0) {
         mailraft__op__free_unpacked(op, NULL);
-        submit_answer(r, MR_BUSY, APPLIED);
+        core_submit_answer(r, MR_BUSY, APPLIED);
         return;
     }
     if (MR_MUTANT(MUTANT_EARLY_250)) {
         answer_early(r, 0);
         r->cb.decided = NULL;
     }
-}
-
-void cluster_submit(struct cluster_port *p, Mailraft__Enqueue *message,
-                    void (*done)(void *arg, int status, enum apply_result reason), void *arg)
-{
-    struct core_request *r = core_request_new(p->c, p, arg);
-    mr_assert(mr_id_from_bytes(message->id.data, message->id.len, &r->id) == 0);
-    r->op = mr_malloc(sizeof(*r->op));
-    mailraft__op__init(r->op);
-    r->op->kind_case = MAILRAFT__OP__KIND_ENQUEUE;
-    r->op->enqueue = message;
-    r->cb.decided = done;
-    core_request_to_core(r, run_submit);
 }
 
 /* ---- time is up ---- */

@@ -350,15 +350,6 @@ TEST_FUNCTION Mailraft__Enqueue *make_enqueue(const struct message *m, Mailraft_
     return e;
 }
 
-TEST_FUNCTION void on_stored(void *arg, int status, Mailraft__Body *body)
-{
-    struct message *m = arg;
-    if (status != 0)
-        on_submitted(m, status, APPLIED);
-    else
-        cluster_submit(m->node->port, make_enqueue(m, body), on_submitted, m);
-}
-
 TEST_FUNCTION void run_job(struct mail *mail)
 {
     static const char body[] = "Subject: test\r\n\r\nhello\r\n";
@@ -368,8 +359,8 @@ TEST_FUNCTION void run_job(struct mail *mail)
     free(j);
     XXH128_canonicalFromHash(&checksum, XXH3_128bits(body, sizeof(body) - 1));
     struct cluster_body *b = cluster_body_begin(m->node->port, m->id);
-    cluster_body_finish(b, mr_memdup(body, sizeof(body) - 1), sizeof(body) - 1, sizeof(body) - 1, checksum.digest,
-                        on_stored, m);
+    cluster_body_submit(b, mr_memdup(body, sizeof(body) - 1), sizeof(body) - 1, sizeof(body) - 1, checksum.digest,
+                        make_enqueue(m, NULL), on_submitted, m);
 }
 
 TEST_FUNCTION struct message *new_message(struct node *n, const char *next_hop)

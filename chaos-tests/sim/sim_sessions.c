@@ -1,6 +1,6 @@
 /* A client's message on a worker's loop, as the SMTP server takes it; and DSNs, as node/ makes them.
  *
- * Happy path: sim_session_begin -> ready? -> an id -> pieces (at most four in flight) -> finish -> a majority has the
+ * Happy path: sim_session_begin -> ready? -> an id -> pieces (at most four in flight) -> submit -> a majority has the
  * body -> enqueue proposed -> committed -> 250. The client's bytes are a function of the message alone, so nobody needs
  * to keep them. Failure: 4xx; a client that hangs up has its body given up, or is not told what came of it. */
 #include "chaos-tests/sim/sim_world.h"
@@ -138,25 +138,6 @@ static void submitted(void *arg, int status, enum apply_result reason)
     release(x);
 }
 
-static void stored(void *arg, int status, Mailraft__Body *body)
-{
-    struct session *x = arg;
-
-    x->pending--;
-    if (status != 0 || x->s->hung_up || x->w->rules == NULL) {
-        if (body != NULL)
-            mailraft__body__free_unpacked(body, NULL);
-        end(x, code_of(status));
-        release(x);
-        return;
-    }
-    /* A version 1 cluster refuses what it does not know. */
-    if (cluster_version(x->w->cluster) < 2)
-        x->m->hold_ms = 0;
-    x->pending++;
-    cluster_submit(x->w->port, make_enqueue(x->m, body), submitted, x);
-}
-
 /* ---- the body ---- */
 
 static void want_piece(struct session *x);
@@ -208,7 +189,10 @@ static void piece_due(void *arg)
     struct cluster_body *body = x->body;
     x->body = NULL;
     x->pending++;
-    cluster_body_finish(body, data, len, x->m->length, x->m->checksum, stored, x);
+    /* A version 1 cluster refuses what it does not know. */
+    if (cluster_version(x->w->cluster) < 2)
+        x->m->hold_ms = 0;
+    cluster_body_submit(body, data, len, x->m->length, x->m->checksum, make_enqueue(x->m, NULL), submitted, x);
 }
 
 static void want_piece(struct session *x)

@@ -30,9 +30,8 @@ static struct {
     char replies[MOST];
     uint8_t bodies[MOST * 4];
     size_t replies_len, bodies_len, messages;
-    void (*done)(void *arg, int status, Mailraft__Body *body);
     void (*submitted)(void *arg, int status, enum apply_result reason);
-    void *done_arg, *submitted_arg;
+    void *submitted_arg;
 } world;
 
 static enum cluster_readiness readiness(const struct cluster *c)
@@ -69,21 +68,25 @@ static void body_piece(struct cluster_body *b, uint8_t *data, size_t len, void (
     mr_assert(false);
 }
 
-static void body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
-                        void (*done)(void *arg, int status, Mailraft__Body *body), void *arg)
+static void body_submit(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                        Mailraft__Enqueue *message, void (*done)(void *arg, int status, enum apply_result reason),
+                        void *arg)
 {
     static const char date[] = "+0000\r\n";
     const uint8_t *text = memmem(data, len, date, sizeof(date) - 1);
 
     (void)checksum;
-    mr_assert(length == len && text != NULL && world.done == NULL);
+    mr_assert(length == len && text != NULL);
     text += sizeof(date) - 1; /* our own field has an id and a time */
     len -= (size_t)(text - data);
     mr_assert(world.bodies_len + len <= sizeof(world.bodies));
     memcpy(world.bodies + world.bodies_len, text, len);
     world.bodies_len += len;
-    world.done = done;
-    world.done_arg = arg;
+    mr_assert(message->n_recipients > 0 && world.submitted == NULL);
+    world.messages++;
+    mailraft__enqueue__free_unpacked(message, NULL);
+    world.submitted = done;
+    world.submitted_arg = arg;
     free(data);
     free(b);
 }
@@ -93,25 +96,13 @@ static void body_abort(struct cluster_body *b)
     free(b);
 }
 
-static void submit(struct cluster_port *p, Mailraft__Enqueue *message,
-                   void (*done)(void *arg, int status, enum apply_result reason), void *arg)
-{
-    (void)p;
-    mr_assert(message->n_recipients > 0 && world.submitted == NULL);
-    world.messages++;
-    mailraft__enqueue__free_unpacked(message, NULL);
-    world.submitted = done;
-    world.submitted_arg = arg;
-}
-
 static const struct smtp_cluster_ops ops = {
     .readiness = readiness,
     .version = version,
     .body_begin = body_begin,
     .body_piece = body_piece,
-    .body_finish = body_finish,
     .body_abort = body_abort,
-    .submit = submit,
+    .body_submit = body_submit,
 };
 
 /* ---- the node ---- */
@@ -181,31 +172,22 @@ static void take_replies(void)
  * from writing, as there is nothing to write to. */
 static void answer(void)
 {
-    while (world.done != NULL || world.submitted != NULL) {
-        void (*done)(void *arg, int status, Mailraft__Body *body) = world.done;
+    while (world.submitted != NULL) {
         void (*submitted)(void *arg, int status, enum apply_result reason) = world.submitted;
 
-        world.done = NULL;
         world.submitted = NULL;
-        if (done != NULL) {
-            Mailraft__Body *body = mr_malloc(sizeof(*body));
-
-            mailraft__body__init(body);
-            done(world.done_arg, 0, body);
-        } else {
-            session.writing = true; /* answer queues its reply behind what is being written */
-            submitted(world.submitted_arg, 0, APPLIED);
-            session.writing = false;
-            if (session.queued.bytes != NULL) {
-                memcpy(server.out, session.queued.bytes, session.queued.len);
-                server.out_len = session.queued.len;
-                free(session.queued.bytes);
-                session.queued.bytes = NULL;
-            }
-            take_replies();
-            if (session.in.len > 0 && smtp_stream_can_consume(&session))
-                smtp_stream_consume_kept(&session);
+        session.writing = true; /* answer queues its reply behind what is being written */
+        submitted(world.submitted_arg, 0, APPLIED);
+        session.writing = false;
+        if (session.queued.bytes != NULL) {
+            memcpy(server.out, session.queued.bytes, session.queued.len);
+            server.out_len = session.queued.len;
+            free(session.queued.bytes);
+            session.queued.bytes = NULL;
         }
+        take_replies();
+        if (session.in.len > 0 && smtp_stream_can_consume(&session))
+            smtp_stream_consume_kept(&session);
         take_replies();
     }
 }
@@ -214,7 +196,6 @@ static void begin(unsigned how)
 {
     world.replies[0] = '\0';
     world.bodies_len = world.messages = world.replies_len = 0;
-    world.done = NULL;
     world.submitted = NULL;
     memset(&session, 0, sizeof(session));
     session.server = &server;
@@ -236,7 +217,7 @@ static void end(void)
         smtp_transaction_drop(session.transaction);
     smtp_stream_free(&session);
     smtp_server_leave(&server, session.id);
-    mr_assert(server.n_transactions == 0 && world.done == NULL && world.submitted == NULL);
+    mr_assert(server.n_transactions == 0 && world.submitted == NULL);
 }
 
 static void run(const uint8_t *in, size_t len, const uint8_t *cuts, unsigned how)

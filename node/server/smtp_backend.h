@@ -12,11 +12,10 @@ struct smtp_cluster_ops {
     struct cluster_body *(*body_begin)(struct cluster_port *p, struct mr_id id);
     void (*body_piece)(struct cluster_body *b, uint8_t *data, size_t len, void (*written)(void *arg, int status),
                        void *arg);
-    void (*body_finish)(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
-                        void (*done)(void *arg, int status, Mailraft__Body *body), void *arg);
+    void (*body_submit)(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
+                        Mailraft__Enqueue *message, void (*done)(void *arg, int status, enum apply_result reason),
+                        void *arg);
     void (*body_abort)(struct cluster_body *b);
-    void (*submit)(struct cluster_port *p, Mailraft__Enqueue *message,
-                   void (*done)(void *arg, int status, enum apply_result reason), void *arg);
 };
 
 #endif

@@ -45,8 +45,8 @@ int smtp_envelope_add(struct smtp_envelope *e, const char *address, size_t len, 
                       struct smtp_slice orcpt);
 /* The first one; there is one. */
 const char *smtp_envelope_first(const struct smtp_envelope *e);
-/* In protobuf-c's default allocator, as cluster_submit wants it. body becomes part of it, also freed on error.
- * MR_NOTFOUND, MR_MALFORMED: the rules changed and have no next hop for a recipient any more. */
+/* In protobuf-c's default allocator, as cluster_body_submit wants it. body may be NULL; it becomes part of it, also
+ * freed on error. MR_NOTFOUND, MR_MALFORMED: the rules changed and have no next hop for a recipient any more. */
 int smtp_envelope_build(const struct smtp_envelope *e, const Mailraft__Rules *rules, struct mr_id id,
                         Mailraft__Body *body, const char *client, Mailraft__Enqueue **out);
 

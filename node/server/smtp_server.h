@@ -1,6 +1,6 @@
 /* smtp_server.h - the SMTP side that takes mail in, one a worker (RFC 5321).
  *
- * V1: 250 to the final dot is written only after cluster_submit gave 0, or gave MR_REFUSED with APPLY_DUPLICATE.
+ * V1: 250 to the final dot is written only after cluster_body_submit gave 0, or gave MR_REFUSED with APPLY_DUPLICATE.
  * V2: only CR LF . CR LF ends the data; a bare CR or LF in it is answered 550 5.6.0 and nothing is kept.
  * V3: a session holds at most SMTP_SESSION_MEMORY bytes whatever the client does.
  * SIGPIPE is to be ignored by the process. Thread: the worker's. */

@@ -8,9 +8,8 @@ int smtp_server_open(struct smtp_server **out, struct worker *w, const int *fds,
         .version = cluster_version,
         .body_begin = cluster_body_begin,
         .body_piece = cluster_body_piece,
-        .body_finish = cluster_body_finish,
         .body_abort = cluster_body_abort,
-        .submit = cluster_submit,
+        .body_submit = cluster_body_submit,
     };
 
     return smtp_server_open_with(out, w, fds, n_fds, &cluster_ops);

@@ -402,36 +402,20 @@ static void submit_done(void *arg, int status, enum apply_result reason)
     answer(t, refusal);
 }
 
-static void body_done(void *arg, int status, Mailraft__Body *body)
+static int build_envelope(const struct smtp_transaction *t, Mailraft__Enqueue **out)
 {
-    struct smtp_transaction *t = arg;
-    struct worker *w = t->server->worker;
+    const struct worker *w = t->server->worker;
     char client[sizeof(t->client.helo) + sizeof(t->client.address) + 4];
-    Mailraft__Enqueue *m;
-    int rc;
 
-    mr_assert(t->pending > 0);
-    t->pending--;
-    if (status != 0 || t->session == 0) {
-        if (body != NULL)
-            mailraft__body__free_unpacked(body, NULL);
-        answer(t, reply_to(status));
-        return;
-    }
-    mr_assert(body != NULL && w->rules != NULL);
+    mr_assert(w->rules != NULL);
     snprintf(client, sizeof(client), "%s [%s]", t->client.helo, t->client.address);
-    rc = smtp_envelope_build(&t->envelope, w->rules->rules, t->id, body, client, &m);
-    if (rc != 0) {
-        answer(t, &rules_changed);
-        return;
-    }
-    t->pending++;
-    t->server->ops->submit(w->port, m, submit_done, t);
+    return smtp_envelope_build(&t->envelope, w->rules->rules, t->id, NULL, client, out);
 }
 
 const struct smtp_reply *smtp_transaction_finish(struct smtp_transaction *t, const struct smtp_client *client)
 {
     const struct smtp_cluster_ops *ops = t->server->ops;
+    Mailraft__Enqueue *message;
     struct cluster_body *body;
     XXH128_canonical_t checksum;
     XXH128_hash_t hash;
@@ -442,9 +426,11 @@ const struct smtp_reply *smtp_transaction_finish(struct smtp_transaction *t, con
     if (t->refusal != NULL)
         return t->refusal;
     set_flags(t);
-    body = t->body;
     t->dot_ns = mr_boot_ns(&mr_clock_real);
     t->client = *client;
+    if (build_envelope(t, &message) != 0)
+        return &rules_changed;
+    body = t->body;
     piece = take_piece(t, &len);
     if (body == NULL) {
         body = ops->body_begin(t->server->worker->port, t->id);
@@ -454,8 +440,8 @@ const struct smtp_reply *smtp_transaction_finish(struct smtp_transaction *t, con
         hash = XXH3_128bits_digest(t->hash);
     }
     XXH128_canonicalFromHash(&checksum, hash);
-    t->body = NULL; /* finish frees it */
+    t->body = NULL; /* body_submit frees it */
     t->pending++;
-    ops->body_finish(body, piece, len, t->length, checksum.digest, body_done, t);
+    ops->body_submit(body, piece, len, t->length, checksum.digest, message, submit_done, t);
     return NULL;
 }

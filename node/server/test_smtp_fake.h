@@ -30,10 +30,9 @@ struct fake_call {
     struct fake_call *next;
     enum { FAKE_PIECE, FAKE_BODY, FAKE_SUBMIT } kind;
     void (*written)(void *arg, int status);
-    void (*done)(void *arg, int status, Mailraft__Body *body);
     void (*submitted)(void *arg, int status, enum apply_result reason);
     void *arg;
-    struct mr_id id;
+    Mailraft__Enqueue *message; /* of FAKE_BODY: what follows it */
     uint64_t length;
 };
 
@@ -61,23 +60,35 @@ static void fake_owe(struct fake_call call)
     fake.waiting[c->kind]++;
 }
 
+/* The body is stored: the envelope follows by itself. */
+static void fake_submit(const struct fake_call *c)
+{
+    Mailraft__Body *body = mr_malloc(sizeof(*body));
+
+    mailraft__body__init(body);
+    body->length = c->length;
+    c->message->body = body;
+    if (fake.message != NULL)
+        mailraft__enqueue__free_unpacked(fake.message, NULL);
+    fake.message = c->message;
+    fake.submitted++;
+    fake_owe((struct fake_call){.kind = FAKE_SUBMIT, .submitted = c->submitted, .arg = c->arg});
+}
+
 static void fake_call_one(struct fake_call *c)
 {
     int status = fake.status[c->kind];
-    Mailraft__Body *body = NULL;
 
     fake.waiting[c->kind]--;
     if (c->kind == FAKE_PIECE) {
         c->written(c->arg, status);
     } else if (c->kind == FAKE_SUBMIT) {
         c->submitted(c->arg, status, status == MR_REFUSED ? fake.reason : APPLIED);
+    } else if (status != 0) {
+        mailraft__enqueue__free_unpacked(c->message, NULL);
+        c->submitted(c->arg, status, APPLIED);
     } else {
-        if (status == 0) {
-            body = mr_malloc(sizeof(*body));
-            mailraft__body__init(body);
-            body->length = c->length;
-        }
-        c->done(c->arg, status, body);
+        fake_submit(c);
     }
     free(c);
 }
@@ -144,8 +155,9 @@ static void fake_piece(struct cluster_body *b, uint8_t *data, size_t len, void (
         fake.most_pieces = fake.waiting[FAKE_PIECE];
 }
 
-static void fake_finish(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
-                        void (*done)(void *arg, int status, Mailraft__Body *body), void *arg)
+static void fake_body_submit(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length,
+                             const uint8_t checksum[16], Mailraft__Enqueue *message,
+                             void (*done)(void *arg, int status, enum apply_result reason), void *arg)
 {
     XXH128_canonical_t own;
 
@@ -153,7 +165,11 @@ static void fake_finish(struct cluster_body *b, uint8_t *data, size_t len, uint6
     assert_int_equal(b->len, length);
     XXH128_canonicalFromHash(&own, XXH3_128bits(b->bytes, b->len));
     assert_memory_equal(own.digest, checksum, 16);
-    fake_owe((struct fake_call){.kind = FAKE_BODY, .done = done, .arg = arg, .id = b->id, .length = length});
+    assert_null(message->body);
+    assert_int_equal(message->id.len, sizeof(b->id.bytes));
+    assert_memory_equal(message->id.data, b->id.bytes, sizeof(b->id.bytes));
+    fake_owe(
+        (struct fake_call){.kind = FAKE_BODY, .submitted = done, .arg = arg, .message = message, .length = length});
     free(fake.body);
     fake.body = b->bytes;
     fake.body_len = b->len;
@@ -168,25 +184,13 @@ static void fake_abort(struct cluster_body *b)
     free(b);
 }
 
-static void fake_submit(struct cluster_port *p, Mailraft__Enqueue *message,
-                        void (*done)(void *arg, int status, enum apply_result reason), void *arg)
-{
-    (void)p;
-    if (fake.message != NULL)
-        mailraft__enqueue__free_unpacked(fake.message, NULL);
-    fake.message = message;
-    fake.submitted++;
-    fake_owe((struct fake_call){.kind = FAKE_SUBMIT, .submitted = done, .arg = arg});
-}
-
 static const struct smtp_cluster_ops fake_ops = {
     .readiness = fake_readiness,
     .version = fake_version,
     .body_begin = fake_begin,
     .body_piece = fake_piece,
-    .body_finish = fake_finish,
     .body_abort = fake_abort,
-    .submit = fake_submit,
+    .body_submit = fake_body_submit,
 };
 
 static void fake_reset(void)
