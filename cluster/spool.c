@@ -389,6 +389,7 @@ static void free_spool(struct spool *sp)
         free(sp->segments[i]);
     free(sp->segments);
     spool_writer_free(&sp->writer);
+    spool_spares_free(sp);
     free(sp->dir);
     free(sp);
 }
@@ -408,6 +409,7 @@ static struct spool *new_spool(const struct spool_config *config)
     sp->writer.sp = sp;
     sp->writer.fd = -1;
     sp->writer.can_allocate = true;
+    spool_spares_init(&sp->spares);
     return sp;
 }
 

@@ -99,6 +99,19 @@ struct spool_batch {
     uint64_t fsyncs, pieces;
 };
 
+/* Spare segments (spool_spare.c). */
+enum { SPOOL_SPARES = 4, SPOOL_SPARES_FILLED = 2 };
+struct spool_spares {
+    pthread_mutex_t mutex;
+    uint32_t numbers[SPOOL_SPARES]; /* mutex */
+    unsigned count;                 /* mutex */
+    /* the writer thread's: one that is being filled with zeros; fd -1: none */
+    int fd;
+    uint32_t filling;
+    uint64_t filled;
+    bool given_up; /* it failed once: not again in this life */
+};
+
 struct spool_writer {
     struct spool *sp;
     pthread_t thread;
@@ -115,9 +128,11 @@ struct spool_writer {
     uint64_t allocated; /* blocks are there up to here */
     bool can_allocate;
     bool unsynced;
+    bool has_sealed;              /* a segment, since the start */
     struct spool_record *records; /* of the open segment, for its index record */
     size_t records_count, records_room;
-    uint64_t space_left; /* of this batch */
+    uint64_t space_left; /* when last asked, less what was written since */
+    uint64_t space_ns;   /* boot time of that */
 };
 
 /* A put's own part, over spool_put.internal. */
@@ -199,6 +214,7 @@ struct spool {
     _Atomic uint64_t free_bytes;
     _Atomic bool low;
     struct spool_writer writer;
+    struct spool_spares spares;
     struct spool_readers readers;
 };
 
@@ -236,6 +252,21 @@ void spool_writer_push(struct spool_writer *w, struct spool_put *req);
 void spool_writer_stop(struct spool_writer *w); /* nothing may wait; joins */
 void spool_writer_free(struct spool_writer *w);
 void spool_writer_space(struct spool_writer *w); /* asks the file system */
+
+/* spool_spare.c */
+void spool_spares_init(struct spool_spares *s);
+void spool_spares_free(struct spool *sp);
+char *spool_spare_path(const struct spool *sp, uint32_t number);
+/* At open: it is taken over, or unlinked. */
+void spool_spare_found(struct spool *sp, uint32_t number);
+/* A dead segment's file, of so many bytes, becomes a spare. False: it is to be unlinked. Reader threads. */
+bool spool_spare_keep(struct spool *sp, uint32_t number, uint64_t size);
+/* The rest: writer thread. A spare's descriptor, and its number and size; it still has its name. -1: there is none. */
+int spool_spare_take(struct spool *sp, uint32_t *number, uint64_t *size);
+/* A step of filling one. False: nothing is to be done. */
+bool spool_spare_fill(struct spool_writer *w);
+/* All are unlinked. */
+void spool_spares_drop(struct spool *sp);
 
 /* spool_reader.c */
 int spool_readers_start(struct spool *sp);

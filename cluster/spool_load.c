@@ -1,7 +1,8 @@
 /* The scan at open: heads of all segments, then their records in the order in which they were written.
  *
- * The newest segment, if it has no index, is cut behind its last good record and written on; it is synced before that,
- * because what a killed process wrote may be in the page cache only, and from now on it is answered for. Damage costs
+ * The newest segment, if it has no index, is written on behind its last good record, over what stands there: zeros,
+ * what its file held before (spool_spare.c), a torn record. It is synced before that, because what a killed process
+ * wrote may be in the page cache only, and from now on it is answered for. Damage costs
  * the records that it hit; a segment of which nothing can be read is put aside under another name, never removed. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
@@ -24,11 +25,18 @@ struct found {
 struct listing {
     struct found *found;
     size_t count, room;
+    uint32_t *spares;
+    size_t n_spares;
 };
 
 static void each_name(void *arg, const char *name)
 {
     struct listing *l = arg;
+    if (strlen(name) == 14 && strcmp(name + 8, ".spare") == 0 && strspn(name, "0123456789abcdef") == 8) {
+        l->spares = mr_realloc(l->spares, (l->n_spares + 1) * sizeof(*l->spares));
+        l->spares[l->n_spares++] = (uint32_t)strtoul(name, NULL, 16);
+        return;
+    }
     if (strlen(name) != 12 || strcmp(name + 8, ".seg") != 0 || strspn(name, "0123456789abcdef") != 8)
         return;
     if (l->count == l->room) {
@@ -109,7 +117,7 @@ static void put_aside(struct spool *sp, uint32_t number)
     free(path);
 }
 
-/* Cuts the torn tail and makes what is there durable; the writer goes on behind it. */
+/* Makes what is there durable; the writer goes on behind it. */
 static int continue_segment(struct spool *sp, const struct found *f, const struct spool_scan *scan, char *error,
                             size_t error_len)
 {
@@ -117,11 +125,6 @@ static int continue_segment(struct spool *sp, const struct found *f, const struc
     char *path = spool_path(sp, f->number);
     int fd = sp->io->open_file(sp->io, path, O_RDWR, 0);
     int rc = fd < 0 ? fd : 0;
-    if (rc == 0 && scan->file_size != scan->end) {
-        log_event(LOG_INFO, "spool_tail_cut", LOG_S("path", path), LOG_N("from", scan->file_size),
-                  LOG_N("to", scan->end));
-        rc = sp->io->truncate_file(sp->io, fd, scan->end);
-    }
     if (rc == 0)
         rc = sp->io->sync_data(sp->io, fd);
     if (rc < 0) {
@@ -135,6 +138,7 @@ static int continue_segment(struct spool *sp, const struct found *f, const struc
     w->fd = fd;
     w->number = f->number;
     w->offset = w->synced = scan->end;
+    w->allocated = scan->file_size;
     w->records_count = w->records_room = scan->count;
     w->records = mr_malloc(scan->count * sizeof(*w->records));
     if (scan->count > 0)
@@ -189,6 +193,7 @@ int spool_load(struct spool *sp, char *error, size_t error_len)
     if (rc < 0) {
         (void)snprintf(error, error_len, "%s: %s", sp->dir, strerror(-rc));
         free(l.found);
+        free(l.spares);
         return MR_IO;
     }
     if (l.count > 0)
@@ -198,6 +203,12 @@ int spool_load(struct spool *sp, char *error, size_t error_len)
         rc = load_segment(sp, &l.found[i], i + 1 == l.count, error, error_len);
     sp->writer.next_number = l.count > 0 ? l.found[l.count - 1].number + 1 : 1;
     free(l.found);
+    for (size_t i = 0; i < l.n_spares && rc == 0; i++) {
+        if (l.spares[i] >= sp->writer.next_number)
+            sp->writer.next_number = l.spares[i] + 1;
+        spool_spare_found(sp, l.spares[i]);
+    }
+    free(l.spares);
     if (rc != 0)
         return rc;
     rc = sp->io->sync_dir(sp->io, sp->dir);

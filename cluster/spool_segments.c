@@ -70,16 +70,19 @@ void spool_segment_release(struct spool *sp, uint32_t number)
     spool_segment_reclaim(sp, seg);
 }
 
-/* ---- unlink: on a reader thread, a big file takes its time ---- */
+/* ---- the end of one, kept as a spare or unlinked: on a reader thread, a big file takes its time ---- */
 
 struct unlink_job {
     struct spool_job job;
     uint32_t number;
+    uint64_t size; /* of its records */
 };
 
 static void unlink_work(struct spool_job *job)
 {
     const struct unlink_job *u = (struct unlink_job *)job;
+    if (spool_spare_keep(job->sp, u->number, u->size))
+        return;
     char *path = spool_path(job->sp, u->number);
     int rc = job->sp->io->unlink_file(job->sp->io, path);
     if (rc < 0 && rc != -ENOENT) /* found again at the next start */
@@ -102,6 +105,7 @@ static void unlink_segment(struct spool *sp, struct spool_segment *seg)
     u->job.work = unlink_work;
     u->job.done.run = unlink_done;
     u->number = seg->number;
+    u->size = seg->size;
     size_t at = position(sp, seg->number);
     memmove(sp->segments + at, sp->segments + at + 1, (sp->segments_count - at - 1) * sizeof(struct spool_segment *));
     sp->segments_count--;

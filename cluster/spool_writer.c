@@ -21,8 +21,10 @@
 #include <time.h>
 
 enum {
-    BATCH_BYTES = 8 << 20,    /* of payload; bounds what the first of a batch waits for */
-    CHUNK_RECORDS = 256,      /* of one pwritev */
+    BATCH_BYTES = 8 << 20,  /* of payload; bounds what the first of a batch waits for */
+    CHUNK_RECORDS = 256,    /* of one pwritev */
+    SPACE_NEAR = 256 << 20, /* bytes above the reserve: below, the file system is asked before each batch */
+    SPACE_MS = 100,
     ALLOCATE_BYTES = 8 << 20, /* blocks taken ahead: an append then changes no extent tree, its fdatasync is cheaper */
 };
 
@@ -41,21 +43,38 @@ static bool no_space(int rc)
     return rc == -ENOSPC || rc == -EDQUOT;
 }
 
+static uint64_t ask_space(const struct spool *sp)
+{
+    uint64_t available = 0, total = 0;
+    int rc = sp->io->free_space(sp->io, sp->dir, &available, &total);
+    if (rc < 0)
+        log_event(LOG_ERROR, "spool_space", LOG_S("error", strerror(-rc)));
+    return rc < 0 ? 0 : available;
+}
+
 void spool_writer_space(struct spool_writer *w)
 {
     struct spool *sp = w->sp;
-    uint64_t available = 0, total = 0;
-    int rc = sp->io->free_space(sp->io, sp->dir, &available, &total);
-    if (rc < 0) {
-        log_event(LOG_ERROR, "spool_space", LOG_S("error", strerror(-rc)));
-        available = 0;
-    }
     uint64_t reserve = sp->reserve + atomic_load(&sp->keep_free);
+    uint64_t available = ask_space(sp);
+    if (available < reserve) {
+        spool_spares_drop(sp);
+        available = ask_space(sp);
+    }
     bool low = available < reserve;
+    w->space_ns = mr_boot_ns(&mr_clock_real);
     w->space_left = available;
     atomic_store(&sp->free_bytes, available);
     if (atomic_exchange(&sp->low, low) != low)
         log_event(LOG_WARN, low ? "spool_low" : "spool_low_ended", LOG_N("free", available), LOG_N("reserve", reserve));
+}
+
+/* With room to spare not before each batch. */
+static void look_at_space(struct spool_writer *w)
+{
+    uint64_t near = w->sp->reserve + atomic_load(&w->sp->keep_free) + SPACE_NEAR;
+    if (w->space_left < near || mr_boot_ns(&mr_clock_real) - w->space_ns > SPACE_MS * MR_NS_PER_MS)
+        spool_writer_space(w);
 }
 
 /* ---- segments ---- */
@@ -113,42 +132,59 @@ static void allocate_ahead(struct spool_writer *w, uint64_t upto)
     }
 }
 
+/* The file of a new segment, a spare's or a new one; *spare tells. MR_NOSPACE: none. */
+static int make_file(struct spool_writer *w, uint32_t *spare, bool *is_spare)
+{
+    struct spool *sp = w->sp;
+    w->allocated = 0;
+    w->fd = spool_spare_take(sp, spare, &w->allocated);
+    *is_spare = w->fd >= 0;
+    if (*is_spare)
+        return 0;
+    char *path = spool_path(sp, w->next_number);
+    w->fd = sp->io->open_file(sp->io, path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (w->fd < 0 && !no_space(w->fd))
+        mr_panic("spool: creating %s: %s", path, strerror(-w->fd));
+    free(path);
+    return w->fd < 0 ? MR_NOSPACE : 0;
+}
+
 static int open_segment(struct spool_writer *w, struct spool_batch *batch)
 {
     struct spool *sp = w->sp;
-    char *path = spool_path(sp, w->next_number);
-    int fd = sp->io->open_file(sp->io, path, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (no_space(fd)) {
-        free(path);
+    uint32_t spare = 0;
+    bool is_spare;
+    if (make_file(w, &spare, &is_spare) != 0) {
+        w->fd = -1;
         return MR_NOSPACE;
     }
-    if (fd < 0)
-        mr_panic("spool: creating %s: %s", path, strerror(-fd));
-    w->fd = fd;
     w->number = w->next_number++;
     w->offset = SPOOL_HEAD;
     w->synced = 0;
-    w->allocated = 0;
     w->records_count = 0;
     uint8_t head[SPOOL_HEAD];
     spool_head_encode(head, place_of(w));
     struct iovec iov = {head, sizeof(head)};
-    int rc = mr_fileio_write_full(sp->io, fd, &iov, 1, 0);
+    int rc = mr_fileio_write_full(sp->io, w->fd, &iov, 1, 0);
+    char *path = spool_path(sp, w->number), *from = is_spare ? spool_spare_path(sp, spare) : NULL;
     if (no_space(rc)) {
-        (void)sp->io->close_file(sp->io, fd);
-        (void)sp->io->unlink_file(sp->io, path); /* left behind it is empty, and removed at the next start */
+        (void)sp->io->close_file(sp->io, w->fd);
+        (void)sp->io->unlink_file(sp->io, is_spare ? from : path); /* left behind it is removed at the next start */
         w->fd = -1;
-        free(path);
-        return MR_NOSPACE;
-    }
-    if (rc < 0)
+    } else if (rc < 0) {
         mr_panic("spool: writing %s: %s", path, strerror(-rc));
+    } else {
+        sync_segment(w, batch);
+        if (is_spare)
+            rc = sp->io->rename_file(sp->io, from, path);
+        if (rc == 0)
+            rc = sp->io->sync_dir(sp->io, sp->dir);
+        if (rc < 0)
+            mr_panic("spool: making %s: %s", path, strerror(-rc));
+    }
     free(path);
-    sync_segment(w, batch);
-    rc = sp->io->sync_dir(sp->io, sp->dir);
-    if (rc < 0)
-        mr_panic("spool: fsync of %s: %s", sp->dir, strerror(-rc));
-    return 0;
+    free(from);
+    return w->fd < 0 ? MR_NOSPACE : 0;
 }
 
 static uint8_t *index_payload(const struct spool_writer *w, uint32_t *len)
@@ -188,6 +224,7 @@ static int seal_segment(struct spool_writer *w, struct spool_batch *batch)
     sync_segment(w, batch);
     (void)sp->io->close_file(sp->io, w->fd);
     w->fd = -1;
+    w->has_sealed = true;
     batch->sealed = mr_realloc(batch->sealed, (batch->sealed_count + 1) * sizeof(*batch->sealed));
     batch->sealed[batch->sealed_count++] = w->number;
     return 0;
@@ -313,15 +350,15 @@ static void write_batch(struct spool_writer *w, struct chunk *c, struct spool_ba
 
 /* ---- thread ---- */
 
-/* Waits for puts, at most a second; NULL: none came. */
-static struct spool_put *take(struct spool_writer *w, bool *stop)
+/* Waits for puts, at most a second; NULL: none came. At once: it only looks. */
+static struct spool_put *take(struct spool_writer *w, bool at_once, bool *stop)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec++;
     pthread_mutex_lock(&w->mutex);
     int rc = 0;
-    while (w->head == NULL && !w->stop && rc == 0)
+    while (w->head == NULL && !w->stop && rc == 0 && !at_once)
         rc = pthread_cond_timedwait(&w->wake, &w->mutex, &until);
     struct spool_put *first = w->head;
     struct spool_put *end = first;
@@ -345,13 +382,15 @@ static void *run(void *arg)
 {
     struct spool_writer *w = arg;
     struct chunk *chunk = mr_calloc(1, sizeof(*chunk));
+    bool filling = false; /* spares, as long as nobody comes */
     for (;;) {
         bool stop;
-        struct spool_put *puts = take(w, &stop);
+        struct spool_put *puts = take(w, filling, &stop);
         if (stop)
             break;
         busy_begin(w->sp->disk);
-        spool_writer_space(w);
+        look_at_space(w);
+        filling = puts == NULL && spool_spare_fill(w);
         if (puts == NULL) {
             busy_end(w->sp->disk);
             continue;

@@ -173,6 +173,15 @@ static int bad_unlink(const struct mr_fileio *io, const char *path)
     return rc;
 }
 
+static int bad_rename(const struct mr_fileio *io, const char *from, const char *to)
+{
+    struct bad_disk *d = disk_of(io);
+    pthread_mutex_lock(&d->mutex);
+    int rc = d->dead ? 0 : mr_fileio_real.rename_file(&mr_fileio_real, from, to);
+    pthread_mutex_unlock(&d->mutex);
+    return rc;
+}
+
 static int bad_truncate(const struct mr_fileio *io, int fd, uint64_t size)
 {
     struct bad_disk *d = disk_of(io);
@@ -213,6 +222,7 @@ static void bad_disk_init(struct spool_test *t, struct bad_disk *d)
     d->io.close_file = bad_close;
     d->io.read_at = bad_read;
     d->io.unlink_file = bad_unlink;
+    d->io.rename_file = bad_rename;
     d->io.truncate_file = bad_truncate;
     d->io.allocate = bad_allocate;
     d->io.sync_dir = bad_sync_dir;

@@ -1,0 +1,210 @@
+/* Spare segments: made of dead ones and of zeros, used again under new numbers, given back when space is low; nothing
+ * that was in one is ever taken for a body. */
+#include "cluster/spool_internal.h"
+#include "cluster/test_spool_util.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+enum { SEGMENT = 64 * 1024, BODY = 2000, A_SEGMENT_S = SEGMENT / (BODY + 200) };
+
+struct file {
+    uint32_t number;
+    ino_t inode;
+    off_t size;
+    bool hole;
+};
+
+/* The files with this ending, by number, at most max; returns how many there are. */
+static size_t files(const struct spool_test *t, const char *ending, struct file *out, size_t max)
+{
+    DIR *d = opendir(t->dir);
+    size_t count = 0;
+    assert_non_null(d);
+    for (const struct dirent *e; (e = readdir(d)) != NULL;) {
+        struct stat st;
+        if (strlen(e->d_name) != 8 + strlen(ending) || strcmp(e->d_name + 8, ending) != 0)
+            continue;
+        int fd = openat(dirfd(d), e->d_name, O_RDONLY);
+        if (fd < 0)
+            continue; /* renamed or unlinked meanwhile */
+        assert_int_equal(fstat(fd, &st), 0);
+        if (count < max)
+            out[count] = (struct file){(uint32_t)strtoul(e->d_name, NULL, 16), st.st_ino, st.st_size,
+                                       lseek(fd, 0, SEEK_HOLE) < st.st_size};
+        count++;
+        close(fd);
+    }
+    closedir(d);
+    return count;
+}
+
+/* Until there are n whole spares: they come from other threads. */
+static void wait_for_spares(struct spool_test *t, size_t n, struct file out[SPOOL_SPARES])
+{
+    uint64_t until = uv_hrtime() + 60 * 1000000000ULL;
+    for (;;) {
+        size_t whole = 0, count = files(t, ".spare", out, SPOOL_SPARES);
+        for (size_t i = 0; i < count && i < SPOOL_SPARES; i++)
+            whole += out[i].size >= SEGMENT / 2;
+        if (count == n && whole == n)
+            return;
+        if (uv_hrtime() > until)
+            fail_msg("%zu spares, %zu of them whole, instead of %zu", count, whole, n);
+        (void)uv_run(&t->loop, UV_RUN_NOWAIT);
+        (void)usleep(1000);
+    }
+}
+
+static void put_segments(struct spool_test *t, struct mr_id *ids, size_t segments)
+{
+    for (size_t i = 0; i < segments * A_SEGMENT_S; i++)
+        ids[i] = mr_id_at(1);
+    spool_test_put_many(t, ids, segments * A_SEGMENT_S, BODY, 1);
+}
+
+static void dead_segments_are_used_again(void **state)
+{
+    enum { SEGMENTS = 8 };
+    struct spool_test *t = *state;
+    struct mr_id first[SEGMENTS * A_SEGMENT_S], second[SEGMENTS * A_SEGMENT_S];
+    struct file spares[SPOOL_SPARES], segments[64];
+    spool_test_open(t, SEGMENT);
+    put_segments(t, first, SEGMENTS);
+    for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++)
+        spool_drop(t->sp, first[i]);
+    wait_for_spares(t, SPOOL_SPARES, spares);
+    put_segments(t, second, SEGMENTS);
+    size_t n = files(t, ".seg", segments, 64), again = 0;
+    assert_true(n <= 64);
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < SPOOL_SPARES; k++)
+            if (segments[i].inode == spares[k].inode) {
+                again++;
+                assert_true(segments[i].number > spares[k].number);
+            }
+    assert_int_equal(again, SPOOL_SPARES);
+    spool_test_close(t);
+    spool_test_open(t, SEGMENT);
+    /* Nothing marks a deletion: of the first ones, those are back that stood in the segment that was not sealed then. */
+    size_t back = 0;
+    for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++) {
+        assert_int_equal(spool_test_check(t, second[i], BODY), 0);
+        back += spool_has(t->sp, first[i], NULL);
+    }
+    assert_true(back <= SEGMENT / BODY);
+}
+
+/* A spare that is the newest file: the next segment, made of it, may not have its number, for which its records are
+ * still sound. */
+static void numbers_are_not_used_twice(void **state)
+{
+    struct spool_test *t = *state;
+    struct mr_id ids[3 * A_SEGMENT_S], more[A_SEGMENT_S];
+    struct file spares[SPOOL_SPARES], segments[64];
+    char open_one[512];
+    spool_test_open(t, SEGMENT);
+    put_segments(t, ids, 3);
+    spool_test_close(t);
+    /* Without the open segment, as if it had been emptied: all others are sealed. */
+    size_t n = files(t, ".seg", segments, 64);
+    uint32_t newest = 0;
+    for (size_t i = 0; i < n; i++)
+        newest = segments[i].number > newest ? segments[i].number : newest;
+    (void)snprintf(open_one, sizeof(open_one), "%s/%08x.seg", t->dir, newest);
+    assert_int_equal(unlink(open_one), 0);
+    spool_test_open(t, SEGMENT);
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
+        spool_drop(t->sp, ids[i]);
+    wait_for_spares(t, n - 1, spares);
+    spool_test_close(t);
+    uint32_t highest = 0;
+    for (size_t i = 0; i < n - 1; i++)
+        highest = spares[i].number > highest ? spares[i].number : highest;
+    spool_test_open(t, SEGMENT);
+    more[0] = mr_id_at(1);
+    assert_int_equal(spool_test_put(t, more[0], BODY), 0);
+    n = files(t, ".seg", segments, 64);
+    for (size_t i = 0; i < n; i++)
+        assert_true(segments[i].number > highest);
+    spool_test_close(t);
+    spool_test_open(t, SEGMENT); /* the unsealed one is read record by record, behind the new ones lie old ones */
+    struct spool_stats stats;
+    spool_stats(t->sp, &stats);
+    assert_int_equal(stats.bodies, 1);
+    assert_int_equal(spool_test_check(t, more[0], BODY), 0);
+}
+
+static void spares_are_filled_while_nobody_comes(void **state)
+{
+    struct spool_test *t = *state;
+    struct mr_id ids[2 * A_SEGMENT_S], more[2 * A_SEGMENT_S];
+    struct file spares[SPOOL_SPARES], segments[64];
+    spool_test_open(t, SEGMENT);
+    put_segments(t, ids, 2);
+    wait_for_spares(t, SPOOL_SPARES_FILLED, spares);
+    for (size_t i = 0; i < SPOOL_SPARES_FILLED; i++) {
+        assert_int_equal(spares[i].size, SEGMENT);
+        assert_false(spares[i].hole);
+    }
+    put_segments(t, more, 2);
+    size_t n = files(t, ".seg", segments, 64), used = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < SPOOL_SPARES_FILLED; k++)
+            used += segments[i].inode == spares[k].inode;
+    assert_true(used > 0);
+    spool_test_close(t);
+    spool_test_open(t, SEGMENT);
+    for (size_t i = 0; i < 2 * A_SEGMENT_S; i++) {
+        assert_int_equal(spool_test_check(t, ids[i], BODY), 0);
+        assert_int_equal(spool_test_check(t, more[i], BODY), 0);
+    }
+}
+
+static uint64_t pretended_free;
+
+static int little_space(const struct mr_fileio *io, const char *path, uint64_t *available, uint64_t *total)
+{
+    (void)io;
+    (void)path;
+    *available = pretended_free;
+    *total = 1ULL << 40;
+    return 0;
+}
+
+static void spares_are_given_back_when_space_is_low(void **state)
+{
+    struct spool_test *t = *state;
+    struct mr_id ids[6 * A_SEGMENT_S];
+    struct file spares[SPOOL_SPARES];
+    struct mr_fileio io = mr_fileio_real;
+    io.free_space = little_space;
+    t->io = &io;
+    t->reserve = 1 << 20;
+    pretended_free = 64 << 20;
+    spool_test_open(t, SEGMENT);
+    put_segments(t, ids, 6);
+    for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++)
+        spool_drop(t->sp, ids[i]);
+    wait_for_spares(t, SPOOL_SPARES, spares);
+    pretended_free = 1 << 19;
+    struct mr_id id = mr_id_at(1);
+    assert_int_equal(spool_test_put(t, id, BODY), MR_NOSPACE);
+    wait_for_spares(t, 0, spares);
+    pretended_free = 64 << 20;
+    assert_int_equal(spool_test_put(t, id, BODY), 0);
+    spool_test_close(t);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, spool_test_setup, spool_test_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(dead_segments_are_used_again),
+        TEST(numbers_are_not_used_twice),
+        TEST(spares_are_filled_while_nobody_comes),
+        TEST(spares_are_given_back_when_space_is_low),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
