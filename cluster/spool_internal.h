@@ -100,7 +100,12 @@ struct spool_batch {
 };
 
 /* Spare segments (spool_spare.c). */
-enum { SPOOL_SPARES = 4, SPOOL_SPARES_FILLED = 2 };
+enum {
+    SPOOL_SPARES = 4,
+    SPOOL_SPARES_FILLED = 2,
+    SPOOL_FILL_STEP = 1 << 20, /* then a sync, and a look whether somebody waits */
+    SPOOL_FILL_AFTER = 64,     /* the open segment is filled up when such a part of it is records */
+};
 struct spool_spares {
     pthread_mutex_t mutex;
     uint32_t numbers[SPOOL_SPARES]; /* mutex */
@@ -126,6 +131,7 @@ struct spool_writer {
     uint64_t offset;    /* where the next record goes: the end of the last good one */
     uint64_t synced;    /* a sync has stored what lies before */
     uint64_t allocated; /* blocks are there up to here */
+    uint64_t written;   /* and they, or what lies before offset, are not only allocated */
     bool can_allocate;
     bool unsynced;
     bool has_sealed;              /* a segment, since the start */
@@ -263,8 +269,12 @@ void spool_spare_found(struct spool *sp, uint32_t number);
 bool spool_spare_keep(struct spool *sp, uint32_t number, uint64_t size);
 /* The rest: writer thread. A spare's descriptor, and its number and size; it still has its name. -1: there is none. */
 int spool_spare_take(struct spool *sp, uint32_t *number, uint64_t *size);
+/* There is room enough to write zeros for what may never come. */
+bool spool_spare_room(const struct spool_writer *w);
 /* A step of filling one. False: nothing is to be done. */
 bool spool_spare_fill(struct spool_writer *w);
+/* Not synced. 0 or negative errno. */
+int spool_write_zeros(struct spool *sp, int fd, uint64_t from, uint64_t len);
 /* All are unlinked. */
 void spool_spares_drop(struct spool *sp);
 

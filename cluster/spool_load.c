@@ -138,7 +138,7 @@ static int continue_segment(struct spool *sp, const struct found *f, const struc
     w->fd = fd;
     w->number = f->number;
     w->offset = w->synced = scan->end;
-    w->allocated = scan->file_size;
+    w->allocated = w->written = scan->file_size;
     w->records_count = w->records_room = scan->count;
     w->records = mr_malloc(scan->count * sizeof(*w->records));
     if (scan->count > 0)

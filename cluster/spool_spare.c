@@ -24,8 +24,7 @@
 
 enum {
     FILL_BLOCK = 256 * 1024,
-    FILL_STEP = 4 << 20, /* then a sync, and a look whether somebody waits */
-    FILL_ROOM = 16,      /* filled only while so many segments' bytes are free beyond the reserve */
+    FILL_ROOM = 16, /* filled only while so many segments' bytes are free beyond the reserve */
 };
 
 char *spool_spare_path(const struct spool *sp, uint32_t number)
@@ -163,12 +162,30 @@ static void give_up(struct spool *sp, const char *what, int rc)
     discard(sp, s->filling);
 }
 
+bool spool_spare_room(const struct spool_writer *w)
+{
+    const struct spool *sp = w->sp;
+    uint64_t need = sp->reserve + atomic_load(&sp->keep_free) + FILL_ROOM * sp->segment_bytes;
+    return !sp->spares.given_up && w->space_left >= need;
+}
+
+int spool_write_zeros(struct spool *sp, int fd, uint64_t from, uint64_t len)
+{
+    static const uint8_t zeros[FILL_BLOCK];
+    int rc = 0;
+    for (uint64_t at = 0; at < len && rc == 0; at += FILL_BLOCK) {
+        struct iovec iov = {(void *)(uintptr_t)zeros, len - at < FILL_BLOCK ? (size_t)(len - at) : FILL_BLOCK};
+        rc = mr_fileio_write_full(sp->io, fd, &iov, 1, from + at);
+        busy_step(sp->disk);
+    }
+    return rc;
+}
+
 static bool begin_filling(struct spool_writer *w)
 {
     struct spool *sp = w->sp;
     struct spool_spares *s = &sp->spares;
-    uint64_t need = sp->reserve + atomic_load(&sp->keep_free) + FILL_ROOM * sp->segment_bytes;
-    if (!w->has_sealed || s->given_up || w->space_left < need || count(sp) >= SPOOL_SPARES_FILLED)
+    if (!w->has_sealed || !spool_spare_room(w) || count(sp) >= SPOOL_SPARES_FILLED)
         return false;
     s->filling = w->next_number++;
     char *path = spool_spare_path(sp, s->filling);
@@ -185,20 +202,13 @@ static bool begin_filling(struct spool_writer *w)
 
 bool spool_spare_fill(struct spool_writer *w)
 {
-    static const uint8_t zeros[FILL_BLOCK];
     struct spool *sp = w->sp;
     struct spool_spares *s = &sp->spares;
     if (s->fd < 0 && !begin_filling(w))
         return false;
-    uint64_t upto = s->filled + FILL_STEP < sp->segment_bytes ? s->filled + FILL_STEP : sp->segment_bytes;
-    int rc = 0;
-    while (rc == 0 && s->filled < upto) {
-        size_t len = upto - s->filled < FILL_BLOCK ? (size_t)(upto - s->filled) : FILL_BLOCK;
-        struct iovec iov = {(void *)(uintptr_t)zeros, len};
-        rc = mr_fileio_write_full(sp->io, s->fd, &iov, 1, s->filled);
-        busy_step(sp->disk);
-        s->filled += len;
-    }
+    uint64_t left = sp->segment_bytes - s->filled;
+    uint64_t len = left < SPOOL_FILL_STEP ? left : SPOOL_FILL_STEP;
+    int rc = spool_write_zeros(sp, s->fd, s->filled, len);
     if (rc == 0)
         rc = sp->io->sync_data(sp->io, s->fd);
     busy_step(sp->disk);
@@ -206,6 +216,7 @@ bool spool_spare_fill(struct spool_writer *w)
         give_up(sp, "fill", rc);
         return false;
     }
+    s->filled += len;
     if (s->filled == sp->segment_bytes) {
         (void)sp->io->close_file(sp->io, s->fd);
         s->fd = -1;

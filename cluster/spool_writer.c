@@ -25,6 +25,8 @@ enum {
     CHUNK_RECORDS = 256,    /* of one pwritev */
     SPACE_NEAR = 256 << 20, /* bytes above the reserve: below, the file system is asked before each batch */
     SPACE_MS = 100,
+    IDLE_MS = 100,            /* without puts, then zeros are written ahead */
+    LOOK_MS = 1000,           /* for free space, while there is nothing to do */
     ALLOCATE_BYTES = 8 << 20, /* blocks taken ahead: an append then changes no extent tree, its fdatasync is cheaper */
 };
 
@@ -105,7 +107,7 @@ static void cut_back(struct spool_writer *w)
     int rc = w->sp->io->truncate_file(w->sp->io, w->fd, w->offset);
     if (rc < 0)
         mr_panic("spool: truncating segment %08x: %s", w->number, strerror(-rc));
-    w->allocated = w->offset;
+    w->allocated = w->written = w->offset;
 }
 
 static void allocate_ahead(struct spool_writer *w, uint64_t upto)
@@ -136,8 +138,9 @@ static void allocate_ahead(struct spool_writer *w, uint64_t upto)
 static int make_file(struct spool_writer *w, uint32_t *spare, bool *is_spare)
 {
     struct spool *sp = w->sp;
-    w->allocated = 0;
-    w->fd = spool_spare_take(sp, spare, &w->allocated);
+    w->written = 0;
+    w->fd = spool_spare_take(sp, spare, &w->written);
+    w->allocated = w->written;
     *is_spare = w->fd >= 0;
     if (*is_spare)
         return 0;
@@ -348,17 +351,49 @@ static void write_batch(struct spool_writer *w, struct chunk *c, struct spool_ba
         sync_segment(w, batch);
 }
 
+/* ---- while nobody comes ---- */
+
+/* A step of writing zeros behind the records of the open segment (spool_spare.c says what for). False: not needed. */
+static bool fill_segment(struct spool_writer *w)
+{
+    struct spool *sp = w->sp;
+    uint64_t from = w->written > w->offset ? w->written : w->offset;
+    if (w->fd < 0 || w->offset < sp->segment_bytes / SPOOL_FILL_AFTER || from >= sp->segment_bytes ||
+        !spool_spare_room(w))
+        return false;
+    uint64_t left = sp->segment_bytes - from;
+    struct spool_batch batch = {0};
+    int rc = spool_write_zeros(sp, w->fd, from, left < SPOOL_FILL_STEP ? left : SPOOL_FILL_STEP);
+    if (no_space(rc)) {
+        sp->spares.given_up = true;
+        cut_back(w);
+        return false;
+    }
+    if (rc < 0)
+        mr_panic("spool: writing segment %08x: %s", w->number, strerror(-rc));
+    sync_segment(w, &batch);
+    w->written = from + (left < SPOOL_FILL_STEP ? left : SPOOL_FILL_STEP);
+    if (w->allocated < w->written)
+        w->allocated = w->written;
+    return true;
+}
+
 /* ---- thread ---- */
 
-/* Waits for puts, at most a second; NULL: none came. At once: it only looks. */
-static struct spool_put *take(struct spool_writer *w, bool at_once, bool *stop)
+/* Waits for puts, at most so long; NULL: none came. */
+static struct spool_put *take(struct spool_writer *w, unsigned wait_ms, bool *stop)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec++;
+    until.tv_sec += wait_ms / 1000;
+    until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
     pthread_mutex_lock(&w->mutex);
     int rc = 0;
-    while (w->head == NULL && !w->stop && rc == 0 && !at_once)
+    while (w->head == NULL && !w->stop && rc == 0 && wait_ms > 0)
         rc = pthread_cond_timedwait(&w->wake, &w->mutex, &until);
     struct spool_put *first = w->head;
     struct spool_put *end = first;
@@ -382,19 +417,21 @@ static void *run(void *arg)
 {
     struct spool_writer *w = arg;
     struct chunk *chunk = mr_calloc(1, sizeof(*chunk));
-    bool filling = false; /* spares, as long as nobody comes */
+    unsigned wait_ms = IDLE_MS;
     for (;;) {
         bool stop;
-        struct spool_put *puts = take(w, filling, &stop);
+        struct spool_put *puts = take(w, wait_ms, &stop);
         if (stop)
             break;
         busy_begin(w->sp->disk);
         look_at_space(w);
-        filling = puts == NULL && spool_spare_fill(w);
         if (puts == NULL) {
+            bool filled = fill_segment(w) || spool_spare_fill(w);
             busy_end(w->sp->disk);
+            wait_ms = filled ? 0 : LOOK_MS;
             continue;
         }
+        wait_ms = IDLE_MS;
         struct spool_batch *batch = mr_calloc(1, sizeof(*batch));
         batch->mail.run = spool_batch_done;
         batch->sp = w->sp;

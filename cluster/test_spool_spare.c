@@ -86,7 +86,8 @@ static void dead_segments_are_used_again(void **state)
     assert_int_equal(again, SPOOL_SPARES);
     spool_test_close(t);
     spool_test_open(t, SEGMENT);
-    /* Nothing marks a deletion: of the first ones, those are back that stood in the segment that was not sealed then. */
+    /* Nothing marks a deletion: of the first ones, those are back that stood in the segment that was not sealed then.
+     */
     size_t back = 0;
     for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++) {
         assert_int_equal(spool_test_check(t, second[i], BODY), 0);
@@ -161,6 +162,36 @@ static void spares_are_filled_while_nobody_comes(void **state)
     }
 }
 
+/* The open segment too, behind the few records that it has, and then it is read, written on and sealed as any. */
+static void the_open_segment_is_filled(void **state)
+{
+    enum { FEW = 3 };
+    struct spool_test *t = *state;
+    struct mr_id ids[FEW], more[2 * A_SEGMENT_S];
+    struct file segments[4];
+    spool_test_open(t, SEGMENT);
+    for (int i = 0; i < FEW; i++) {
+        ids[i] = mr_id_at(1);
+        assert_int_equal(spool_test_put(t, ids[i], BODY), 0);
+    }
+    uint64_t until = uv_hrtime() + 60 * 1000000000ULL;
+    while (files(t, ".seg", segments, 4) != 1 || segments[0].size != SEGMENT || segments[0].hole) {
+        assert_true(uv_hrtime() < until);
+        (void)usleep(1000);
+    }
+    assert_int_equal(files(t, ".spare", segments, 4), 0);
+    for (int life = 0; life < 2; life++) {
+        spool_test_close(t);
+        spool_test_open(t, SEGMENT);
+        for (int i = 0; i < FEW; i++)
+            assert_int_equal(spool_test_check(t, ids[i], BODY), 0);
+        if (life == 0)
+            put_segments(t, more, 2);
+        for (size_t i = 0; i < 2 * A_SEGMENT_S; i++)
+            assert_int_equal(spool_test_check(t, more[i], BODY), 0);
+    }
+}
+
 static uint64_t pretended_free;
 
 static int little_space(const struct mr_fileio *io, const char *path, uint64_t *available, uint64_t *total)
@@ -204,6 +235,7 @@ int main(void)
         TEST(dead_segments_are_used_again),
         TEST(numbers_are_not_used_twice),
         TEST(spares_are_filled_while_nobody_comes),
+        TEST(the_open_segment_is_filled),
         TEST(spares_are_given_back_when_space_is_low),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
