@@ -158,10 +158,10 @@ def serial(ports, messages, size):
     return times
 
 
-def idle_seconds():
-    """Of all processors since boot: time without work, waiting for disks included."""
+def processor_seconds():
+    """Of all processors since boot: (time without work, waiting for disks included; time that a hypervisor gave to other machines)."""
     fields = open("/proc/stat").readline().split()
-    return (int(fields[4]) + int(fields[5])) / measure.TICKS
+    return (int(fields[4]) + int(fields[5])) / measure.TICKS, int(fields[8]) / measure.TICKS
 
 
 def rate(load, server, sink, messages, folder):
@@ -174,16 +174,16 @@ def rate(load, server, sink, messages, folder):
         if load.deliver:
             wait_for(lambda: sink.count() >= warm, f"{server.name} delivered {warm} messages", LIMIT)
         measure.settle(server.cpu_seconds)
-        cpu, idle, begun = server.cpu_seconds(), idle_seconds(), time.monotonic()
+        cpu, (idle, stolen), begun = server.cpu_seconds(), processor_seconds(), time.monotonic()
         source(ports, messages, load.sessions, load.size, load.many, folder)
         accepted = time.monotonic() - begun
         if load.deliver:
             wait_for(lambda: sink.count() >= warm + messages, f"{server.name} delivered {messages} messages", LIMIT, 0.01)
         done = time.monotonic() - begun
-        idle = idle_seconds() - idle
+        idle, stolen = (after - before for after, before in zip(processor_seconds(), (idle, stolen)))
         measure.settle(server.cpu_seconds)
         result = {"accepted_per_second": messages / accepted, "cpu_per_1000": (server.cpu_seconds() - cpu) / messages * 1000,
-                  "idle_percent": 100 * idle / done / os.cpu_count()}
+                  "idle_percent": 100 * idle / done / os.cpu_count(), "stolen_percent": 100 * stolen / done / os.cpu_count()}
         if load.deliver:
             result["delivered_per_second"] = messages / done
         return result

@@ -50,6 +50,11 @@ def median_and_spread(numbers, digits=None):
     return f"{form(there[0], digits)} ({form(there[1], digits)} to {form(there[2], digits)})"
 
 
+def percent(numbers):
+    there = measure.spread(numbers)
+    return "-" if there is None else f"{there[0]:.0f} %"
+
+
 def ratio(row, server):
     """How many times BASE's median; of times, how many times shorter."""
     mine, base = (measure.spread(values(row, name, main_field(row))) for name in (server, BASE))
@@ -69,7 +74,7 @@ def table(lines):
 
 def load_table(rows):
     """Each load and server: median, spread, ratio to Postfix, CPU seconds."""
-    lines = [("load", "server", "median (smallest to largest)", "times Postfix", "p99, ms", "CPU s for 1,000 messages", "idle")]
+    lines = [("load", "server", "median (smallest to largest)", "times Postfix", "p99, ms", "CPU s for 1,000 messages", "idle", "stolen")]
     for key in sorted(rows):
         row = rows[key]
         unit = " ms to 250 (p50)" if row["serial"] else " delivered/s" if row["deliver"] else "/s"
@@ -78,12 +83,12 @@ def load_table(rows):
             field = main_field(row)
             times = ratio(row, server)
             p99 = measure.spread(values(row, server, "p99_ms"))
-            idle = measure.spread(values(row, server, "idle_percent"))
             lines.append((
                 f"{key}: {row['title']}", NAMES[server],
                 median_and_spread(values(row, server, field)) + unit + (f"; failed {len(broken)} times: {one_line(broken[0])}" if broken else ""),
                 "-" if times is None else form(times, 2), form(p99[0] if p99 else None),
-                median_and_spread(values(row, server, "cpu_per_1000"), 2), "-" if idle is None else f"{idle[0]:.0f} %"))
+                median_and_spread(values(row, server, "cpu_per_1000"), 2), percent(values(row, server, "idle_percent")),
+                percent(values(row, server, "stolen_percent"))))
     return table(lines)
 
 
@@ -130,7 +135,8 @@ def loads_part(section):
         f"unless said; a run's messages: {counts}. Client: smtp-source, which ends when each message has its 250; over STARTTLS through "
         "stunnel, which resumes its sessions; c by a small client of the bench's own that times each message from the first octet of its "
         "text to its 250, a session to each node in turn. smtp-sink counts what is delivered. A load without \"deliver\" is accepted and held. "
-        "CPU seconds are those of all processes of the server, ended ones included. \"idle\": of all processors, while the load ran.\n\n"
+        "CPU seconds are those of all processes of the server, ended ones included. \"idle\": of all processors, while the load ran; \"stolen\": what the "
+        "hypervisor gave to other machines meanwhile, which also makes CPU seconds look longer.\n\n"
         + "\n".join(notes) + "\n\nDurability is each package's default (`--strace` shows what they sync).\n\n" + load_table(rows) + "\n![chart](results.svg)\n")
 
 
@@ -141,9 +147,8 @@ def nodes_part(section):
         for nodes in sorted(row["nodes"], key=int):
             runs = row["nodes"][nodes]["runs"]
             pick = lambda field, runs=runs: [r.get(field) for r in runs]  # noqa: E731
-            idle = measure.spread(pick("idle_percent"))
             lines.append((f"{key}: {row['title']}", nodes, median_and_spread(pick(main_field(row))) + (" ms" if row["serial"] else "/s"),
-                          median_and_spread(pick("cpu_per_1000"), 2), "-" if idle is None else f"{idle[0]:.0f} %"))
+                          median_and_spread(pick("cpu_per_1000"), 2), percent(pick("idle_percent"))))
     return (f"## More nodes on the same machine\n\n{section_machine(section)}\nEach message's body is on three nodes, its envelope on all. What "
             f"bounds it: the processors, where \"idle\" is near 0.\n\n{table(lines)}")
 
