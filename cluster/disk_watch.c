@@ -6,9 +6,9 @@
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+#include "proto/base/thread.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
@@ -108,18 +108,9 @@ static void *run(void *arg)
 
 int disk_watch_start(struct disk_watch *w)
 {
-    pthread_condattr_t attr;
-    sigset_t all, old;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    mr_cond_init(&w->wake);
     pthread_mutex_init(&w->mutex, NULL);
-    sigfillset(&all); /* signals are the main thread's */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    w->started = pthread_create(&w->thread, NULL, run, w) == 0;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    w->started = mr_thread_start(&w->thread, run, w) == 0;
     if (w->started)
         return 0;
     pthread_mutex_destroy(&w->mutex);

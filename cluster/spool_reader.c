@@ -9,10 +9,10 @@
 #include "proto/base/memory.h"
 #include "proto/base/mutation.h"
 #include "proto/base/panic.h"
+#include "proto/base/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,16 +56,11 @@ static void stop_threads(struct spool *sp, int count)
 int spool_readers_start(struct spool *sp)
 {
     struct spool_readers *r = &sp->readers;
-    sigset_t all, old;
     pthread_mutex_init(&r->mutex, NULL);
     pthread_cond_init(&r->wake, NULL);
     r->tail = &r->head;
-    sigfillset(&all);
     for (int i = 0; i < SPOOL_READERS; i++) {
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        int rc = pthread_create(&r->threads[i], NULL, run, sp);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-        if (rc != 0) {
+        if (mr_thread_start(&r->threads[i], run, sp) != 0) {
             stop_threads(sp, i);
             return MR_NOMEM;
         }

@@ -12,10 +12,10 @@
 #include "proto/base/memory.h"
 #include "proto/base/mutation.h"
 #include "proto/base/panic.h"
+#include "proto/base/thread.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -446,19 +446,10 @@ static void *run(void *arg)
 
 int spool_writer_start(struct spool_writer *w)
 {
-    pthread_condattr_t attr;
-    sigset_t all, old;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    mr_cond_init(&w->wake);
     pthread_mutex_init(&w->mutex, NULL);
     w->tail = &w->head;
-    sigfillset(&all); /* signals are the main thread's */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int rc = pthread_create(&w->thread, NULL, run, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc == 0)
+    if (mr_thread_start(&w->thread, run, w) == 0)
         return 0;
     pthread_mutex_destroy(&w->mutex);
     pthread_cond_destroy(&w->wake);
