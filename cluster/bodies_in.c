@@ -1,11 +1,11 @@
 /* bodies_in.c - a body that comes in piece by piece: pushed by its acceptor, or sent at our request.
  *
- * Happy path: in_piece checks order, length and checksum, copies the piece into the queue; in_pump gives one piece at a
- * time to the spool; on_put answers it and goes on; the last one's answer is the acknowledgement (push) or ends the
- * pull. One piece at a time, so that a beginning from piece 0 (the sender's connection was cut off) never meets a piece
- * of the earlier attempt in the spool's hands: what is there is waited for, then forgotten with spool_abort. Failure:
- * an error goes to the pusher, who counts us out; pieces of it that still come are answered with an error. Close: what
- * the spool has in hand is waited for. */
+ * Happy path: in_piece checks order and length, copies the piece into the queue; in_pump gives one piece at a time to
+ * the spool, which computes the checksum and compares it with what the sender says; on_put answers it and goes on; the
+ * last one's answer is the acknowledgement (push) or ends the pull. One piece at a time, so that a beginning from piece
+ * 0 (the sender's connection was cut off) never meets a piece of the earlier attempt in the spool's hands: what is
+ * there is waited for, then forgotten with spool_abort. Failure: an error goes to the pusher, who counts us out; pieces
+ * of it that still come are answered with an error. Close: what the spool has in hand is waited for. */
 #include "cluster/bodies_internal.h"
 
 #include "proto/base/error.h"
@@ -31,14 +31,13 @@ struct incoming {
     uint32_t peer;     /* 0: given up, waits for the spool */
     struct want *want; /* NULL: pushed */
     uint64_t stamp_ms;
-    uint32_t next;      /* number of the next piece */
-    uint32_t attempt;   /* pieces of an earlier one are not progress */
-    uint64_t length;    /* so far */
-    XXH3_state_t *hash; /* NULL while there is at most one piece */
-    bool complete;      /* the last piece came */
-    bool forget_first;  /* spool_abort before the next piece */
-    bool have;          /* is here already: pieces are checked and answered, not written */
-    bool writing;       /* the spool has a piece */
+    uint32_t next;     /* number of the next piece */
+    uint32_t attempt;  /* pieces of an earlier one are not progress */
+    uint64_t length;   /* so far */
+    bool complete;     /* the last piece came */
+    bool forget_first; /* spool_abort before the next piece */
+    bool have;         /* is here already: pieces are checked and answered, not written */
+    bool writing;      /* the spool has a piece */
     struct blist queue;
 };
 
@@ -87,8 +86,6 @@ static void start_over(struct incoming *in)
     in->length = 0;
     in->complete = false;
     in->forget_first = true;
-    XXH3_freeState(in->hash);
-    in->hash = NULL;
 }
 
 static struct incoming *in_begin(struct bodies *b, uint32_t peer, struct want *w, struct mr_id id)
@@ -130,7 +127,6 @@ static void detach(struct incoming *in)
 static void in_free(struct incoming *in)
 {
     drop_queue(in);
-    XXH3_freeState(in->hash);
     id_table_remove(&in->b->incoming, &in->entry);
     free(in);
 }
@@ -271,22 +267,20 @@ static void on_put(struct spool_put *req, int status)
 
 /* ---- from the peer ---- */
 
-/* Length and checksum of the whole body against what the sender says and what the envelope says, if there is one. */
-static int check_whole(struct incoming *in, const Mailraft__BodyPiece *m, const uint8_t *tail, size_t len)
+/* What the sender says of the whole body against what came and what the envelope says, if there is one. That the bytes
+ * have this checksum is found by the spool. */
+static int check_whole(struct incoming *in, const Mailraft__BodyPiece *m)
 {
     struct bodies *b = in->b;
     const struct state_message *message = b->ops->state_find(b->config.state, in->entry.id);
-    XXH128_hash_t hash = in->hash != NULL ? XXH3_128bits_digest(in->hash) : XXH3_128bits(tail, len);
-    XXH128_canonical_t canonical;
 
-    XXH128_canonicalFromHash(&canonical, hash);
-    if (m->length != in->length || memcmp(canonical.digest, m->checksum.data, sizeof(canonical.digest)) != 0)
+    if (m->length != in->length)
         return MR_CHECKSUM;
     if (message != NULL) {
         struct message_view v;
 
         b->ops->state_message_view(message, &v);
-        if (v.body_length != in->length || memcmp(canonical.digest, v.body_checksum, sizeof(canonical.digest)) != 0)
+        if (v.body_length != in->length || memcmp(m->checksum.data, v.body_checksum, sizeof(v.body_checksum)) != 0)
             return MR_CHECKSUM;
     } else if (in->want != NULL) {
         return MR_NOTFOUND; /* finished meanwhile */
@@ -308,21 +302,14 @@ static int in_accept(struct incoming *in, const Mailraft__BodyPiece *m, const ui
         in->stamp_ms = m->stamp_ms;
     in->next++;
     in->length += len;
-    if (!m->last && in->hash == NULL) {
-        in->hash = XXH3_createState();
-        if (in->hash == NULL)
-            mr_panic("out of memory");
-        XXH3_128bits_reset(in->hash);
-    }
-    if (in->hash != NULL)
-        XXH3_128bits_update(in->hash, tail, len);
     if (m->last) {
         in->complete = true;
-        rc = check_whole(in, m, tail, len);
+        rc = check_whole(in, m);
         if (rc != 0)
             return rc;
     }
-    q = mr_calloc(1, sizeof(*q) + len);
+    q = mr_malloc(sizeof(*q) + len); /* not zeroed: nearly all of it is the piece */
+    memset(q, 0, sizeof(*q));
     q->in = in;
     q->peer = in->peer;
     q->attempt = in->attempt;

@@ -19,8 +19,6 @@
 #include "cluster/bodies.h"
 #include "proto/base/mailbox.h"
 
-#include <xxhash.h>
-
 enum {
     BODIES_NODES = STATE_MAX_NODES + 1, /* raft ids 1..63 index the peers */
     BODIES_TARGETS = 8,                 /* peers that one body goes to at once */

@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include <cmocka.h>
 
@@ -176,6 +177,18 @@ static size_t fake_spool_list(const struct spool *s, uint64_t *cursor, struct sp
         *cursor = 0;
     return n;
 }
+static bool fake_sum_is(const struct fake_body *body, const uint8_t checksum[16])
+{
+    XXH3_state_t *hash = XXH3_createState();
+    XXH128_canonical_t canonical;
+    assert_non_null(hash);
+    XXH3_128bits_reset(hash);
+    for (uint32_t i = 0; i < body->n; i++)
+        XXH3_128bits_update(hash, body->pieces[i].data, body->pieces[i].len);
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
+    XXH3_freeState(hash);
+    return memcmp(canonical.digest, checksum, 16) == 0;
+}
 static int fake_store(struct fake_spool *sp, const struct spool_piece *p)
 {
     struct fake_body *body = fake_body(sp, p->id);
@@ -209,6 +222,10 @@ static int fake_store(struct fake_spool *sp, const struct spool_piece *p)
         if (length != p->length) {
             fake_body_free(body);
             return MR_INVAL;
+        }
+        if (!fake_sum_is(body, p->checksum)) {
+            fake_body_free(body);
+            return MR_CHECKSUM;
         }
         body->complete = true;
         body->length = length;
