@@ -46,6 +46,8 @@ enum {
     CORE_MAX_RULES = 56 * 1024, /* bytes of the rules */
     CORE_MAX_BATCH_OPS = 1024,
     CORE_INFLIGHT = 4,              /* entries proposed and not yet applied; what comes meanwhile is batched */
+    CORE_COMPANY_MS = 5,            /* while mail came in within so long, operations without hurry wait for its next */
+    CORE_UNHURRIED = 128,           /* but no more than these */
     CORE_MAX_STAGED = 16384,        /* operations that wait for a batch */
     CORE_BUSY = 8192,               /* own proposals waiting: refuse new mail above */
     CORE_MAX_SUBMITS = 16384,       /* and submissions of sessions that run; room must stay for what ends attempts */
@@ -87,6 +89,7 @@ struct core_staged {
     struct core_staged *next;
     Mailraft__Op *op;
     size_t size;
+    bool urgent;
     uint32_t peer;    /* 0: own */
     uint64_t request; /* the asker's number; 0: nobody waits */
 };
@@ -107,6 +110,8 @@ struct core_leader {
     uint64_t first_index; /* of this term's first own entry; 0: not yet applied */
     struct core_staged *staged, **staged_tail;
     size_t n_staged;
+    size_t n_urgent;                            /* of these */
+    uint64_t urgent_ns;                         /* when the last one was proposed */
     struct core_batch *batches, **batches_tail; /* in flight, in order */
     unsigned n_batches;
     uint64_t again_ns;        /* when the scheduler wants its next step */

@@ -2,7 +2,10 @@
  *
  * Happy path of an operation: core_lead_stage -> (end of the loop's turn) core_lead_flush: fill-in, one entry for all
  * that came -> replica_propose -> applied (core_lead_applied keeps the results) -> batch_done answers everybody.
- * Batching adapts by itself: while CORE_INFLIGHT entries are on their way, what arrives is gathered for the next.
+ * Batching adapts by itself: while CORE_INFLIGHT entries are on their way, what arrives is gathered for the next. What
+ * ends or moves deliveries makes no entry of its own while another is on its way or mail is coming in: it goes with the
+ * next new message, else when the loop's tick finds none. An entry costs every voter a write to its disk and a message
+ * or two, an outcome in a batch next to nothing.
  * Failure: leadership lost: what is staged is answered "not leader", what is in flight "unknown"; the askers propose
  * again to the next leader (every operation is idempotent). */
 #include "cluster/core.h"
@@ -48,6 +51,23 @@ static void free_staged(struct core_staged *s)
 
 /* ---- staging ---- */
 
+/* Does a client wait for it, or the cluster itself? The others free a slot or use one, which a few milliseconds more or
+ * less do not change: deliveries queue in slots. */
+static bool is_urgent(const Mailraft__Op *op)
+{
+    switch (op->kind_case) {
+    case MAILRAFT__OP__KIND_ASSIGN:
+    case MAILRAFT__OP__KIND_OUTCOME:
+    case MAILRAFT__OP__KIND_RELEASE:
+    case MAILRAFT__OP__KIND_NOTICE:
+    case MAILRAFT__OP__KIND_ASSIGN_NOTICE:
+    case MAILRAFT__OP__KIND_SITE_MEMORY:
+        return false;
+    default:
+        return true;
+    }
+}
+
 static void append_staged(struct cluster *c, Mailraft__Op *op, size_t size, uint32_t peer, uint64_t request)
 {
     struct core_staged *s = mr_calloc(1, sizeof(*s));
@@ -55,9 +75,11 @@ static void append_staged(struct cluster *c, Mailraft__Op *op, size_t size, uint
     s->size = size;
     s->peer = peer;
     s->request = request;
+    s->urgent = is_urgent(op);
     *c->lead.staged_tail = s;
     c->lead.staged_tail = &s->next;
     c->lead.n_staged++;
+    c->lead.n_urgent += s->urgent;
 }
 
 /* What an operation may grow by when it is filled in: three times, and an assignment for each delivery. */
@@ -246,6 +268,7 @@ static void propose_batch(struct cluster *c)
         c->lead.staged = s->next;
         s->next = NULL;
         c->lead.n_staged--;
+        c->lead.n_urgent -= s->urgent;
         if (s->op->kind_case == MAILRAFT__OP__KIND_ENQUEUE)
             fill_enqueue(c, s->op->enqueue, stamp, may_grant);
         else if (s->op->kind_case == MAILRAFT__OP__KIND_OUTCOME && s->op->outcome->dsn != NULL)
@@ -358,11 +381,22 @@ static void schedule(struct cluster *c, uint64_t now)
         c->lead.again_ns = now; /* there may be more; look again when these are on their way */
 }
 
+/* So many entries may be on their way for the next one to be proposed now. */
+static unsigned may_fly(struct cluster *c, uint64_t now)
+{
+    if (c->lead.n_urgent > 0)
+        c->lead.urgent_ns = now;
+    if (c->lead.n_urgent > 0 || c->lead.n_staged >= CORE_UNHURRIED)
+        return CORE_INFLIGHT;
+    return now - c->lead.urgent_ns < CORE_COMPANY_MS * MR_NS_PER_MS ? 0 : 1;
+}
+
 void core_lead_flush(struct cluster *c)
 {
+    uint64_t now = core_now(c);
     if (c->lead.first_index != 0 && c->lead.n_batches < CORE_INFLIGHT)
-        schedule(c, core_now(c));
-    while (c->lead.leading && c->lead.staged != NULL && c->lead.n_batches < CORE_INFLIGHT)
+        schedule(c, now);
+    while (c->lead.leading && c->lead.staged != NULL && c->lead.n_batches < may_fly(c, now))
         propose_batch(c);
 }
 
@@ -478,6 +512,7 @@ void core_lead_end(struct cluster *c)
     c->lead.staged = NULL;
     c->lead.staged_tail = &c->lead.staged;
     c->lead.n_staged = 0;
+    c->lead.n_urgent = 0;
     for (struct core_staged *next; s != NULL; s = next) {
         next = s->next;
         answer(c, s->peer, s->request, FATE_NOT_LEADER, APPLIED, 0);
