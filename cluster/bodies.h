@@ -83,6 +83,11 @@ struct body_read {
 };
 void bodies_read(struct bodies *b, struct body_read *req);
 
+/* The whole body, if it is one of a single piece that was accepted here just now and is still in memory; verified
+ * against the envelope. malloc, the caller's. again: another delivery of the message may ask for it too. NULL: read it.
+ */
+uint8_t *bodies_take(struct bodies *b, const struct message_view *v, bool again, size_t *len);
+
 /* ---- from the core ---- */
 int bodies_frame(struct bodies *b, uint32_t peer, enum frame_type type, const uint8_t *meta, size_t meta_len,
                  const uint8_t *tail, size_t tail_len);

@@ -178,6 +178,11 @@ struct attempt {
     bool deliver_by_trace;
     const char *user; /* who submitted it; "" nobody */
     struct attempt_site site;
+    /* The whole body, where this node still had it in memory (verified, as by cluster_body_read): it need not be read.
+     * NULL: read it. The attempt's. */
+    uint8_t *body;
+    size_t body_len;
+    atomic_size_t *body_counter; /* body_len counts in it until the attempt is freed; NULL: nowhere */
     uint32_t n_recipients;
     const struct attempt_recipient *recipients; /* those still queued */
 };

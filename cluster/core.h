@@ -58,6 +58,7 @@ enum {
     CORE_CANCEL_MS = 2000,         /* how long a client waits for the fate of the cancel */
     CORE_TRANSFER_SLICE = 256 * 1024,
     CORE_SLOT_BUCKETS = 4096,
+    CORE_MAX_HANDED = 16 << 20, /* bytes of bodies that workers hold with attempts; the others read them */
 };
 
 /* One Raft message too large for a frame on its way to a peer. */
@@ -250,6 +251,7 @@ struct cluster {
     struct core_assembly assemblies[LINK_MAX_PEERS];
 
     atomic_ullong lease_end_ns; /* published to workers; 0: none */
+    atomic_size_t handed_bytes; /* of bodies, with attempts that were not freed yet */
     atomic_int readiness;
     atomic_uint version; /* state_version, for workers */
     unsigned n_remember; /* site memories that are being proposed */

@@ -184,7 +184,23 @@ static void hand_attempt(struct mail *mail)
 
 void attempt_free(struct attempt *a)
 {
+    if (a->body_counter != NULL)
+        atomic_fetch_sub(a->body_counter, a->body_len);
+    free(a->body);
     free(a);
+}
+
+/* One that is accepted and delivered here is still in memory: the worker need not ask for it. */
+static void attach_body(struct cluster *c, struct attempt *a, const struct message_view *mv)
+{
+    if (c->bodies == NULL || c->closing || mv->body_length > SPOOL_MAX_PIECE ||
+        atomic_load(&c->handed_bytes) + mv->body_length > CORE_MAX_HANDED)
+        return;
+    a->body = bodies_take(c->bodies, mv, mv->n_deliveries > 1, &a->body_len);
+    if (a->body == NULL)
+        return;
+    a->body_counter = &c->handed_bytes;
+    atomic_fetch_add(a->body_counter, a->body_len);
 }
 
 /* ---- what is remembered of the site ---- */
@@ -295,6 +311,11 @@ void core_attempts_assigned(struct cluster *c, const struct state_message *m, ui
         log_event(LOG_INFO, "assigned", LOG_S("id", mr_id_format(a->id, text)), LOG_S("next_hop", a->next_hop),
                   LOG_N("delivery", delivery), LOG_N("attempt", a->attempt), LOG_N("slot", a->slot));
     }
+    if (a->port->detached) {
+        attempt_free(a);
+        return;
+    }
+    attach_body(c, a, &mv);
     core_port_post(a->port, &a->mail);
 }
 

@@ -73,6 +73,14 @@ static void ask_piece(struct slot *s)
     struct job *j = s->job;
     if (j->reading || j->have_ready || j->last_read)
         return;
+    if (j->a->body != NULL) { /* it came with the attempt: one piece, the whole */
+        j->piece++;
+        j->ready = j->a->body;
+        j->ready_len = j->a->body_len;
+        j->ready_last = true;
+        j->have_ready = true;
+        return;
+    }
     struct piece_read *r = mr_malloc(sizeof(*r));
     r->slot = s;
     r->serial = s->serial;
@@ -83,7 +91,8 @@ static void ask_piece(struct slot *s)
 
 static void drop_piece(struct job *j)
 {
-    free(j->ready);
+    if (j->a == NULL || j->ready != j->a->body)
+        free(j->ready);
     j->ready = NULL;
     j->have_ready = false;
 }
@@ -116,6 +125,8 @@ void body_scan(struct slot *s, enum mime_target target)
     s->job->scan = mime_scan_open(target);
     slot_timer(s, s->d->w->config->delivery.data_timeout_ms);
     ask_piece(s);
+    if (s->job->have_ready)
+        scan_piece(s); /* s may serve another message after it */
 }
 
 static void scan_piece(struct slot *s)
@@ -281,10 +292,10 @@ void body_pump(struct slot *s)
         }
         if (next_hop_is_due(s))
             return;
-        if (!j->have_ready) {
+        if (!j->have_ready)
             ask_piece(s);
+        if (!j->have_ready)
             return;
-        }
         write_piece(s);
         ask_piece(s);
         slot_timer(s, slot_timeout_ms(s));

@@ -92,7 +92,7 @@ struct job {
     struct form_text converted;      /* of the current piece */
     uint32_t piece;                  /* number of the next one to ask for */
     bool reading, last_read;
-    uint8_t *ready; /* read, not yet written */
+    uint8_t *ready; /* read, not yet written; the attempt's own body, or malloc */
     size_t ready_len;
     bool have_ready, ready_last;
     struct smtp_dotted dotted;

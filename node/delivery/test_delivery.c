@@ -87,6 +87,24 @@ static void a_lone_cr_at_the_end(void **state)
     host_close();
 }
 
+/* It is used again when the connection turns out to be dead. */
+static void a_body_that_came_along(void **state)
+{
+    (void)state;
+    start();
+    core.along = true;
+    core.piece_size = 7;
+    server_rule("MAIL", "421 4.4.2 idle for too long", 1, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        give(0, 1);
+        assert_result(wait_told(i), 0, DELIVERED, "2.0.0", "taken");
+        assert_body(server.connections[server.n - 1], core.body);
+    }
+    assert_int_equal(server.n, 2);
+    assert_int_equal(core.reads, 0);
+    host_close();
+}
+
 /* ---- refusals ---- */
 
 static void refused_at_mail(void **state)
@@ -479,6 +497,7 @@ int main(void)
         cmocka_unit_test(one_command_at_a_time),
         cmocka_unit_test(stuffing_at_every_cut),
         cmocka_unit_test(a_lone_cr_at_the_end),
+        cmocka_unit_test(a_body_that_came_along),
         cmocka_unit_test(refused_at_mail),
         cmocka_unit_test(some_recipients_refused),
         cmocka_unit_test(all_recipients_refused),

@@ -378,6 +378,7 @@ static struct {
     bool lease;
     const char *body;
     size_t body_len, piece_size;
+    bool along; /* the body comes with the attempt */
     int read_status, store_status, written_status;
     bool hold[3];
     struct owed *owed;
@@ -775,6 +776,10 @@ static inline struct attempt *make_attempt(const char *next_hop, uint32_t slot, 
     a->body_length = core.body_len;
     a->n_recipients = recipients;
     a->recipients = r;
+    if (core.along) {
+        a->body = mr_memdup(core.body, core.body_len);
+        a->body_len = core.body_len;
+    }
     return a;
 }
 
