@@ -1,10 +1,11 @@
-/* Happy path: journal_dot -> write; journal_reply -> write, timer -> uv_fs_fdatasync; journal_done -> write; when
- * nothing is open and the file is larger than ROTATE_IDLE, a new file takes over and the old one goes. Never quite
- * idle: at ROTATE_FULL the open attempts' records are copied to a new file; the old one is removed after the new one
- * and its name were synced. A crash between leaves both: the replay takes a record that it knows once. Failure: a
- * failed write or sync ends the process: a reply that may be lost would be delivered twice, unseen. Close: a sync under
- * way is waited for, replies not yet synced get one more. Bounds: the attempts a worker has open are bounded by its
- * connections; the files by twice ROTATE_FULL. */
+/* Happy path: journal_dot -> write; journal_reply -> write, timer -> uv_fs_fdatasync; journal_done -> write. The timer
+ * goes by the oldest reply that is open and not synced: while outcomes are committed in less than JOURNAL_SYNC_MS there
+ * is no sync at all, however many are under way. When nothing is open and the file is larger than ROTATE_IDLE, a new
+ * file takes over and the old one goes. Never quite idle: at ROTATE_FULL the open attempts' records are copied to a new
+ * file; the old one is removed after the new one and its name were synced. A crash between leaves both: the replay
+ * takes a record that it knows once. Failure: a failed write or sync ends the process: a reply that may be lost would
+ * be delivered twice, unseen. Close: a sync under way is waited for, replies not yet synced get one more. Bounds: the
+ * attempts a worker has open are bounded by its connections; the files by twice ROTATE_FULL. */
 #include "cluster/journal.h"
 
 #include "cluster/journal_format.h"
@@ -35,9 +36,9 @@ struct journal {
     uint64_t full; /* at this size it is rotated even with open attempts */
     int old_fd;    /* -1; else the file before, until the new one was synced */
     char *old_path;
-    struct journal_table open; /* attempts with a record and not done */
-    uint64_t generation;       /* of replies: rises when a sync begins */
-    uint64_t unsynced;         /* open replies of this generation */
+    struct journal_table open;             /* attempts with a record and not done */
+    uint64_t generation;                   /* of replies: rises when a sync begins */
+    struct journal_entry *oldest, *newest; /* open replies of this generation */
     bool syncing;
     uv_timer_t timer;
     uv_fs_t sync;
@@ -48,6 +49,7 @@ struct journal {
 };
 
 static void begin_sync(struct journal *j);
+static void sync_due(struct journal *j);
 
 /* ---- files ---- */
 
@@ -162,6 +164,27 @@ static void maybe_rotate(struct journal *j)
 
 /* ---- group sync ---- */
 
+static bool is_unsynced(const struct journal *j, const struct journal_entry *e)
+{
+    return e->reply && e->generation == j->generation;
+}
+
+static void unsynced_add(struct journal *j, struct journal_entry *e)
+{
+    e->generation = j->generation;
+    e->since_ms = uv_now(j->loop);
+    e->older = j->newest;
+    e->newer = NULL;
+    *(j->newest != NULL ? &j->newest->newer : &j->oldest) = e;
+    j->newest = e;
+}
+
+static void unsynced_remove(struct journal *j, struct journal_entry *e)
+{
+    *(e->older != NULL ? &e->older->newer : &j->oldest) = e->newer;
+    *(e->newer != NULL ? &e->newer->older : &j->newest) = e->older;
+}
+
 static void finish_close(uv_handle_t *handle)
 {
     struct journal *j = handle->data;
@@ -184,11 +207,12 @@ static void after_sync(struct journal *j)
     maybe_rotate(j); /* first: on a slow disk there may be no other moment between two syncs */
     if (j->syncing)
         return;
-    /* A timer that is not active had its time while the sync ran. */
-    if (j->unsynced > 0 && (j->closing || !uv_is_active((uv_handle_t *)&j->timer)))
-        begin_sync(j);
-    else if (j->closing)
+    if (j->oldest == NULL && j->closing)
         uv_close((uv_handle_t *)&j->timer, finish_close);
+    else if (j->closing)
+        begin_sync(j);
+    else
+        sync_due(j); /* the timer may have had its time while the sync ran */
 }
 
 static void name_synced(uv_fs_t *req)
@@ -221,7 +245,7 @@ static void begin_sync(struct journal *j)
     mr_assert(!j->syncing);
     j->syncing = true;
     j->generation++;
-    j->unsynced = 0;
+    j->oldest = j->newest = NULL;
     j->sync.data = j;
     busy_begin(j->disk.syncs);
     int rc = uv_fs_fdatasync(j->loop, &j->sync, j->fd, data_synced);
@@ -231,8 +255,19 @@ static void begin_sync(struct journal *j)
 static void on_timer(uv_timer_t *timer)
 {
     struct journal *j = timer->data;
-    if (!j->syncing && j->unsynced > 0)
+    if (!j->syncing)
+        sync_due(j);
+}
+
+static void sync_due(struct journal *j)
+{
+    if (j->oldest == NULL)
+        return; /* the next reply starts the timer */
+    uint64_t age = uv_now(j->loop) - j->oldest->since_ms;
+    if (age >= JOURNAL_SYNC_MS)
         begin_sync(j);
+    else
+        (void)uv_timer_start(&j->timer, on_timer, JOURNAL_SYNC_MS - age, 0);
 }
 
 /* ---- records ---- */
@@ -262,13 +297,12 @@ void journal_reply(struct journal *j, const Mailraft__Outcome *outcome)
     struct journal_entry *e = journal_table_find(&j->open, &key);
     if (e == NULL)
         e = journal_table_add(&j->open, &key);
-    if (e->reply && e->generation == j->generation)
-        j->unsynced--; /* the newer one counts */
+    if (is_unsynced(j, e))
+        unsynced_remove(j, e); /* the newer one counts */
     e->offset = j->size;
     e->len = (uint32_t)len;
     e->reply = true;
-    e->generation = j->generation;
-    j->unsynced++;
+    unsynced_add(j, e);
     append(j, record, len);
     free(record);
     if (!uv_is_active((uv_handle_t *)&j->timer))
@@ -284,8 +318,8 @@ void journal_done(struct journal *j, struct mr_id id, uint32_t delivery, uint32_
     struct journal_entry *e = journal_table_find(&j->open, &key);
     if (e == NULL)
         return;
-    if (e->reply && e->generation == j->generation)
-        j->unsynced--;
+    if (is_unsynced(j, e))
+        unsynced_remove(j, e);
     journal_table_remove(&j->open, e);
     journal_key_encode(record, JOURNAL_DONE, &key);
     append(j, record, sizeof(record));
@@ -353,7 +387,7 @@ void journal_close(struct journal *j, void (*cb)(void *arg), void *arg)
     (void)uv_timer_stop(&j->timer);
     if (j->syncing)
         return; /* after_sync goes on */
-    if (j->unsynced > 0)
+    if (j->oldest != NULL)
         begin_sync(j);
     else
         uv_close((uv_handle_t *)&j->timer, finish_close);

@@ -42,6 +42,9 @@ struct journal_entry {
     uint32_t len;
     bool reply;
     uint64_t generation;
+    /* Of the journal that is written: replies that no sync covers yet, oldest first. */
+    struct journal_entry *older, *newer;
+    uint64_t since_ms;
     Mailraft__Outcome *outcome; /* the replay's; the table's owner frees it */
 };
 

@@ -248,6 +248,36 @@ static void replies_share_a_sync_and_done_saves_it(void **state)
     assert_int_equal(atomic_load(&syncs), 2);
 }
 
+static void no_more(uv_timer_t *timer)
+{
+    uv_close((uv_handle_t *)timer, NULL);
+}
+
+/* However many replies follow each other: it takes one that stays open for JOURNAL_SYNC_MS. */
+static void a_sync_comes_when_the_oldest_open_reply_is_due(void **state)
+{
+    struct fixture *f = *state;
+    struct journal *j = open_journal(f, 0, 1);
+    uv_timer_t pause;
+    atomic_store(&syncs, 0);
+    uv_update_time(&f->loop);
+    reply(j, 1, 0, 1, 20);
+    assert_int_equal(uv_timer_init(&f->loop, &pause), 0);
+    assert_int_equal(uv_timer_start(&pause, no_more, JOURNAL_SYNC_MS / 2, 0), 0);
+    while (!uv_is_closing((uv_handle_t *)&pause))
+        (void)uv_run(&f->loop, UV_RUN_ONCE);
+    uint64_t second = uv_now(&f->loop);
+    reply(j, 2, 0, 1, 20);
+    journal_done(j, id_of(1), 0, 1);
+    (void)uv_run(&f->loop, UV_RUN_DEFAULT); /* until the sync has come */
+    assert_true(uv_now(&f->loop) >= second + JOURNAL_SYNC_MS);
+    assert_true(atomic_load(&syncs) >= 1); /* two, if this process was stopped meanwhile */
+    close_journal(f, j);
+    struct journal_left left = left_in(f);
+    assert_int_equal(left.n_outcomes, 1);
+    journal_left_free(&left);
+}
+
 static bool make_room(void *arg)
 {
     (*(int *)arg)++;
@@ -514,6 +544,7 @@ int main(void)
         TEST(dots_and_replies_are_handed_out),
         TEST(replies_share_a_sync_and_done_saves_it),
         TEST(a_full_disk_is_asked_for_its_ballast),
+        TEST(a_sync_comes_when_the_oldest_open_reply_is_due),
         TEST(close_while_syncing),
         TEST(an_idle_file_is_cut_down),
         TEST(a_busy_file_is_rotated_with_what_is_open),
