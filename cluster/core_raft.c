@@ -30,26 +30,23 @@ static void on_apply(void *arg, uint64_t index, const uint8_t *data, size_t len,
         core_lead_applied(c, index, results, n);
 }
 
-static void on_snapshot(void *arg, struct replica_buffer **buffers, unsigned *count)
+static void *on_snapshot(void *arg)
 {
     struct cluster *c = arg;
-    struct state_buffer *parts;
-
-    core_disk_computes(c, true);
-    state_snapshot(c->state, &parts, count);
-    core_disk_computes(c, false);
-    *buffers = mr_calloc(*count, sizeof(**buffers));
-    for (unsigned i = 0; i < *count; i++)
-        (*buffers)[i] = (struct replica_buffer){.base = parts[i].base, .len = parts[i].len};
-    free(parts);
+    return state_hold(c->state);
 }
 
-static void on_snapshot_done(void *arg, struct replica_buffer *buffers, unsigned count)
+static bool on_snapshot_write(void *arg, void *held, bool (*put)(void *put_arg, const void *data, size_t len),
+                              void *put_arg)
 {
     (void)arg;
-    for (unsigned i = 0; i < count; i++)
-        free(buffers[i].base);
-    free(buffers);
+    return state_held_write(held, put, put_arg);
+}
+
+static void on_snapshot_done(void *arg, void *held)
+{
+    (void)arg;
+    state_release_held(held);
 }
 
 static int restore(struct cluster *c, uint64_t index, const uint8_t *data, size_t len)
@@ -236,6 +233,7 @@ int core_raft_open(struct cluster *c, char *error, size_t error_len)
         .fsm = {.arg = c,
                 .apply = on_apply,
                 .snapshot = on_snapshot,
+                .snapshot_write = on_snapshot_write,
                 .snapshot_done = on_snapshot_done,
                 .restore = on_restore},
         .net = {.arg = c, .send = core_raft_send},

@@ -33,6 +33,7 @@ void state_init_contents(struct state *s)
     memcpy(&s->seed, random.bytes, sizeof(s->seed));
     s->version = 1;
     s->next_sequence = 1;
+    s->chunks.next_number = 1;
     s->sites.next_number = 1;
     state_index_init(&s->message_index);
     state_index_init(&s->hop_index);
@@ -44,8 +45,11 @@ void state_init_contents(struct state *s)
 
 void state_close_contents(struct state *s)
 {
-    while (s->messages.tail != NULL)
-        state_message_free(s, MR_CONTAINER(s->messages.tail, struct state_message, in_all));
+    struct state_message *m;
+
+    mr_assert(s->held == NULL);
+    while ((m = state_chunks_last(s)) != NULL)
+        state_message_free(s, m);
     while (s->parts.all.tail != NULL)
         state_parts_drop(s, MR_CONTAINER(s->parts.all.tail, struct state_parts, in_all));
     finished_close(s);

@@ -187,6 +187,19 @@ struct state_buffer {
 };
 void state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count);
 void state_snapshot_free(struct state_buffer *buffers, unsigned count);
+/* The state as it is now, to be written while it changes: what costs something is done by write, and by whoever is
+ * about to change something that is not written yet. At most one at a time, and none at restore and close.
+ *
+ * H1: write gives the bytes that state_snapshot would have given at the time of hold, in order.
+ * H2: hold costs what nodes, parts, sites and users take, which are limited; nothing that grows with the queue.
+ * Thread: hold and release the state's, write any one; release after write has returned. */
+struct state_held;
+/* Takes the next piece; false: no more is wanted. */
+typedef bool (*state_put)(void *arg, const void *data, size_t len);
+struct state_held *state_hold(struct state *s);
+/* False: put said so. Once. */
+bool state_held_write(struct state_held *held, state_put put, void *arg);
+void state_release_held(struct state_held *held);
 /* Replaces the whole state, all or nothing. MR_MALFORMED, MR_CHECKSUM, MR_VERSION: the state is as it was. */
 int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
 /* XXH3-128 over everything that is replicated; equal on all nodes at the same index. O(queue). */

@@ -226,15 +226,19 @@ static void check_users(const struct state *s)
 void state_check(const struct state *s)
 {
     struct sums sums = {0};
+    const struct state_chunk *chunk = NULL;
+    const struct state_message *m;
+    unsigned slot = 0;
 
     for (const struct state_link *l = s->hops.head; l != NULL; l = l->next) {
         struct state_next_hop *hop = MR_CONTAINER(l, struct state_next_hop, in_all);
         memset(&hop->tally, 0, sizeof(hop->tally));
     }
-    walk(&s->messages);
-    for (const struct state_link *l = s->messages.head; l != NULL; l = l->next)
-        check_message(s, MR_CONTAINER(l, struct state_message, in_all), &sums);
-    mr_assert(sums.messages == s->messages.count && sums.messages == s->message_index.count);
+    walk(&s->chunks.all);
+    state_chunks_check(s);
+    while ((m = state_chunks_next(s, &chunk, &slot)) != NULL)
+        check_message(s, m, &sums);
+    mr_assert(sums.messages == s->message_index.count);
     mr_assert(sums.messages == s->message_tree.count && sums.messages == s->counts.messages);
     mr_assert(sums.recipients == s->counts.recipients && sums.body_bytes == s->counts.body_bytes);
     mr_assert(sums.ready == s->counts.ready && sums.assigned == s->counts.assigned);

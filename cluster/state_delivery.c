@@ -252,6 +252,7 @@ void delivery_move(struct state *s, struct state_delivery *d, enum delivery_stat
     bool front = to == DELIVERY_READY && place == AT_FRONT;
 
     mr_assert((transitions[from] & 1U << to) != 0);
+    state_touch(s, m);
     if (to != DELIVERY_ASSIGNED) {
         leave(s, d);
         d->node = 0;
@@ -275,6 +276,7 @@ void delivery_move(struct state *s, struct state_delivery *d, enum delivery_stat
 
 void delivery_requeue(struct state *s, struct state_delivery *d, enum delivery_place place)
 {
+    state_touch(s, delivery_message(d));
     if (message_expired(s, delivery_message(d))) {
         d->due_ms = STATE_DUE_NEVER;
         delivery_move(s, d, DELIVERY_DEFERRED, AT_BACK);
@@ -360,6 +362,7 @@ enum apply_result delivery_assign(struct state *s, struct state_message *m, cons
     enum apply_result r = node_may_run(s, a->node, a->incarnation);
     if (r != APPLIED)
         return r;
+    state_touch(s, m);
     /* Off the ready list before the fields are the assignment's. */
     leave(s, d);
     d->attempt = a->attempt;

@@ -197,8 +197,8 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
     fill_texts(m, e, (char *)m->recipients + recipients);
 
     state_index_insert(&s->message_index, &m->by_id, id_hash(s, id));
-    state_list_append(&s->messages, &m->in_all);
     state_tree_insert(&s->message_tree, &m->by_sequence, sequence, 0);
+    state_chunks_add(s, m);
     s->counts.messages++;
     s->counts.recipients += m->n_recipients;
     s->counts.body_bytes += m->body_length;
@@ -208,6 +208,7 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
 
 void state_message_free(struct state *s, struct state_message *m)
 {
+    state_touch(s, m);
     if (m->notice_kind != MAILRAFT__NOTICE_KIND__NOTICE_NONE)
         state_list_remove(&s->nodes[m->notice_node]->notices, &m->in_node);
     else
@@ -217,7 +218,7 @@ void state_message_free(struct state *s, struct state_message *m)
     for (uint32_t i = 0; i < m->n_recipients; i++)
         recipient_answer(s, m, i, NULL, 0, "");
     state_index_remove(&s->message_index, &m->by_id);
-    state_list_remove(&s->messages, &m->in_all);
+    state_chunks_remove(s, m);
     state_tree_remove(&s->message_tree, &m->by_sequence);
     s->counts.messages--;
     s->counts.recipients -= m->queued;

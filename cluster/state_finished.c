@@ -13,6 +13,7 @@
 enum { CHUNK = 1024 };
 struct state_finished_chunk {
     struct state_finished_chunk *next;
+    struct state_finished_chunk *gone; /* in state.finished.gone */
     size_t used;
     struct state_finished entries[CHUNK];
 };
@@ -35,7 +36,7 @@ struct state_finished *finished_add(struct state *s, struct mr_id id, uint64_t f
 
     if (last == NULL || last->used == CHUNK) {
         struct state_finished_chunk *chunk = mr_malloc(sizeof(*chunk));
-        chunk->next = NULL;
+        chunk->next = chunk->gone = NULL;
         chunk->used = 0;
         if (last == NULL)
             s->finished.first = chunk;
@@ -69,8 +70,23 @@ static void drop_first_chunk(struct state *s)
     if (chunk->next == NULL)
         s->finished.last = NULL;
     s->finished.head = 0;
+    if (s->held != NULL) {
+        chunk->gone = s->finished.gone;
+        s->finished.gone = chunk;
+        return;
+    }
     s->memory -= sizeof(*chunk);
     free(chunk);
+}
+
+void finished_release(struct state *s)
+{
+    for (struct state_finished_chunk *chunk = s->finished.gone, *next; chunk != NULL; chunk = next) {
+        next = chunk->gone;
+        s->memory -= sizeof(*chunk);
+        free(chunk);
+    }
+    s->finished.gone = NULL;
 }
 
 void finished_expire(struct state *s, unsigned max)
@@ -97,6 +113,24 @@ const struct state_finished *finished_next(const struct state *s, const struct s
         *place = 0;
     }
     return *chunk == NULL ? NULL : &(*chunk)->entries[*place];
+}
+
+/* All chunks but the last are full, and what was given out in them does not change. */
+struct finished_held finished_hold(const struct state *s)
+{
+    return (struct finished_held){.chunk = s->finished.first, .place = s->finished.head, .left = s->finished.count};
+}
+
+const struct state_finished *finished_held_next(struct finished_held *held)
+{
+    if (held->left == 0)
+        return NULL;
+    if (held->place == CHUNK) {
+        held->chunk = held->chunk->next; /* there is one, for some are left: of it nobody writes next */
+        held->place = 0;
+    }
+    held->left--;
+    return &held->chunk->entries[held->place++];
 }
 
 void finished_close(struct state *s)

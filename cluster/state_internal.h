@@ -10,13 +10,15 @@
  *   state_finished.c  ids that are remembered
  *   state_sites.c     what is remembered of sites
  *   state_users.c     recipients of each user in an hour
+ *   state_chunks.c    the messages in order, in chunks; state_held.c  the state of one index, held while it changes
  *   state_snapshot.c  writing (and hashing), state_restore.c reading
  *   state_check.c     every invariant
  *   state_list, state_tree, state_index, state_arena: generic pieces
  *
  * Replicated is what the snapshot holds. All lists, trees, tables and counts are worked out from it, so that they are
  * the same on a node that restored as on one that applied; not so, and not replicated: the order in which next hops are
- * listed, and the last reply of a next hop. Nothing that applies may look at those two. Thread: the core's. */
+ * listed, and the last reply of a next hop. Nothing that applies may look at those two. Thread: the core's, but for
+ * what state_held.c says. */
 #ifndef MR_CLUSTER_STATE_INTERNAL_H
 #define MR_CLUSTER_STATE_INTERNAL_H
 
@@ -113,7 +115,7 @@ struct state_extras {
 struct state_message {
     struct mr_id id;
     struct state_index_node by_id;
-    struct state_link in_all;           /* by sequence */
+    struct state_chunk *chunk;          /* where it stands by sequence */
     struct state_tree_node by_sequence; /* major: the sequence */
     union {
         struct state_tree_node notice; /* while a notice will be due and none is assigned: (due, sequence) */
@@ -207,7 +209,11 @@ struct state {
     uint64_t next_sequence;
     Mailraft__Rules *rules;
 
-    struct state_list messages;
+    struct {
+        struct state_list all; /* by sequence */
+        uint64_t next_number;
+    } chunks;
+    struct state_held *held; /* NULL: nothing is held */
     struct state_index message_index;
     struct state_tree message_tree;
     struct state_list hops, ready_hops;
@@ -224,6 +230,7 @@ struct state {
         size_t head; /* oldest, in first */
         uint64_t count;
         struct state_index index;
+        struct state_finished_chunk *gone; /* dropped while the state was held */
     } finished;
 
     struct {
@@ -306,6 +313,39 @@ void state_parts_extend(struct state *s, struct state_parts *p, const uint8_t *d
 void state_parts_drop(struct state *s, struct state_parts *p);
 void state_parts_expire(struct state *s);
 bool state_known_fields(const ProtobufCMessage *m);
+
+/* state_chunks.c */
+/* Messages that follow each other by sequence: what a held state shares, and is written as a whole. No more than
+ * STATE_CHUNK of them, nor begun when STATE_CHUNK_BYTES are there. */
+enum { STATE_CHUNK = 32, STATE_CHUNK_BYTES = 64 * 1024 };
+struct state_chunk {
+    struct state_link in_all;
+    struct state_link in_sparse; /* state_held.sparse */
+    uint64_t number;             /* rises; from 1 */
+    uint64_t saved;              /* number of the held state that has its records: under that one's mutex, as bytes */
+    uint8_t *bytes;              /* of these records until they are written; NULL: they are, or there are none */
+    size_t len;
+    size_t memory; /* of its messages */
+    unsigned used; /* slots that were given out */
+    unsigned live; /* those that hold a message */
+    bool sparse;
+    struct state_message *messages[STATE_CHUNK]; /* NULL: gone */
+};
+/* Behind all others: its sequence is the highest. */
+void state_chunks_add(struct state *s, struct state_message *m);
+void state_chunks_remove(struct state *s, struct state_message *m);
+/* In order of sequence; *chunk and *slot: a cursor, NULL and 0 to begin. NULL: no more. */
+struct state_message *state_chunks_next(const struct state *s, const struct state_chunk **chunk, unsigned *slot);
+struct state_message *state_chunks_last(const struct state *s);
+/* Lets go an empty chunk, or merges one that holds few with a neighbour. */
+void state_chunks_tidy(struct state *s, struct state_chunk *chunk);
+void state_chunks_check(const struct state *s);
+
+/* state_held.c */
+/* Before anything of a message changes that the snapshot tells, or the message goes. */
+void state_touch(struct state *s, const struct state_message *m);
+/* A chunk of few while the state is held: tidied when it is released. */
+void state_held_sparse(struct state_held *held, struct state_chunk *chunk);
 
 /* state_delivery.c */
 enum delivery_place { AT_BACK, AT_FRONT };
@@ -406,6 +446,16 @@ const struct state_finished *finished_last(const struct state *s);
 /* In order of finishing; *chunk and *place: a cursor, NULL and 0 to begin. NULL: no more. */
 const struct state_finished *finished_next(const struct state *s, const struct state_finished_chunk **chunk,
                                            size_t *place);
+/* Those that are there now, for another thread while the state is held. */
+struct finished_held {
+    const struct state_finished_chunk *chunk;
+    size_t place;
+    uint64_t left;
+};
+struct finished_held finished_hold(const struct state *s);
+const struct state_finished *finished_held_next(struct finished_held *held);
+/* The state is no longer held. */
+void finished_release(struct state *s);
 void finished_close(struct state *s);
 
 #define TELL(s, what, ...)                                                                                             \

@@ -65,6 +65,7 @@ void notice_assign_to(struct state *s, struct state_message *m, Mailraft__Notice
 void notice_end(struct state *s, struct state_message *m, uint64_t due_ms)
 {
     mr_assert(m->notice_kind != MAILRAFT__NOTICE_KIND__NOTICE_NONE);
+    state_touch(s, m);
     state_list_remove(&s->nodes[m->notice_node]->notices, &m->in_node);
     m->notice_kind = MAILRAFT__NOTICE_KIND__NOTICE_NONE;
     m->notice_node = 0;
@@ -98,6 +99,7 @@ enum apply_result state_assign_notice(struct state *s, const Mailraft__AssignNot
     r = node_may_run(s, a->node, a->incarnation);
     if (r != APPLIED)
         return r;
+    state_touch(s, m);
     notice_unschedule(s, m);
     m->notice_attempt = a->attempt;
     notice_assign_to(s, m, a->kind, a->node, a->incarnation);
@@ -181,6 +183,7 @@ enum apply_result state_notice(struct state *s, const Mailraft__Notice *n)
             return r; /* still its node's to give */
         state_enqueue_do(s, n->dsn, dsn);
     }
+    state_touch(s, m);
     if (!expires) {
         m->flags |= MESSAGE_WARNED;
         notice_end(s, m, notice_time(m));

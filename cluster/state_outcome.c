@@ -189,6 +189,7 @@ enum apply_result state_outcome(struct state *s, const Mailraft__Outcome *o)
         state_enqueue_do(s, o->dsn, dsn);
     }
     enum apply_result result = APPLIED;
+    state_touch(s, m);
     if (running)
         apply_current(s, m, d, o);
     else

@@ -7,6 +7,7 @@
 #include "cluster/state_records.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
+#include "proto/base/panic.h"
 #include "snapshot.pb-c.h"
 
 #include <stdlib.h>
@@ -153,8 +154,8 @@ static bool delivery_valid(const struct state *s, const Mailraft__SnapshotDelive
 
 static bool message_valid(const struct reader *r, const Mailraft__SnapshotMessage *m)
 {
-    const struct state_link *last = r->s->messages.tail;
-    uint64_t after = last == NULL ? 0 : message_sequence(MR_CONTAINER(last, struct state_message, in_all));
+    const struct state_message *last = state_chunks_last(r->s);
+    uint64_t after = last == NULL ? 0 : message_sequence(last);
 
     if (r->messages == 0 || m->sequence <= after || m->sequence >= r->s->next_sequence)
         return false;
@@ -454,6 +455,7 @@ static int read_all(struct reader *r, const uint8_t *data, size_t len)
 
 int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len)
 {
+    mr_assert(s->held == NULL);
     struct state *fresh = state_open(&s->observer);
     struct reader r = {.s = fresh};
     int result = read_all(&r, data, len);

@@ -1,11 +1,11 @@
-/* Writing the snapshot, and hashing the state: the same bytes, kept or only hashed, so that nothing replicated can be
- * in the one and not in the other.
+/* The snapshot's records, and hashing the state: the same bytes, kept or only hashed, so that nothing replicated can be
+ * in the one and not in the other. state_held.c writes them in a thread.
  *
  * The records are protobuf in its canonical form (fields in order, defaults left out), written field by field without
- * unpacked copies: libraft takes the snapshot on the core's loop, where 100,000 messages must not cost more than some
- * ten milliseconds. */
+ * unpacked copies: a million messages are to be written in a second. */
 #include "cluster/state_internal.h"
 #include "cluster/state_records.h"
+#include "cluster/state_writer.h"
 #include "proto/base/memory.h"
 #include "proto/base/mutation.h"
 #include "proto/base/panic.h"
@@ -14,26 +14,19 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { FLUSH = 64 * 1024 };
-
-struct writer {
-    uint8_t *base;
-    size_t len, size;
-    XXH3_state_t *hash; /* NULL: keep everything */
-    size_t record;      /* where the open record's payload begins */
-};
+enum { FLUSH = 64 * 1024, GROW = 4096 };
 
 /* ---- bytes ---- */
 
-static void reserve(struct writer *w, size_t n)
+static void reserve(struct state_writer *w, size_t n)
 {
     if (w->size - w->len >= n)
         return;
-    w->size += w->size / 2 + n + FLUSH;
+    w->size += w->size / 2 + n + GROW;
     w->base = mr_realloc(w->base, w->size);
 }
 
-static void put(struct writer *w, const void *data, size_t len)
+static void put(struct state_writer *w, const void *data, size_t len)
 {
     reserve(w, len);
     memcpy(w->base + w->len, data, len);
@@ -46,7 +39,7 @@ static void put_32(uint8_t *at, uint32_t value)
         at[i] = (uint8_t)(value >> (8 * i));
 }
 
-static void put_varint(struct writer *w, uint64_t value)
+static void put_varint(struct state_writer *w, uint64_t value)
 {
     reserve(w, 10);
     while (value >= 0x80) {
@@ -60,12 +53,12 @@ static void put_varint(struct writer *w, uint64_t value)
 
 enum { VARINT = 0, BYTES = 2 };
 
-static void put_tag(struct writer *w, uint32_t field, uint32_t type)
+static void put_tag(struct state_writer *w, uint32_t field, uint32_t type)
 {
     put_varint(w, field << 3 | type);
 }
 
-static void put_number(struct writer *w, uint32_t field, uint64_t value)
+static void put_number(struct state_writer *w, uint32_t field, uint64_t value)
 {
     if (value == 0)
         return;
@@ -74,12 +67,12 @@ static void put_number(struct writer *w, uint32_t field, uint64_t value)
 }
 
 /* sint32: zigzag */
-static void put_signed(struct writer *w, uint32_t field, int32_t value)
+static void put_signed(struct state_writer *w, uint32_t field, int32_t value)
 {
     put_number(w, field, value < 0 ? (uint32_t)(-(value + 1)) * 2U + 1 : (uint32_t)value * 2U);
 }
 
-static void put_bytes(struct writer *w, uint32_t field, const void *data, size_t len)
+static void put_bytes(struct state_writer *w, uint32_t field, const void *data, size_t len)
 {
     if (len == 0)
         return;
@@ -88,13 +81,13 @@ static void put_bytes(struct writer *w, uint32_t field, const void *data, size_t
     put(w, data, len);
 }
 
-static void put_string(struct writer *w, uint32_t field, const char *text)
+static void put_string(struct state_writer *w, uint32_t field, const char *text)
 {
     put_bytes(w, field, text, strlen(text));
 }
 
 /* A message inside: room for a length of one byte, made wider at its end where it must be. */
-static size_t begin(struct writer *w, uint32_t field)
+static size_t begin(struct state_writer *w, uint32_t field)
 {
     put_tag(w, field, BYTES);
     reserve(w, 1);
@@ -102,7 +95,7 @@ static size_t begin(struct writer *w, uint32_t field)
     return w->len;
 }
 
-static void end(struct writer *w, size_t start)
+static void end(struct state_writer *w, size_t start)
 {
     size_t len = w->len - start, more = 0;
 
@@ -121,7 +114,7 @@ static void end(struct writer *w, size_t start)
 
 /* ---- records ---- */
 
-static void record_begin(struct writer *w, enum snapshot_record kind)
+static void record_begin(struct state_writer *w, enum snapshot_record kind)
 {
     reserve(w, SNAPSHOT_RECORD_HEADER);
     put_32(w->base + w->len, kind);
@@ -129,7 +122,7 @@ static void record_begin(struct writer *w, enum snapshot_record kind)
     w->record = w->len;
 }
 
-static void record_end(struct writer *w)
+static void record_end(struct state_writer *w)
 {
     size_t len = w->len - w->record;
 
@@ -142,7 +135,7 @@ static void record_end(struct writer *w)
     }
 }
 
-static void write_header(struct writer *w, const struct state *s)
+static void write_header(struct state_writer *w, const struct state *s)
 {
     record_begin(w, RECORD_HEADER);
     put_number(w, 1, s->now_ms);
@@ -150,7 +143,7 @@ static void write_header(struct writer *w, const struct state *s)
     if (!mr_id_is_zero(s->cluster))
         put_bytes(w, 3, s->cluster.bytes, MR_ID_SIZE);
     put_number(w, 4, s->next_sequence);
-    put_number(w, 5, s->messages.count);
+    put_number(w, 5, s->counts.messages);
     put_number(w, 6, s->finished.count);
     put_number(w, 7, s->n_nodes);
     put_number(w, 8, s->parts.all.count);
@@ -174,7 +167,7 @@ static void write_header(struct writer *w, const struct state *s)
     record_end(w);
 }
 
-static void write_node(struct writer *w, const struct state_node *n)
+static void write_node(struct state_writer *w, const struct state_node *n)
 {
     record_begin(w, RECORD_NODE);
     put_number(w, 1, n->id);
@@ -188,7 +181,7 @@ static void write_node(struct writer *w, const struct state_node *n)
     record_end(w);
 }
 
-static void write_body(struct writer *w, const struct state_message *m)
+static void write_body(struct state_writer *w, const struct state_message *m)
 {
     size_t start = begin(w, 3);
 
@@ -205,7 +198,7 @@ static void write_body(struct writer *w, const struct state_message *m)
     end(w, start);
 }
 
-static void write_recipient(struct writer *w, const struct state_recipient *r)
+static void write_recipient(struct state_writer *w, const struct state_recipient *r)
 {
     const char *orcpt = r->address + r->address_len + 1;
     size_t start = begin(w, 5), inner = begin(w, 1);
@@ -223,7 +216,7 @@ static void write_recipient(struct writer *w, const struct state_recipient *r)
     end(w, start);
 }
 
-static void write_delivery(struct writer *w, const struct state_delivery *d)
+static void write_delivery(struct state_writer *w, const struct state_delivery *d)
 {
     size_t start = begin(w, 6);
 
@@ -247,7 +240,7 @@ static void write_delivery(struct writer *w, const struct state_delivery *d)
     end(w, start);
 }
 
-static void write_message(struct writer *w, const struct state_message *m)
+void state_write_message(struct state_writer *w, const struct state_message *m)
 {
     record_begin(w, RECORD_MESSAGE);
     put_bytes(w, 1, m->id.bytes, MR_ID_SIZE);
@@ -283,7 +276,7 @@ static void write_message(struct writer *w, const struct state_message *m)
     record_end(w);
 }
 
-static void write_finished(struct writer *w, const struct state_finished *f)
+void state_write_finished(struct state_writer *w, const struct state_finished *f)
 {
     record_begin(w, RECORD_FINISHED);
     put_bytes(w, 1, f->id.bytes, MR_ID_SIZE);
@@ -295,7 +288,7 @@ static void write_finished(struct writer *w, const struct state_finished *f)
     record_end(w);
 }
 
-static void write_parts(struct writer *w, const struct state_parts *p)
+static void write_parts(struct state_writer *w, const struct state_parts *p)
 {
     record_begin(w, RECORD_PARTS);
     put_bytes(w, 1, p->id.bytes, MR_ID_SIZE);
@@ -306,7 +299,7 @@ static void write_parts(struct writer *w, const struct state_parts *p)
     record_end(w);
 }
 
-static void write_site(struct writer *w, const struct state_site *site)
+static void write_site(struct state_writer *w, const struct state_site *site)
 {
     record_begin(w, RECORD_SITE);
     put_string(w, 1, site->name);
@@ -321,7 +314,7 @@ static void write_site(struct writer *w, const struct state_site *site)
     record_end(w);
 }
 
-static void write_user(struct writer *w, const struct state_user *u)
+static void write_user(struct state_writer *w, const struct state_user *u)
 {
     uint32_t n = STATE_USER_MINUTES;
 
@@ -339,13 +332,9 @@ static void write_user(struct writer *w, const struct state_user *u)
     record_end(w);
 }
 
-/* Everything that is replicated, in an order that is: sequence, raft id, time. */
-static void write_all(struct writer *w, const struct state *s)
+void state_write_head(struct state_writer *w, const struct state *s)
 {
     uint8_t preamble[SNAPSHOT_PREAMBLE] = {0};
-    const struct state_finished_chunk *chunk = NULL;
-    const struct state_finished *f;
-    size_t place = 0;
 
     memcpy(preamble, SNAPSHOT_MAGIC, sizeof(SNAPSHOT_MAGIC)); /* its zero byte goes under the format */
     put_32(preamble + 8, SNAPSHOT_FORMAT);
@@ -354,10 +343,10 @@ static void write_all(struct writer *w, const struct state *s)
     for (uint32_t i = 1; i <= STATE_MAX_NODES; i++)
         if (s->nodes[i] != NULL)
             write_node(w, s->nodes[i]);
-    for (const struct state_link *l = s->messages.head; l != NULL; l = l->next)
-        write_message(w, MR_CONTAINER(l, struct state_message, in_all));
-    while ((f = finished_next(s, &chunk, &place)) != NULL)
-        write_finished(w, f);
+}
+
+void state_write_tail(struct state_writer *w, const struct state *s)
+{
     for (const struct state_link *l = s->parts.all.head; l != NULL; l = l->next)
         write_parts(w, MR_CONTAINER(l, struct state_parts, in_all));
     for (const struct state_tree_node *n = state_tree_first(&s->sites.by_expiry); n != NULL;
@@ -367,18 +356,42 @@ static void write_all(struct writer *w, const struct state *s)
         write_user(w, MR_CONTAINER(l, struct state_user, in_all));
 }
 
+void state_write_end(struct state_writer *w, XXH128_hash_t sum)
+{
+    XXH128_canonical_t checksum;
+
+    XXH128_canonicalFromHash(&checksum, sum);
+    record_begin(w, RECORD_END);
+    put(w, checksum.digest, SNAPSHOT_CHECKSUM);
+    record_end(w);
+}
+
+/* Everything that is replicated, in an order that is: sequence, raft id, time. */
+static void write_all(struct state_writer *w, const struct state *s)
+{
+    const struct state_chunk *of_messages = NULL;
+    const struct state_finished_chunk *of_finished = NULL;
+    const struct state_message *m;
+    const struct state_finished *f;
+    unsigned slot = 0;
+    size_t place = 0;
+
+    state_write_head(w, s);
+    while ((m = state_chunks_next(s, &of_messages, &slot)) != NULL)
+        state_write_message(w, m);
+    while ((f = finished_next(s, &of_finished, &place)) != NULL)
+        state_write_finished(w, f);
+    state_write_tail(w, s);
+}
+
 void state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count)
 {
-    struct writer w = {0};
-    XXH128_canonical_t checksum;
+    struct state_writer w = {0};
 
     /* Most of the state ends up in it: one allocation in the usual case, and the rest is given back. */
     reserve(&w, s->memory + s->parts.bytes + s->finished.count * 40 + FLUSH);
     write_all(&w, s);
-    XXH128_canonicalFromHash(&checksum, XXH3_128bits(w.base, w.len));
-    record_begin(&w, RECORD_END);
-    put(&w, checksum.digest, SNAPSHOT_CHECKSUM);
-    record_end(&w);
+    state_write_end(&w, XXH3_128bits(w.base, w.len));
     *buffers = mr_malloc(sizeof(**buffers));
     (*buffers)->base = mr_realloc(w.base, w.len);
     (*buffers)->len = w.len;
@@ -395,7 +408,7 @@ void state_snapshot_free(struct state_buffer *buffers, unsigned count)
 /* The same as a snapshot's checksum. */
 void state_hash(const struct state *s, uint8_t hash[16])
 {
-    struct writer w = {.hash = XXH3_createState()};
+    struct state_writer w = {.hash = XXH3_createState()};
     XXH128_canonical_t checksum;
 
     if (w.hash == NULL)

@@ -23,16 +23,14 @@ enum {
     DEFAULT_THRESHOLD = 4096,
     DEFAULT_TRAILING = 2048,
     MAX_LOG_IN_MEMORY = 8000,     /* threshold + trailing: at start each loaded entry costs libraft a scan over all */
+    LARGE_SNAPSHOT = 4,           /* times the threshold, at most, until the log is as large as the snapshot */
     HELD_LOG = 32768,             /* entries: threshold while a snapshot is under way to a peer */
     HELD_LOG_BYTES = 256 << 20,   /* and no more than this in memory */
     MAX_INFLIGHT = 512,           /* entries; libraft's 32 throttles throughput */
     HAND_OVER_LONGEST_MS = 32000, /* between two for a slow disk */
     INSTALL_TIMEOUT_MS = 600000,  /* replica_send watches transfers by itself */
-    SNAPSHOT_HEADER = 16,
-    SNAPSHOT_VERSION = 1,
-    ENTRY_HEADER = 4, /* our own length before the data, since libraft wants multiples of 8 */
+    ENTRY_HEADER = 4,             /* our own length before the data, since libraft wants multiples of 8 */
 };
-#define SNAPSHOT_MAGIC 0x5352524dU /* "MRRS" */
 
 /* A proposal that waits. */
 struct proposal {
@@ -51,19 +49,11 @@ struct replica {
     bool started;
     bool starting;
     bool closing;
-    bool holding; /* new snapshots are put off */
-    bool in_fsm;  /* a state machine's function runs */
+    unsigned threshold; /* entries, as libraft was told */
+    bool in_fsm;        /* a state machine's function runs */
     int restore_error;
     uint64_t applied; /* index of the last entry or snapshot given to the state machine */
     unsigned proposals;
-
-    /* The snapshot being taken: at most one. */
-    uint8_t snapshot_header[SNAPSHOT_HEADER];
-    struct raft_buffer *snapshot_buffers;
-    struct replica_buffer *snapshot_theirs;
-    unsigned snapshot_count;
-    uint64_t last_snapshot_bytes;
-    uint64_t last_snapshot_stall_ns;
 
     bool transferring;
     struct raft_transfer transfer;
@@ -112,53 +102,26 @@ static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void *
     return 0;
 }
 
-/* The header tells our snapshots from anything else: raft_uv ignores an empty one and unpacks what looks like LZ4. The
- * state machine's own checksums guard what follows. */
-static void fill_snapshot_header(uint8_t header[SNAPSHOT_HEADER], uint64_t len)
-{
-    store32(header, SNAPSHOT_MAGIC);
-    store32(header + 4, SNAPSHOT_VERSION);
-    store32(header + 8, (uint32_t)len);
-    store32(header + 12, (uint32_t)(len >> 32));
-}
-
+/* Only takes hold of the state: the bytes come by replica_io, which has them written before raft_uv gets them. */
 static int fsm_snapshot(struct raft_fsm *fsm, struct raft_buffer *buffers[], unsigned *count)
 {
     struct replica *r = fsm->data;
     uint64_t started = uv_hrtime();
-    uint64_t len = 0;
 
-    mr_assert(r->snapshot_buffers == NULL);
+    mr_assert(r->rio.held == NULL);
     r->in_fsm = true;
-    r->config.fsm.snapshot(r->config.fsm.arg, &r->snapshot_theirs, &r->snapshot_count);
+    r->rio.held = r->config.fsm.snapshot(r->config.fsm.arg);
     r->in_fsm = false;
-    r->snapshot_buffers = mr_calloc(r->snapshot_count + 1, sizeof(*r->snapshot_buffers));
-    for (unsigned i = 0; i < r->snapshot_count; i++) {
-        r->snapshot_buffers[i + 1] = (struct raft_buffer){r->snapshot_theirs[i].base, r->snapshot_theirs[i].len};
-        len += r->snapshot_theirs[i].len;
-    }
-    fill_snapshot_header(r->snapshot_header, len);
-    r->snapshot_buffers[0] = (struct raft_buffer){r->snapshot_header, SNAPSHOT_HEADER};
-    *buffers = r->snapshot_buffers;
-    *count = r->snapshot_count + 1;
-    r->last_snapshot_bytes = len;
-    r->last_snapshot_stall_ns = uv_hrtime() - started;
+    *buffers = NULL;
+    *count = 0;
+    r->rio.held_ns = uv_hrtime() - started;
     return 0;
 }
 
 static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *buffers[], unsigned *count)
 {
-    struct replica *r = fsm->data;
-
-    mr_assert(*buffers == r->snapshot_buffers);
-    r->in_fsm = true;
-    r->config.fsm.snapshot_done(r->config.fsm.arg, r->snapshot_theirs, r->snapshot_count);
-    r->in_fsm = false;
-    free(r->snapshot_buffers);
-    r->snapshot_buffers = NULL;
-    r->snapshot_theirs = NULL;
-    *buffers = NULL;
-    *count = 0;
+    (void)fsm;
+    mr_assert(*buffers == NULL && *count == 0);
     return 0;
 }
 
@@ -168,16 +131,17 @@ static int decode_snapshot(struct replica *r, uint64_t index, const struct raft_
     uint64_t len;
     int rc;
 
-    if (buf->len < SNAPSHOT_HEADER || load32(data) != SNAPSHOT_MAGIC)
+    if (buf->len < REPLICA_SNAPSHOT_HEADER || load32(data) != REPLICA_SNAPSHOT_MAGIC)
         return MR_MALFORMED;
-    if (load32(data + 4) != SNAPSHOT_VERSION)
+    if (load32(data + 4) != REPLICA_SNAPSHOT_VERSION)
         return MR_VERSION;
     len = load32(data + 8) | (uint64_t)load32(data + 12) << 32;
-    if (len != buf->len - SNAPSHOT_HEADER)
+    if (len != buf->len - REPLICA_SNAPSHOT_HEADER)
         return MR_MALFORMED;
     r->in_fsm = true;
-    rc = r->config.fsm.restore(r->config.fsm.arg, index, data + SNAPSHOT_HEADER, (size_t)len);
+    rc = r->config.fsm.restore(r->config.fsm.arg, index, data + REPLICA_SNAPSHOT_HEADER, (size_t)len);
     r->in_fsm = false;
+    r->rio.snapshot_bytes = len;
     return rc;
 }
 
@@ -221,20 +185,29 @@ static void notice(struct replica *r)
         r->config.changed(r->config.changed_arg, role, term, leader);
 }
 
+/* Entries after which a new snapshot is due. A new one would cut off the entries that a peer needs after the one that
+ * is under way to it. And what is written again and again should be no more than what is new: the larger the snapshot,
+ * the longer the log that it replaces; but each entry costs memory, and time at the next start. */
 static unsigned threshold(const struct replica *r)
 {
-    return r->config.snapshot_threshold ? r->config.snapshot_threshold : DEFAULT_THRESHOLD;
+    unsigned least = r->config.snapshot_threshold ? r->config.snapshot_threshold : DEFAULT_THRESHOLD;
+
+    least += least / 8 * (unsigned)(r->config.id % 4); /* so that not all nodes write theirs at the same time */
+    if (r->rio.log_bytes >= HELD_LOG_BYTES)
+        return least;
+    if (replica_send_holds(&r->rio.send))
+        return HELD_LOG;
+    return r->rio.log_bytes < r->rio.snapshot_bytes ? least * LARGE_SNAPSHOT : least;
 }
 
-/* A new snapshot would cut off the entries that a peer needs after the one that is under way to it. */
-static void hold_snapshots(struct replica *r)
+static void set_threshold(struct replica *r)
 {
-    bool hold = r->rio.log_bytes < HELD_LOG_BYTES && replica_send_holds(&r->rio.send);
+    unsigned entries = threshold(r);
 
-    if (hold == r->holding)
+    if (entries == r->threshold)
         return;
-    r->holding = hold;
-    raft_set_snapshot_threshold(&r->raft, hold ? HELD_LOG : threshold(r));
+    r->threshold = entries;
+    raft_set_snapshot_threshold(&r->raft, entries);
 }
 
 /* Before each poll: outside of libraft, so callbacks may call us again. */
@@ -245,7 +218,7 @@ static void on_turn(uv_prepare_t *handle)
     replica_send_turn(&r->rio.send);
     if (!r->started || r->closing)
         return;
-    hold_snapshots(r);
+    set_threshold(r);
     notice(r);
 }
 
@@ -306,7 +279,7 @@ static void set_up(struct replica *r)
     raft_set_install_snapshot_timeout(&r->raft, INSTALL_TIMEOUT_MS);
     raft_set_pre_vote(&r->raft, true);
     raft_set_max_inflight_entries(&r->raft, MAX_INFLIGHT);
-    raft_set_snapshot_threshold(&r->raft, threshold(r));
+    set_threshold(r);
     raft_set_snapshot_trailing(&r->raft, c->snapshot_trailing ? c->snapshot_trailing : DEFAULT_TRAILING);
     uv_prepare_init(c->loop, &r->turn);
     r->turn.data = r;
@@ -331,6 +304,7 @@ int replica_open(struct replica **out, const struct replica_config *config, char
         goto err_after_alloc;
     r->rio.ticked = on_ticked;
     r->rio.arg = r;
+    r->rio.fsm = &r->config.fsm;
     r->fsm = (struct raft_fsm){.version = 2,
                                .data = r,
                                .apply = fsm_apply,
@@ -683,8 +657,8 @@ void replica_stats(const struct replica *r, struct replica_stats *out)
     *out = (struct replica_stats){.snapshots_taken = r->rio.snapshots_taken,
                                   .snapshots_installed = r->rio.snapshots_installed,
                                   .snapshots_sent = r->rio.send.snapshots_sent,
-                                  .last_snapshot_bytes = r->last_snapshot_bytes,
-                                  .last_snapshot_stall_ns = r->last_snapshot_stall_ns,
+                                  .last_snapshot_bytes = r->rio.snapshot_bytes,
+                                  .last_snapshot_stall_ns = r->rio.snapshot_stall_ns,
                                   .installs_dropped = r->rio.installs_dropped,
                                   .oldest_append_ms = replica_io_append_age(&r->rio),
                                   .unpersisted_bytes = r->rio.unpersisted,

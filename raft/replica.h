@@ -30,11 +30,16 @@ struct replica_fsm {
      * the entry, and dropped otherwise (so it must not need freeing, or must live in the state machine). Cannot fail.
      */
     void (*apply)(void *arg, uint64_t index, const uint8_t *data, size_t len, void **result);
-    /* None of the four may call a function of this header that changes the replica (propose, receive, transfer, close).
+    /* None of these may call a function of this header that changes the replica (propose, receive, transfer, close).
      */
-    /* Buffers from raft-independent memory; given back by snapshot_done. Runs on the loop: its time stalls Raft. */
-    void (*snapshot)(void *arg, struct replica_buffer **buffers, unsigned *count);
-    void (*snapshot_done)(void *arg, struct replica_buffer *buffers, unsigned count);
+    /* Takes hold of the state as it is now; at most one is held. Runs on the loop: its time stalls Raft. */
+    void *(*snapshot)(void *arg);
+    /* Writes what is held, in a thread of its own, while entries are applied. put takes the next piece (a copy); false:
+     * no more is wanted, which is then the result too. */
+    bool (*snapshot_write)(void *arg, void *held, bool (*put)(void *put_arg, const void *data, size_t len),
+                           void *put_arg);
+    /* On the loop, after the write. */
+    void (*snapshot_done)(void *arg, void *held);
     /* Replaces the whole state; index is the snapshot's last. A snapshot that does not decode is MR_MALFORMED or
      * MR_CHECKSUM: the process stops with that message. */
     int (*restore)(void *arg, uint64_t index, const uint8_t *data, size_t len);
@@ -126,7 +131,7 @@ struct replica_stats {
     uint64_t snapshots_installed;
     uint64_t snapshots_sent;
     uint64_t last_snapshot_bytes;
-    uint64_t last_snapshot_stall_ns; /* time of fsm.snapshot on the loop */
+    uint64_t last_snapshot_stall_ns; /* time of fsm.snapshot and snapshot_done on the loop */
     uint64_t installs_dropped;       /* snapshots that came while one was being taken or installed */
     uint64_t oldest_append_ms;       /* a write that has not come back; 0: none waits */
     uint64_t unpersisted_bytes;      /* of entries that wait for the disk */

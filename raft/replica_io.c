@@ -1,7 +1,7 @@
 /* replica_io.c - see replica_io.h.
  *
  * An append: libraft -> guarded_append -> raft_uv -> appended (oldest first) -> libraft.
- * A snapshot: libraft -> guarded_snapshot_put -> raft_uv -> snapshot_stored -> libraft.
+ * A snapshot: libraft -> guarded_snapshot_put -> snapshot_write -> written -> raft_uv -> snapshot_stored -> libraft.
  * Close: raft_uv's close, then the network's last done, then libraft's close callback. */
 #include "raft/replica_io.h"
 
@@ -11,6 +11,7 @@
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 #include "raft/open_segments.h"
+#include "raft/snapshot_write.h"
 #include "raft/unfinished.h"
 
 #include <errno.h>
@@ -41,6 +42,10 @@ struct put_guard {
     raft_io_snapshot_put_cb cb;
     bool install;
     uint64_t index;
+    /* Not of one that is installed. */
+    struct raft_snapshot own; /* libraft's, with the bytes */
+    unsigned trailing;
+    uint64_t log_bytes; /* when it was taken */
 };
 
 static struct replica_io *owner_of(struct raft_io *io)
@@ -239,6 +244,8 @@ static int guarded_truncate(struct raft_io *io, raft_index index)
     return 0;
 }
 
+static void maybe_closed(struct replica_io *rio);
+
 static void snapshot_stored(struct raft_io_snapshot_put *inner, int status)
 {
     struct put_guard *g = MR_CONTAINER(inner, struct put_guard, inner);
@@ -250,7 +257,7 @@ static void snapshot_stored(struct raft_io_snapshot_put *inner, int status)
         mr_panic("raft snapshot was not stored in %s: %s (%s)", rio->dir, raft_strerror(status), rio->io.errmsg);
     if (status == 0) {
         rio->send.snapshot_index = g->index;
-        rio->log_bytes = 0;
+        rio->log_bytes -= g->log_bytes;
         if (g->install) {
             acked_raise(&rio->acked, g->index);
             rio->snapshots_installed++;
@@ -258,12 +265,49 @@ static void snapshot_stored(struct raft_io_snapshot_put *inner, int status)
             rio->snapshots_taken++;
         }
     }
-    if (g->install)
+    if (g->install) {
         rio->installing = false;
-    else
+    } else {
         rio->taking = false;
+        snapshot_write_free(rio->write);
+        rio->write = NULL;
+    }
     free(g);
     cb(outer, status);
+    if (rio->closing)
+        maybe_closed(rio);
+}
+
+static void store_32(uint8_t *at, uint32_t v)
+{
+    for (unsigned i = 0; i < 4; i++)
+        at[i] = (uint8_t)(v >> (8 * i));
+}
+
+/* All bytes are there. */
+static void written(void *arg)
+{
+    struct put_guard *g = arg;
+    struct replica_io *rio = g->owner;
+    uint64_t started = uv_hrtime(), bytes;
+
+    rio->fsm->snapshot_done(rio->fsm->arg, rio->held);
+    rio->held = NULL;
+    rio->snapshot_stall_ns = rio->held_ns + (uv_hrtime() - started);
+    bool whole = snapshot_write_result(rio->write, &g->own.bufs, &g->own.n_bufs, &bytes);
+    if (!whole || rio->closing) {
+        mr_assert(rio->closing);
+        snapshot_stored(&g->inner, RAFT_CANCELED);
+        return;
+    }
+    rio->snapshot_bytes = bytes;
+    store_32(rio->header, REPLICA_SNAPSHOT_MAGIC);
+    store_32(rio->header + 4, REPLICA_SNAPSHOT_VERSION);
+    store_32(rio->header + 8, (uint32_t)bytes);
+    store_32(rio->header + 12, (uint32_t)(bytes >> 32));
+    int rv = rio->uv.snapshot_put(&rio->io, g->trailing, &g->inner, &g->own, snapshot_stored);
+    if (rv != 0)
+        mr_panic("raft snapshot is not stored in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);
 }
 
 static int guarded_snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
@@ -274,18 +318,26 @@ static int guarded_snapshot_put(struct raft_io *io, unsigned trailing, struct ra
     int rv;
 
     mr_assert(!rio->taking && !rio->installing);
-    *g = (struct put_guard){.owner = rio, .outer = req, .cb = cb, .install = trailing == 0, .index = snapshot->index};
+    *g = (struct put_guard){.owner = rio,
+                            .outer = req,
+                            .cb = cb,
+                            .install = trailing == 0,
+                            .index = snapshot->index,
+                            .log_bytes = rio->log_bytes};
+    if (!g->install) {
+        g->own = *snapshot;
+        g->trailing = trailing;
+        rio->taking = true;
+        rio->write = snapshot_write_start(rio->loop, rio->fsm, rio->held, rio->header, sizeof(rio->header), written, g);
+        return 0;
+    }
     rv = rio->uv.snapshot_put(io, trailing, &g->inner, snapshot, snapshot_stored);
     if (rv != 0)
         mr_panic("raft snapshot is not stored in %s: %s (%s)", rio->dir, raft_strerror(rv), io->errmsg);
-    if (g->install) {
-        rio->installing = true;
-        rio->installing_index = snapshot->index;
-        forget_from(rio, snapshot->index + 1);
-        rio->next_index = snapshot->index + 1;
-    } else {
-        rio->taking = true;
-    }
+    rio->installing = true;
+    rio->installing_index = snapshot->index;
+    forget_from(rio, snapshot->index + 1);
+    rio->next_index = snapshot->index + 1;
     return 0;
 }
 
@@ -381,7 +433,7 @@ static void maybe_closed(struct replica_io *rio)
 {
     raft_io_close_cb cb = rio->close_cb;
 
-    if (!rio->uv_closed || rio->send.outstanding > 0 || cb == NULL)
+    if (!rio->uv_closed || rio->send.outstanding > 0 || rio->write != NULL || cb == NULL)
         return;
     rio->close_cb = NULL;
     cb(&rio->io);
@@ -405,6 +457,8 @@ static void own_close(struct raft_io *io, raft_io_close_cb cb)
 
     rio->closing = true;
     rio->close_cb = cb;
+    if (rio->held != NULL)
+        snapshot_write_stop(rio->write);
     rio->uv.close(io, uv_part_closed);
 }
 
@@ -430,6 +484,10 @@ static int own_load(struct raft_io *io, raft_term *term, raft_id *voted_for, str
     *n_entries = l->n_entries;
     rio->next_index = l->start_index + l->n_entries;
     rio->send.snapshot_index = l->snapshot != NULL ? l->snapshot->index : 0;
+    rio->log_bytes = 0;
+    for (size_t i = 0; i < l->n_entries; i++)
+        if (l->start_index + i > rio->send.snapshot_index)
+            rio->log_bytes += l->entries[i].buf.len;
     *l = (struct loaded_log){0};
     return 0;
 }

@@ -23,7 +23,13 @@ enum {
     REPLICA_MAX_UNPERSISTED = 16 << 20,
 };
 
+/* Before the state machine's bytes. It tells our snapshots from anything else: raft_uv ignores an empty one and unpacks
+ * what looks like LZ4. The state machine's own checksums guard what follows. */
+#define REPLICA_SNAPSHOT_MAGIC 0x5352524dU /* "MRRS" */
+enum { REPLICA_SNAPSHOT_HEADER = 16, REPLICA_SNAPSHOT_VERSION = 1 };
+
 struct append_guard;
+struct snapshot_write;
 
 /* What load read, between replica_open (which checks it) and libraft's start. */
 struct loaded_log {
@@ -64,6 +70,14 @@ struct replica_io {
     uint64_t disk_full_logged_ms;
     atomic_uint prepare_retries; /* failed segment preparations since the last append that came through */
     atomic_int truncated_ok;     /* successful truncations whose end the loop has not seen */
+
+    /* The snapshot being taken: at most one. */
+    const struct replica_fsm *fsm;
+    void *held;                   /* of the state machine; NULL: nothing */
+    struct snapshot_write *write; /* NULL: what was held is written */
+    uint8_t header[REPLICA_SNAPSHOT_HEADER];
+    uint64_t held_ns, snapshot_stall_ns; /* the loop's time */
+    uint64_t snapshot_bytes;             /* of the last one, taken, loaded or installed */
 
     bool taking;
     bool installing;

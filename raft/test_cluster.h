@@ -111,24 +111,31 @@ UNUSED_OK static void machine_apply(void *arg, uint64_t index, const uint8_t *da
     *result = (void *)(uintptr_t)m->count;
 }
 
-UNUSED_OK static void machine_snapshot(void *arg, struct replica_buffer **buffers, unsigned *count)
+UNUSED_OK static void *machine_snapshot(void *arg)
 {
     struct node *n = arg;
-    unsigned chunks = (unsigned)(n->machine.ballast / BALLAST_CHUNK);
 
-    *buffers = mr_calloc(chunks + 1, sizeof(**buffers));
-    (*buffers)[0] = (struct replica_buffer){mr_memdup(&n->machine, sizeof(n->machine)), sizeof(n->machine)};
-    for (unsigned i = 0; i < chunks; i++)
-        (*buffers)[i + 1] = (struct replica_buffer){ballast_chunk, BALLAST_CHUNK};
-    *count = chunks + 1;
+    return mr_memdup(&n->machine, sizeof(n->machine));
 }
 
-UNUSED_OK static void machine_snapshot_done(void *arg, struct replica_buffer *buffers, unsigned count)
+UNUSED_OK static bool machine_snapshot_write(void *arg, void *held, bool (*put)(void *, const void *, size_t),
+                                             void *put_arg)
+{
+    const struct machine *m = held;
+    (void)arg;
+
+    if (!put(put_arg, m, sizeof(*m)))
+        return false;
+    for (uint64_t i = 0; i < m->ballast / BALLAST_CHUNK; i++)
+        if (!put(put_arg, ballast_chunk, BALLAST_CHUNK))
+            return false;
+    return true;
+}
+
+UNUSED_OK static void machine_snapshot_done(void *arg, void *held)
 {
     (void)arg;
-    (void)count;
-    free(buffers[0].base);
-    free(buffers);
+    free(held);
 }
 
 UNUSED_OK static int machine_restore(void *arg, uint64_t index, const uint8_t *data, size_t len)
@@ -268,7 +275,7 @@ UNUSED_OK static int node_open(struct cluster *c, unsigned number, char *error, 
         .snapshot_threshold = c->threshold,
         .snapshot_trailing = c->trailing,
         .seed = (unsigned)rnd(c),
-        .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_done, machine_restore},
+        .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_write, machine_snapshot_done, machine_restore},
         .net = {n, net_send},
         .changed = on_changed,
         .changed_arg = n,

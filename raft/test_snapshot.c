@@ -83,7 +83,7 @@ static void sends_a_large_snapshot_once(void **state)
     b.away = &c->nodes[(leader_of(c)->number + 1) % NODES];
     load_cluster(c, 200, 32, 100, 60);
     cut_off(c, b.away->number, true);
-    load_cluster(c, 2500, 64, 100, 120);
+    load_cluster(c, 7000, 64, 100, 120); /* a large snapshot comes more seldom */
     before = c->ok;
     elections = (unsigned)replica_term(leader_of(c)->replica);
     cut_off(c, b.away->number, false);
@@ -208,14 +208,15 @@ static void a_snapshot_that_does_not_decode_is_an_error_at_start(void **state)
 {
     struct cluster *c = cluster_start(0xeeee, 0);
     struct node *n = &c->nodes[0];
-    struct replica_config config = {.loop = &c->loop,
-                                    .dir = n->dir,
-                                    .id = 1,
-                                    .name = "a",
-                                    .election_timeout_ms = 300,
-                                    .heartbeat_ms = 30,
-                                    .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_done, refuse},
-                                    .net = {n, net_send}};
+    struct replica_config config = {
+        .loop = &c->loop,
+        .dir = n->dir,
+        .id = 1,
+        .name = "a",
+        .election_timeout_ms = 300,
+        .heartbeat_ms = 30,
+        .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_write, machine_snapshot_done, refuse},
+        .net = {n, net_send}};
     char error[512];
     (void)state;
 

@@ -1,6 +1,6 @@
 /* The oracle: what the cluster has decided, as told by the first node that applies each index; and whether it may.
  *
- * state_open, state_apply, state_restore, state_snapshot, state_outcome, state_cancel, state_node_up and
+ * state_open, state_apply, state_restore, state_hold, state_outcome, state_cancel, state_node_up and
  * state_node_down are wrapped by the linker: every call of the program's passes through here. Only the first
  * application of an index that comes to its end feeds the oracle; all others, on whatever node and after whatever
  * restart, must do the same to the same state (invariant 7). */
@@ -668,13 +668,13 @@ int __wrap_state_restore(struct state *s, uint64_t index, const uint8_t *data, s
     return rc;
 }
 
-void __real_state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count);
-void __wrap_state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count);
-void __wrap_state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count)
+struct state_held *__real_state_hold(struct state *s);
+struct state_held *__wrap_state_hold(struct state *s);
+struct state_held *__wrap_state_hold(struct state *s)
 {
     compare_hash(s, state_index(s), "when a snapshot is taken");
     world.result->snapshots++;
-    __real_state_snapshot(s, buffers, count);
+    return __real_state_hold(s);
 }
 
 static void tell_outcome(const struct state *s, const Mailraft__Outcome *o)

@@ -29,8 +29,9 @@ void __real_raft_set_snapshot_threshold(struct raft *r, unsigned n);
 void __wrap_raft_set_snapshot_threshold(struct raft *r, unsigned n);
 void __wrap_raft_set_snapshot_threshold(struct raft *r, unsigned n)
 {
-    bool small = n == DEFAULT_THRESHOLD && sizes.threshold != 0;
-    __real_raft_set_snapshot_threshold(r, small ? sizes.threshold : n);
+    /* A multiple of it stays one: nodes differ, and so do snapshots. */
+    bool small = n >= DEFAULT_THRESHOLD && n < DEFAULT_THRESHOLD * 6 && sizes.threshold != 0;
+    __real_raft_set_snapshot_threshold(r, small ? sizes.threshold * n / DEFAULT_THRESHOLD : n);
 }
 
 void __real_raft_set_snapshot_trailing(struct raft *r, unsigned n);
