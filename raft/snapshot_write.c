@@ -6,6 +6,7 @@
 
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+#include "proto/base/thread.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@ enum { BLOCK = 4 << 20, TURN = 256 << 10 /* bytes between two looks at the clock
 struct snapshot_write {
     const struct replica_fsm *fsm;
     void *held;
-    uv_thread_t thread;
+    pthread_t thread;
     uv_async_t ended;
     void (*done)(void *arg);
     void *arg;
@@ -83,13 +84,14 @@ static bool take(void *arg, const void *data, size_t len)
     return true;
 }
 
-static void run(void *arg)
+static void *run(void *arg)
 {
     struct snapshot_write *w = arg;
 
     w->started_ns = uv_hrtime();
     w->whole = w->fsm->snapshot_write(w->fsm->arg, w->held, take, w);
     (void)uv_async_send(&w->ended);
+    return NULL;
 }
 
 /* ---- the loop ---- */
@@ -107,7 +109,7 @@ static void on_ended(uv_async_t *handle)
 
     if (uv_is_closing((uv_handle_t *)handle))
         return;
-    uv_thread_join(&w->thread);
+    pthread_join(w->thread, NULL);
     uv_close((uv_handle_t *)handle, closed);
 }
 
@@ -124,7 +126,7 @@ struct snapshot_write *snapshot_write_start(uv_loop_t *loop, const struct replic
     w->buffers[w->n++] = (struct raft_buffer){header, header_len};
     w->ended.data = w;
     if (uv_mutex_init(&w->mutex) != 0 || uv_cond_init(&w->wake) != 0 || uv_async_init(loop, &w->ended, on_ended) != 0 ||
-        uv_thread_create(&w->thread, run, w) != 0)
+        mr_thread_start(&w->thread, run, w) != 0)
         mr_panic("no thread for the snapshot");
     return w;
 }

@@ -480,12 +480,15 @@ UNUSED_OK static void cluster_init(struct cluster *c, uint64_t seed)
     }
 }
 
-UNUSED_OK static struct cluster *cluster_start(uint64_t seed, uint64_t ballast)
+UNUSED_OK static struct cluster *cluster_start_with(uint64_t seed, uint64_t ballast, unsigned threshold,
+                                                    unsigned trailing)
 {
     struct cluster *c = mr_malloc(sizeof(*c));
     char error[512];
 
     cluster_init(c, seed);
+    c->threshold = threshold;
+    c->trailing = trailing;
     for (unsigned i = 0; i < NODES; i++) {
         c->nodes[i].machine.ballast = ballast;
         if (node_open(c, i, error, sizeof(error)) != 0)
@@ -496,6 +499,11 @@ UNUSED_OK static struct cluster *cluster_start(uint64_t seed, uint64_t ballast)
     }
     assert_true(run_until(c, has_leader, NULL, 10));
     return c;
+}
+
+UNUSED_OK static struct cluster *cluster_start(uint64_t seed, uint64_t ballast)
+{
+    return cluster_start_with(seed, ballast, 1000, 500);
 }
 
 UNUSED_OK static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)

@@ -69,6 +69,19 @@ static void catches_up_while_the_leader_commits(void **state)
     cluster_stop(c);
 }
 
+/* Until then the log still has what a peer lacks. */
+static bool leader_has_stored_one(struct cluster *c, void *arg)
+{
+    const struct node *leader = leader_of(c);
+    struct replica_stats stats;
+    (void)arg;
+
+    if (leader == NULL)
+        return false;
+    replica_stats(leader->replica, &stats);
+    return stats.snapshots_taken > 0 && !replica_snapshotting(leader->replica);
+}
+
 /* A slow link: the transfer takes seconds, in which libraft asks for it at every rejected heartbeat. */
 static void sends_a_large_snapshot_once(void **state)
 {
@@ -78,12 +91,13 @@ static void sends_a_large_snapshot_once(void **state)
     unsigned elections;
     (void)state;
 
-    c = cluster_start(0xbbbb, large());
+    c = cluster_start_with(0xbbbb, large(), 400, 200); /* a large snapshot comes after four times as many */
     c->bulk_bytes_per_s = large() / 3;
     b.away = &c->nodes[(leader_of(c)->number + 1) % NODES];
     load_cluster(c, 200, 32, 100, 60);
     cut_off(c, b.away->number, true);
-    load_cluster(c, 7000, 64, 100, 120); /* a large snapshot comes more seldom */
+    load_cluster(c, 2500, 64, 100, 120);
+    assert_true(run_until(c, leader_has_stored_one, NULL, 60));
     before = c->ok;
     elections = (unsigned)replica_term(leader_of(c)->replica);
     cut_off(c, b.away->number, false);
