@@ -142,7 +142,9 @@ def rot_snapshot(world):
     assert files and metas, list((node.data / "raft").iterdir())
     # Of two snapshots the newer one counts.
     rot(world, node, files[-1], expected=("refused", "ended"))
-    rot(world, node, metas[-1], expected=("refused", "ended"))
+    # Its checksum has four bytes in a word of eight; nobody reads the other four.
+    read = world.rng.choice([(0, 12), (16, metas[-1].stat().st_size)])
+    rot(world, node, metas[-1], expected=("refused", "ended"), among=read)
 
 
 @scenario("rot-metadata", "a node's files of term and vote, each alone, flip a bit or end early", needs=NEEDS, rate=100)
