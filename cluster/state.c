@@ -172,8 +172,7 @@ bool state_is_finished(const struct state *s, struct mr_id id, bool *cancelled)
 
 const struct state_message *state_next_message(const struct state *s, uint64_t after)
 {
-    const struct state_tree_node *n = state_tree_after(&s->message_tree, after, 0);
-    return n == NULL ? NULL : MR_CONTAINER(n, struct state_message, by_sequence);
+    return state_chunks_after(s, after);
 }
 
 void state_message_view(const struct state_message *m, struct message_view *out)

@@ -14,12 +14,13 @@ enum { FEW = STATE_CHUNK / 4, MERGED = STATE_CHUNK / 2 };
 
 #define CHUNK_OF(link) MR_CONTAINER(link, struct state_chunk, in_all)
 
-static struct state_chunk *chunk_new(struct state *s)
+static struct state_chunk *chunk_new(struct state *s, uint64_t first)
 {
     struct state_chunk *chunk = mr_calloc(1, sizeof(*chunk));
 
     chunk->number = s->chunks.next_number++;
     state_list_append(&s->chunks.all, &chunk->in_all);
+    state_tree_insert(&s->chunks.by_first, &chunk->by_first, first, 0);
     s->memory += sizeof(*chunk);
     return chunk;
 }
@@ -28,6 +29,7 @@ static void chunk_free(struct state *s, struct state_chunk *chunk)
 {
     mr_assert(chunk->bytes == NULL && !chunk->sparse);
     state_list_remove(&s->chunks.all, &chunk->in_all);
+    state_tree_remove(&s->chunks.by_first, &chunk->by_first);
     s->memory -= sizeof(*chunk);
     free(chunk);
 }
@@ -38,7 +40,7 @@ void state_chunks_add(struct state *s, struct state_message *m)
     struct state_chunk *chunk = last == NULL ? NULL : CHUNK_OF(last);
 
     if (chunk == NULL || chunk->used == STATE_CHUNK || chunk->memory >= STATE_CHUNK_BYTES)
-        chunk = chunk_new(s);
+        chunk = chunk_new(s, message_sequence(m));
     chunk->messages[chunk->used++] = m;
     chunk->live++;
     chunk->memory += m->memory;
@@ -132,6 +134,21 @@ struct state_message *state_chunks_next(const struct state *s, const struct stat
     }
 }
 
+struct state_message *state_chunks_after(const struct state *s, uint64_t sequence)
+{
+    const struct state_tree_node *later = state_tree_after(&s->chunks.by_first, sequence, UINT64_MAX);
+    const struct state_link *link =
+        later != NULL ? MR_CONTAINER(later, struct state_chunk, by_first)->in_all.prev : s->chunks.all.tail;
+    const struct state_chunk *chunk = link != NULL ? CHUNK_OF(link) : NULL;
+    struct state_message *m;
+    unsigned slot = 0;
+
+    do
+        m = state_chunks_next(s, &chunk, &slot);
+    while (m != NULL && message_sequence(m) <= sequence);
+    return m;
+}
+
 struct state_message *state_chunks_last(const struct state *s)
 {
     /* Empty ones stay only while the state is held. */
@@ -149,12 +166,14 @@ void state_chunks_check(const struct state *s)
     for (const struct state_link *l = s->chunks.all.head; l != NULL; l = l->next) {
         const struct state_chunk *chunk = CHUNK_OF(l);
         unsigned live = 0;
+        mr_assert(chunk->by_first.major > sequence);
         size_t memory = 0;
         for (unsigned slot = 0; slot < STATE_CHUNK; slot++) {
             const struct state_message *m = chunk->messages[slot];
             if (m == NULL)
                 continue;
             mr_assert(slot < chunk->used && m->chunk == chunk && message_sequence(m) > sequence);
+            mr_assert(message_sequence(m) >= chunk->by_first.major);
             sequence = message_sequence(m);
             memory += m->memory;
             live++;

@@ -197,7 +197,7 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
     fill_texts(m, e, (char *)m->recipients + recipients);
 
     state_index_insert(&s->message_index, &m->by_id, id_hash(s, id));
-    state_tree_insert(&s->message_tree, &m->by_sequence, sequence, 0);
+    m->sequence = sequence;
     state_chunks_add(s, m);
     s->counts.messages++;
     s->counts.recipients += m->n_recipients;
@@ -219,7 +219,6 @@ void state_message_free(struct state *s, struct state_message *m)
         recipient_answer(s, m, i, NULL, 0, "");
     state_index_remove(&s->message_index, &m->by_id);
     state_chunks_remove(s, m);
-    state_tree_remove(&s->message_tree, &m->by_sequence);
     s->counts.messages--;
     s->counts.recipients -= m->queued;
     s->counts.body_bytes -= m->body_length;

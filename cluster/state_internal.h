@@ -115,8 +115,8 @@ struct state_extras {
 struct state_message {
     struct mr_id id;
     struct state_index_node by_id;
-    struct state_chunk *chunk;          /* where it stands by sequence */
-    struct state_tree_node by_sequence; /* major: the sequence */
+    struct state_chunk *chunk; /* where it stands by sequence */
+    uint64_t sequence;
     union {
         struct state_tree_node notice; /* while a notice will be due and none is assigned: (due, sequence) */
         struct state_link in_node;     /* while one is assigned */
@@ -211,11 +211,11 @@ struct state {
 
     struct {
         struct state_list all; /* by sequence */
+        struct state_tree by_first;
         uint64_t next_number;
     } chunks;
     struct state_held *held; /* NULL: nothing is held */
     struct state_index message_index;
-    struct state_tree message_tree;
     struct state_list hops, ready_hops;
     struct state_index hop_index;
     struct state_tree due_hops; /* next hops by their earliest deferred delivery */
@@ -263,7 +263,7 @@ static inline struct state_message *delivery_message(const struct state_delivery
 }
 static inline uint64_t message_sequence(const struct state_message *m)
 {
-    return m->by_sequence.major;
+    return m->sequence;
 }
 static inline int32_t message_priority(const struct state_message *m)
 {
@@ -320,10 +320,11 @@ bool state_known_fields(const ProtobufCMessage *m);
 enum { STATE_CHUNK = 32, STATE_CHUNK_BYTES = 64 * 1024 };
 struct state_chunk {
     struct state_link in_all;
-    struct state_link in_sparse; /* state_held.sparse */
-    uint64_t number;             /* rises; from 1 */
-    uint64_t saved;              /* number of the held state that has its records: under that one's mutex, as bytes */
-    uint8_t *bytes;              /* of these records until they are written; NULL: they are, or there are none */
+    struct state_tree_node by_first; /* major: a sequence above those of earlier chunks, and not above its own */
+    struct state_link in_sparse;     /* state_held.sparse */
+    uint64_t number;                 /* rises; from 1 */
+    uint64_t saved; /* number of the held state that has its records: under that one's mutex, as bytes */
+    uint8_t *bytes; /* of these records until they are written; NULL: they are, or there are none */
     size_t len;
     size_t memory; /* of its messages */
     unsigned used; /* slots that were given out */
@@ -336,6 +337,8 @@ void state_chunks_add(struct state *s, struct state_message *m);
 void state_chunks_remove(struct state *s, struct state_message *m);
 /* In order of sequence; *chunk and *slot: a cursor, NULL and 0 to begin. NULL: no more. */
 struct state_message *state_chunks_next(const struct state *s, const struct state_chunk **chunk, unsigned *slot);
+/* The first whose sequence is greater; NULL: none. */
+struct state_message *state_chunks_after(const struct state *s, uint64_t sequence);
 struct state_message *state_chunks_last(const struct state *s);
 /* Lets go an empty chunk, or merges one that holds few with a neighbour. */
 void state_chunks_tidy(struct state *s, struct state_chunk *chunk);
