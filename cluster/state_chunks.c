@@ -64,6 +64,18 @@ void state_chunks_remove(struct state *s, struct state_message *m)
         state_chunks_tidy(s, chunk);
 }
 
+void state_chunks_close(struct state *s)
+{
+    for (struct state_link *l = s->chunks.all.head, *next; l != NULL; l = next) {
+        struct state_chunk *chunk = CHUNK_OF(l);
+        next = l->next;
+        for (unsigned slot = 0; slot < chunk->used; slot++)
+            if (chunk->messages[slot] != NULL)
+                state_message_discard(chunk->messages[slot]);
+        free(chunk);
+    }
+}
+
 /* ---- merging ---- */
 
 static void compact(struct state_chunk *chunk)

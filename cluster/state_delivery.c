@@ -69,6 +69,17 @@ void next_hop_put(struct state *s, struct state_next_hop *hop)
     free(hop);
 }
 
+void next_hops_close(struct state *s)
+{
+    for (struct state_link *l = s->hops.head, *next; l != NULL; l = next) {
+        struct state_next_hop *hop = MR_CONTAINER(l, struct state_next_hop, in_all);
+        next = l->next;
+        free(hop->last_reply);
+        free(hop->urgencies);
+        free(hop);
+    }
+}
+
 void next_hop_reply(struct state *s, struct state_next_hop *hop, const char *reply)
 {
     if (hop->last_reply != NULL) {
@@ -89,6 +100,12 @@ static void hop_due_out(struct state *s, struct state_next_hop *hop)
 {
     if (hop->deferred.count > 0)
         state_tree_remove(&s->due_hops, &hop->due);
+}
+
+/* None that is deferred comes before it: only then it matters for the place of the next hop. */
+static bool is_first_due(const struct state_next_hop *hop, uint64_t due_ms, uint64_t key)
+{
+    return hop->deferred.count == 0 || due_ms < hop->due.major || (due_ms == hop->due.major && key <= hop->due.minor);
 }
 
 static void hop_due_in(struct state *s, struct state_next_hop *hop)
@@ -157,6 +174,32 @@ static void enter_ready(struct state *s, struct state_delivery *d, bool front)
     s->counts.ready++;
 }
 
+static void enter_deferred(struct state *s, struct state_delivery *d)
+{
+    struct state_next_hop *hop = d->hop;
+    bool first = is_first_due(hop, d->due_ms, delivery_key(d));
+
+    if (first)
+        hop_due_out(s, hop);
+    state_tree_insert(&hop->deferred, &d->due, d->due_ms, delivery_key(d));
+    if (first)
+        hop_due_in(s, hop);
+    s->counts.deferred++;
+}
+
+static void leave_deferred(struct state *s, struct state_delivery *d)
+{
+    struct state_next_hop *hop = d->hop;
+    bool first = is_first_due(hop, d->due.major, d->due.minor);
+
+    if (first)
+        hop_due_out(s, hop);
+    state_tree_remove(&hop->deferred, &d->due);
+    if (first)
+        hop_due_in(s, hop);
+    s->counts.deferred--;
+}
+
 static void enter(struct state *s, struct state_delivery *d, enum delivery_state to, bool front)
 {
     struct state_next_hop *hop = d->hop;
@@ -174,10 +217,7 @@ static void enter(struct state *s, struct state_delivery *d, enum delivery_state
         delivery_message(d)->assigned++;
         break;
     case DELIVERY_DEFERRED:
-        hop_due_out(s, hop);
-        state_tree_insert(&hop->deferred, &d->due, d->due_ms, delivery_key(d));
-        hop_due_in(s, hop);
-        s->counts.deferred++;
+        enter_deferred(s, d);
         break;
     case DELIVERY_HELD:
         hop->held++;
@@ -207,10 +247,7 @@ static void leave(struct state *s, struct state_delivery *d)
         delivery_message(d)->assigned--;
         break;
     case DELIVERY_DEFERRED:
-        hop_due_out(s, hop);
-        state_tree_remove(&hop->deferred, &d->due);
-        hop_due_in(s, hop);
-        s->counts.deferred--;
+        leave_deferred(s, d);
         break;
     case DELIVERY_HELD:
         hop->held--;

@@ -226,6 +226,13 @@ void state_message_free(struct state *s, struct state_message *m)
     free(m);
 }
 
+void state_message_discard(struct state_message *m)
+{
+    for (uint32_t i = 0; i < m->n_recipients; i++)
+        free(m->recipients[i].answer);
+    free(m);
+}
+
 void state_message_finish(struct state *s, struct state_message *m, uint32_t delivery, uint32_t attempt, uint32_t node)
 {
     struct mr_id id = m->id;

@@ -302,6 +302,8 @@ bool state_enqueue_valid(const Mailraft__Enqueue *e, struct mr_id *id);
 struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue *e, struct mr_id id,
                                         uint64_t sequence);
 void state_message_free(struct state *s, struct state_message *m);
+/* Its memory only: the state goes as a whole. */
+void state_message_discard(struct state_message *m);
 /* Its last recipient is terminal: forgets it. by: the delivery whose attempt ended it; NULL: none did. */
 void state_message_finish(struct state *s, struct state_message *m, uint32_t delivery, uint32_t attempt, uint32_t node);
 enum apply_result state_enqueue(struct state *s, const Mailraft__Enqueue *e);
@@ -334,6 +336,8 @@ struct state_chunk {
 };
 /* Behind all others: its sequence is the highest. */
 void state_chunks_add(struct state *s, struct state_message *m);
+/* With their messages, which stay in whatever list they are in. */
+void state_chunks_close(struct state *s);
 void state_chunks_remove(struct state *s, struct state_message *m);
 /* In order of sequence; *chunk and *slot: a cursor, NULL and 0 to begin. NULL: no more. */
 struct state_message *state_chunks_next(const struct state *s, const struct state_chunk **chunk, unsigned *slot);
@@ -374,6 +378,7 @@ enum apply_result delivery_assign(struct state *s, struct state_message *m, cons
 void delivery_end(struct state *s, struct state_delivery *d);
 struct state_next_hop *next_hop_get(struct state *s, const char *name);
 void next_hop_put(struct state *s, struct state_next_hop *hop);
+void next_hops_close(struct state *s);
 void next_hop_reply(struct state *s, struct state_next_hop *hop, const char *reply);
 /* Cuts the texts at their limits and at a zero byte. */
 void recipient_answer(struct state *s, struct state_message *m, uint32_t recipient, const uint8_t *reply, size_t len,
