@@ -263,12 +263,69 @@ static void test_chunks(void **state)
     dots = true;
 }
 
+/* ---- in blocks ---- */
+
+/* Lines of some length, now and then with something out of the ordinary; no end but by chance. */
+static size_t make_long(uint32_t *seed, char out[512])
+{
+    static const char *const parts[] = {"\r\n", "\r\n", "\r\n", "\r\n.", "\r\n..", "\r", "\n", "\r\n.\r\n", ".", "\n."};
+    size_t n = 0;
+
+    while (n < 400) {
+        unsigned run, part;
+
+        *seed = *seed * 1664525 + 1013904223;
+        run = (*seed >> 8) % 90;
+        part = (*seed >> 20) % 64;
+        memset(out + n, 'x', run);
+        n += run;
+        part = part < sizeof(parts) / sizeof(parts[0]) ? part : part % 3;
+        memcpy(out + n, parts[part], strlen(parts[part]));
+        n += strlen(parts[part]);
+    }
+    return n;
+}
+
+/* What is taken a block at a time comes to what it comes to octet by octet, wherever the blocks begin. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    for (unsigned how = 0; how < 4; how++) {
+        dots = how & 1;
+        mend = how & 2;
+        for (uint32_t i = 0; i < 5000; i++) {
+            struct smtp_data d;
+            struct result whole;
+            uint8_t text[1100];
+            char input[512];
+            uint32_t seed = i;
+            size_t len = make_long(&seed, input), n = 0, used = 0;
+
+            smtp_data_init(&d, dots, mend);
+            while (used < len && !smtp_data_ended(&d)) {
+                size_t produced;
+
+                used += smtp_data_feed(&d, (const uint8_t *)input + used, 1, text + n, sizeof(text) - n, &produced);
+                n += produced;
+            }
+            feed(input, len, seed % 100, 100 + seed % 200, 2 + seed % 700, &whole);
+            if (!dots)
+                n += smtp_data_finish(&d, text + n);
+            if (whole.consumed != used || whole.bare != smtp_data_bare(&d) || whole.ended != smtp_data_ended(&d) ||
+                (!whole.bare && (whole.len != n || memcmp(whole.text, text, n) != 0)))
+                fail_msg("how %u, seed %u", how, i);
+        }
+    }
+    dots = true;
+    mend = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain),           cmocka_unit_test(test_smuggling),  cmocka_unit_test(test_bare_anywhere),
         cmocka_unit_test(test_leaves_rest),     cmocka_unit_test(test_exhaustive), cmocka_unit_test(test_mend),
-        cmocka_unit_test(test_mend_exhaustive), cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_mend_exhaustive), cmocka_unit_test(test_chunks),     cmocka_unit_test(test_blocks),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
