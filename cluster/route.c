@@ -143,17 +143,40 @@ int next_hop_parse(const char *text, struct next_hop *out)
     return r;
 }
 
+/* ":25" */
+static char *put_port(char *at, unsigned port)
+{
+    char digits[5];
+    unsigned n = 0;
+
+    do {
+        digits[n++] = (char)('0' + port % 10);
+        port /= 10;
+    } while (port > 0);
+    *at++ = ':';
+    while (n > 0)
+        *at++ = digits[--n];
+    *at = '\0';
+    return at;
+}
+
+/* Without printf: a route is looked up twice for each recipient of a message. */
 char *next_hop_format(const struct next_hop *hop, char text[NEXT_HOP_MAX])
 {
     static const char *const schemes[] = {
         [NEXT_HOP_MX] = "mx:", [NEXT_HOP_SMTP] = "smtp://", [NEXT_HOP_LMTP] = "lmtp://"};
-    char all[sizeof(hop->user) + sizeof(hop->host) + 32], port[8] = "";
+    char all[sizeof(hop->user) + sizeof(hop->host) + 32];
     bool six = strchr(hop->host, ':') != NULL;
+    char *end = all;
 
+    end = stpcpy(end, schemes[hop->kind]);
+    end = stpcpy(end, hop->user);
+    end = stpcpy(end, hop->user[0] != '\0' ? "@" : "");
+    end = stpcpy(end, six ? "[" : "");
+    end = stpcpy(end, hop->host);
+    end = stpcpy(end, six ? "]" : "");
     if (hop->kind != NEXT_HOP_MX)
-        snprintf(port, sizeof(port), ":%u", (unsigned)hop->port);
-    snprintf(all, sizeof(all), "%s%s%s%s%s%s%s", schemes[hop->kind], hop->user, hop->user[0] != '\0' ? "@" : "",
-             six ? "[" : "", hop->host, six ? "]" : "", port);
+        end = put_port(end, hop->port);
     if (hop->kind == NEXT_HOP_MX && hop->host[0] == '\0')
         all[2] = '\0';
     size_t len = strnlen(all, NEXT_HOP_MAX - 1); /* what next_hop_parse gave fits */
@@ -178,28 +201,27 @@ static const char *host_end(const char *text, const char **next)
 
 int next_hop_list_parse(const char *text, struct next_hop_list *out)
 {
-    struct next_hop_list list = {.n = 0};
     size_t length = 0;
 
+    out->n = 0; /* the rest of it is large, and needs no zeros */
     if (strnlen(text, 2 * ROUTE_MAX) >= 2 * ROUTE_MAX)
         return MR_MALFORMED;
     for (const char *next; text != NULL; text = next) {
         char one[NEXT_HOP_MAX] = "";
         size_t len = (size_t)(host_end(text, &next) - text);
-        if (list.n == NEXT_HOP_MAX_HOSTS)
+        if (out->n == NEXT_HOP_MAX_HOSTS)
             return MR_LIMIT;
         if (len >= sizeof(one))
             return MR_MALFORMED;
         memcpy(one, text, len);
         one[len] = '\0';
-        if (next_hop_parse(one, &list.at[list.n]) != 0 || list.at[list.n].kind != list.at[0].kind)
+        if (next_hop_parse(one, &out->at[out->n]) != 0 || out->at[out->n].kind != out->at[0].kind)
             return MR_MALFORMED;
-        length += strlen(next_hop_format(&list.at[list.n], one)) + 1;
-        list.n++;
+        length += strlen(next_hop_format(&out->at[out->n], one)) + 1;
+        out->n++;
     }
     if (length > ROUTE_MAX)
         return MR_LIMIT;
-    *out = list;
     return 0;
 }
 

@@ -37,7 +37,8 @@ struct next_hop_list {
     unsigned n; /* at least 1 */
     struct next_hop at[NEXT_HOP_MAX_HOSTS];
 };
-/* As next_hop_parse, and lists; blanks after the commas are allowed. MR_LIMIT: too many hosts. */
+/* As next_hop_parse, and lists; blanks after the commas are allowed. MR_LIMIT: too many hosts. On error *out holds
+ * nothing of use. */
 int next_hop_list_parse(const char *text, struct next_hop_list *out);
 char *next_hop_list_format(const struct next_hop_list *list, char text[ROUTE_MAX]);
 

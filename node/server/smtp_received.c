@@ -4,7 +4,6 @@
 #include "proto/base/clock.h"
 #include "proto/base/panic.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,32 +21,55 @@ const char *smtp_protocol_name(unsigned how)
                 [(how & PROTOCOL_AUTH) != 0];
 }
 
-/* Behind what is there; a field is well below its maximum by the limits of its parts. */
-static int add(char out[SMTP_MAX_RECEIVED], int n, const char *format, ...)
+/* Behind what is there; a field is well below its maximum by the limits of its parts. One is written for each message,
+ * and printf would cost as much as all else that is done for it here. */
+static size_t put(char out[SMTP_MAX_RECEIVED], size_t n, const char *text, size_t len)
 {
-    va_list args;
-    int more;
+    mr_assert(n + len < SMTP_MAX_RECEIVED);
+    memcpy(out + n, text, len);
+    return n + len;
+}
 
-    va_start(args, format);
-    more = vsnprintf(out + n, (size_t)(SMTP_MAX_RECEIVED - n), format, args);
-    va_end(args);
-    mr_assert(more >= 0 && n + more < SMTP_MAX_RECEIVED);
-    return n + more;
+static size_t add(char out[SMTP_MAX_RECEIVED], size_t n, const char *text)
+{
+    return put(out, n, text, strlen(text));
 }
 
 size_t smtp_received_write(const struct smtp_received *r, char out[SMTP_MAX_RECEIVED])
 {
     char id[MR_ID_TEXT + 1];
     char date[MR_RFC5322_DATE_SIZE];
-    int n;
+    size_t n;
 
-    n = add(out, 0, "Received: from %s ([%s])\r\n", r->helo, r->client);
-    if (r->tls != NULL)
-        n = add(out, n, "\t%s\r\n", r->tls);
-    n = add(out, n, "\tby %s with %s id %s", r->hostname, smtp_protocol_name(r->how), mr_id_format(r->id, id));
-    if (r->recipient != NULL)
-        n = add(out, n, "\r\n\tfor <%.*s>", (int)r->recipient_len, r->recipient);
-    if (r->has_priority) /* RFC 5321 section 4.4: clauses that came later stand behind "for" */
-        n = add(out, n, "\r\n\tpriority %d", r->priority);
-    return (size_t)add(out, n, ";\r\n\t%s\r\n", mr_rfc5322_date(r->unix_ms, date));
+    n = add(out, 0, "Received: from ");
+    n = add(out, n, r->helo);
+    n = add(out, n, " ([");
+    n = add(out, n, r->client);
+    n = add(out, n, "])\r\n");
+    if (r->tls != NULL) {
+        n = add(out, n, "\t");
+        n = add(out, n, r->tls);
+        n = add(out, n, "\r\n");
+    }
+    n = add(out, n, "\tby ");
+    n = add(out, n, r->hostname);
+    n = add(out, n, " with ");
+    n = add(out, n, smtp_protocol_name(r->how));
+    n = add(out, n, " id ");
+    n = add(out, n, mr_id_format(r->id, id));
+    if (r->recipient != NULL) {
+        n = add(out, n, "\r\n\tfor <");
+        n = put(out, n, r->recipient, r->recipient_len);
+        n = add(out, n, ">");
+    }
+    if (r->has_priority) { /* RFC 5321 section 4.4: clauses that came later stand behind "for" */
+        char priority[16];
+
+        (void)snprintf(priority, sizeof(priority), "%d", r->priority);
+        n = add(out, n, "\r\n\tpriority ");
+        n = add(out, n, priority);
+    }
+    n = add(out, n, ";\r\n\t");
+    n = add(out, n, mr_rfc5322_date(r->unix_ms, date));
+    return add(out, n, "\r\n");
 }
