@@ -324,6 +324,13 @@ static void end_idle(struct smtp_session *s)
         smtp_session_bye(s, SMTP_REPLY(421, "4.3.2", "Shutting down"));
 }
 
+/* Few clients say anything before the answer to the final dot: reading is stopped only for one that does, as to stop
+ * and start it takes two calls to the kernel for each message. */
+static bool may_speak(const struct smtp_session *s)
+{
+    return s->state == SMTP_WAIT && s->reading && s->in.len == 0;
+}
+
 void smtp_session_settle(struct smtp_session *s)
 {
     if (s->id == 0)
@@ -335,7 +342,7 @@ void smtp_session_settle(struct smtp_session *s)
     if (s->id != 0 && s->state == SMTP_CLOSING && !s->writing)
         finish(s);
     else if (s->id != 0)
-        smtp_stream_read_on(s, smtp_stream_can_consume(s));
+        smtp_stream_read_on(s, smtp_stream_can_consume(s) || may_speak(s));
     if (s->id != 0)
         set_timer(s);
 }
@@ -382,7 +389,7 @@ void smtp_session_answer(struct smtp_session *s, const struct smtp_reply *refusa
     if (refusal != NULL) {
         smtp_session_answer_each(s, refusal);
     } else {
-        snprintf(text, sizeof(text), "Ok: queued as %s", mr_id_format(s->transaction->id, id));
+        (void)stpcpy(stpcpy(text, "Ok: queued as "), mr_id_format(s->transaction->id, id));
         smtp_session_answer_each(s, SMTP_REPLY(250, "2.0.0", text));
         s->junk = s->deferrals = 0;
     }

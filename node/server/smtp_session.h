@@ -1,7 +1,7 @@
 /* smtp_session.h - one connection of a client, and the commands on it (RFC 5321).
  *
  * I1: commands are looked at in order, and none while a reply is not yet in the kernel or the answer to a final dot is
- *     awaited; what was read meanwhile is kept, and nothing more is read.
+ *     awaited; what was read meanwhile is kept (one read at most), and nothing more is read.
  * I2: replies are gathered and written once, when the input is used up or a wait begins (RFC 2920).
  * I3: state changes go through smtp_session_move.
  * Life: open (accept) -> opening (smtp_session_opening.c) -> greeting -> commands -> bye (reply, shutdown, linger) or

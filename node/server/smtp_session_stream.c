@@ -278,6 +278,13 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 
     if (n == 0 || s->id == 0)
         return;
+    if (s->state == SMTP_WAIT) {
+        /* It is kept until the answer was given, and nothing more is taken in. A client that has ended its side may
+         * still wait for the answer: the end is met again after it. */
+        smtp_stream_read_on(s, false);
+        if (n < 0)
+            return;
+    }
     if (n < 0) {
         if (s->tls != NULL)
             smtp_tls_ended(s, NULL);

@@ -211,6 +211,60 @@ static void test_pipelining(void **state)
     host_stop();
 }
 
+/* What comes after the dot, before its answer: words, more words than are kept, the end of the client's side. */
+static void test_heard_while_waiting(void **state)
+{
+    enum { FLOOD = 32 << 20 };
+    static char noops[6 * 4000];
+    struct client c;
+    size_t sent = 0;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(noops); i += 6)
+        memcpy(noops + i, "NOOP\r\n", 6);
+    host_configure();
+    fake.hold[FAKE_SUBMIT] = true;
+    host_start();
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "one\r\n.\r\n");
+    WAIT_FOR(fake.waiting[FAKE_SUBMIT] == 1);
+    client_send(&c, "MAIL FROM:<b@b>\r\n");
+    client_send(&c, "RCPT TO:<v@example.net>\r\n");
+    client_send(&c, "DATA\r\n");
+    client_expect_silence(&c);
+    fake.hold[FAKE_SUBMIT] = false;
+    client_expect(&c, "250 2.0.0");
+    client_expect(&c, "250 2.1.0");
+    client_expect(&c, "250 2.1.5");
+    client_expect(&c, "354 ");
+    fake.hold[FAKE_SUBMIT] = true;
+    client_send(&c, "two\r\n.\r\n");
+    WAIT_FOR(fake.waiting[FAKE_SUBMIT] == 1);
+    assert_int_equal(shutdown(c.fd, SHUT_WR), 0);
+    client_expect_silence(&c);
+    fake.hold[FAKE_SUBMIT] = false;
+    client_expect(&c, "250 2.0.0");
+    client_expect_end(&c);
+    fake.hold[FAKE_SUBMIT] = true;
+    client_greet(&c);
+    client_begin_data(&c);
+    client_send(&c, "three\r\n.\r\n");
+    WAIT_FOR(fake.waiting[FAKE_SUBMIT] == 1);
+    for (unsigned idle = 0; idle < 100 && sent < FLOOD; idle++, turn()) {
+        ssize_t n = send(c.fd, noops, sizeof(noops), MSG_NOSIGNAL);
+
+        if (n > 0) {
+            sent += (size_t)n;
+            idle = 0;
+        }
+    }
+    assert_true(sent > SMTP_READ_BUFFER && sent < FLOOD); /* the kernels' buffers are full: nobody reads */
+    client_close(&c);
+    fake.hold[FAKE_SUBMIT] = false;
+    host_stop();
+}
+
 /* RFC 2920 section 3.1: who does not wait where it has to, or was not told that it need not. */
 static void test_improper_pipelining(void **state)
 {
@@ -608,6 +662,7 @@ int main(void)
         cmocka_unit_test(test_no_postmaster),
         cmocka_unit_test(test_submission),
         cmocka_unit_test(test_pipelining),
+        cmocka_unit_test(test_heard_while_waiting),
         cmocka_unit_test(test_improper_pipelining),
         cmocka_unit_test(test_half_close),
         cmocka_unit_test(test_command_lines),
