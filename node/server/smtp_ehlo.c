@@ -49,7 +49,16 @@ struct lines {
     size_t len;
 };
 
-static void add(struct lines *l, const char *format, ...)
+static void add_text(struct lines *l, const char *text)
+{
+    size_t n = strlen(text);
+
+    mr_assert(n < sizeof(l->text) - l->len);
+    memcpy(l->text + l->len, text, n + 1);
+    l->len += n;
+}
+
+__attribute__((format(printf, 2, 3))) static void add(struct lines *l, const char *format, ...)
 {
     va_list args;
     int n;
@@ -90,28 +99,29 @@ void smtp_session_greet_back(struct smtp_session *s)
 {
     static const struct {
         unsigned extension;
-        const char *keyword;
+        const char *line;
     } plain[] = {
-        {SMTP_PIPELINING, "PIPELINING"},
-        {SMTP_8BITMIME, "8BITMIME"},
-        {SMTP_SMTPUTF8, "SMTPUTF8"},
-        {SMTP_CHUNKING, "CHUNKING"},
-        {SMTP_BINARYMIME, "BINARYMIME"},
-        {SMTP_DSN, "DSN"},
-        {SMTP_REQUIRETLS, "REQUIRETLS"},
-        {SMTP_MT_PRIORITY, "MT-PRIORITY"},
-        {SMTP_ENHANCEDSTATUSCODES, "ENHANCEDSTATUSCODES"},
-        {SMTP_STARTTLS, "STARTTLS"},
-        {SMTP_HELP, "HELP"},
+        {SMTP_PIPELINING, "\nPIPELINING"},
+        {SMTP_8BITMIME, "\n8BITMIME"},
+        {SMTP_SMTPUTF8, "\nSMTPUTF8"},
+        {SMTP_CHUNKING, "\nCHUNKING"},
+        {SMTP_BINARYMIME, "\nBINARYMIME"},
+        {SMTP_DSN, "\nDSN"},
+        {SMTP_REQUIRETLS, "\nREQUIRETLS"},
+        {SMTP_MT_PRIORITY, "\nMT-PRIORITY"},
+        {SMTP_ENHANCEDSTATUSCODES, "\nENHANCEDSTATUSCODES"},
+        {SMTP_STARTTLS, "\nSTARTTLS"},
+        {SMTP_HELP, "\nHELP"},
     };
     unsigned offered = smtp_session_offers(s);
-    struct lines l = {.len = 0};
+    struct lines l;
 
     s->extensions = offered;
-    add(&l, "%s", s->server->worker->config->smtp.hostname);
+    l.len = 0;
+    add_text(&l, s->server->worker->config->smtp.hostname);
     for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++)
         if (offered & plain[i].extension)
-            add(&l, "\n%s", plain[i].keyword);
+            add_text(&l, plain[i].line);
     add_limits(&l, s, offered);
     smtp_session_reply(s, SMTP_REPLY(250, NULL, l.text));
 }

@@ -9,6 +9,7 @@
 #include "node/server/smtp_backend.h"
 #include "node/server/smtp_reply.h"
 #include "node/server/smtp_server.h"
+#include "proto/base/id_stock.h"
 
 enum {
     SMTP_READ_BUFFER = 64 << 10,
@@ -64,6 +65,7 @@ struct smtp_server {
     unsigned n_sessions; /* in slots */
     unsigned n_handles;  /* connections whose uv handles are not closed yet */
     unsigned n_transactions;
+    struct mr_id_stock ids;
     char out[SMTP_OUT_HIGH + SMTP_MAX_REPLY];
     size_t out_len;
     uint8_t in[SMTP_READ_BUFFER];

@@ -40,7 +40,7 @@ static void begin_text(struct smtp_session *s, bool chunks)
         .complete = s->profile == PROFILE_SUBMISSION,
     };
 
-    snprintf(client, sizeof(client), "%s%s", strchr(s->client.address, ':') != NULL ? "IPv6:" : "", s->client.address);
+    (void)stpcpy(stpcpy(client, strchr(s->client.address, ':') != NULL ? "IPv6:" : ""), s->client.address);
     if (t->envelope.n == 1) {
         received.recipient = smtp_envelope_first(&t->envelope);
         received.recipient_len = strlen(received.recipient);

@@ -214,7 +214,7 @@ void smtp_transaction_data(struct smtp_transaction *t, struct smtp_received *rec
     size_t n;
 
     received->unix_ms = mr_wall_ms(&mr_clock_real);
-    received->id = t->id = mr_id_at(received->unix_ms);
+    received->id = t->id = mr_id_take(&t->server->ids, received->unix_ms);
     t->how = received->how;
     t->chunks = kind.chunks;
     t->complete = kind.complete;
@@ -408,7 +408,7 @@ static int build_envelope(const struct smtp_transaction *t, Mailraft__Enqueue **
     char client[sizeof(t->client.helo) + sizeof(t->client.address) + 4];
 
     mr_assert(w->rules != NULL);
-    snprintf(client, sizeof(client), "%s [%s]", t->client.helo, t->client.address);
+    (void)stpcpy(stpcpy(stpcpy(stpcpy(client, t->client.helo), " ["), t->client.address), "]");
     return smtp_envelope_build(&t->envelope, w->rules->rules, t->id, NULL, client, out);
 }
 
