@@ -144,7 +144,7 @@ int next_hop_parse(const char *text, struct next_hop *out)
 }
 
 /* ":25" */
-static char *put_port(char *at, unsigned port)
+static void put_port(char *at, unsigned port)
 {
     char digits[5];
     unsigned n = 0;
@@ -157,7 +157,6 @@ static char *put_port(char *at, unsigned port)
     while (n > 0)
         *at++ = digits[--n];
     *at = '\0';
-    return at;
 }
 
 /* Without printf: a route is looked up twice for each recipient of a message. */
@@ -176,7 +175,7 @@ char *next_hop_format(const struct next_hop *hop, char text[NEXT_HOP_MAX])
     end = stpcpy(end, hop->host);
     end = stpcpy(end, six ? "]" : "");
     if (hop->kind != NEXT_HOP_MX)
-        end = put_port(end, hop->port);
+        put_port(end, hop->port);
     if (hop->kind == NEXT_HOP_MX && hop->host[0] == '\0')
         all[2] = '\0';
     size_t len = strnlen(all, NEXT_HOP_MAX - 1); /* what next_hop_parse gave fits */
