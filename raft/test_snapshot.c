@@ -196,6 +196,28 @@ static void drops_a_snapshot_that_comes_at_the_wrong_time(void **state)
     cluster_stop(c);
 }
 
+/* Who closes does not wait for the seconds that the rest of a large snapshot takes, and loses nothing. */
+static void closes_while_one_is_written(void **state)
+{
+    struct cluster *c = cluster_start(0x9999, 128 << 20);
+    struct taker t = {.busy = {.load = {.window = 64, .size = 100}}};
+    struct replica_stats stats;
+    (void)state;
+
+    t.busy.load.until_ok = UINT32_MAX;
+    assert_true(run_until(c, is_taking, &t, 60));
+    replica_stats(t.node->replica, &stats);
+    assert_int_equal(stats.snapshots_taken, 0);
+    uint64_t started = uv_hrtime();
+    node_stop(c, t.node->number);
+    assert_true(uv_hrtime() - started < UINT64_C(2500000000)); /* the whole takes four seconds */
+    node_start(c, t.node->number);
+    assert_int_equal(t.node->machine.restores, 0); /* none was stored */
+    load_cluster(c, 200, 32, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 static bool has_snapshots(struct cluster *c, void *arg)
 {
     struct replica_stats stats;
@@ -252,6 +274,7 @@ int main(void)
         cmocka_unit_test(sends_a_large_snapshot_once),
         cmocka_unit_test(sends_again_after_a_broken_link),
         cmocka_unit_test(drops_a_snapshot_that_comes_at_the_wrong_time),
+        cmocka_unit_test(closes_while_one_is_written),
         cmocka_unit_test(a_snapshot_that_does_not_decode_is_an_error_at_start),
     };
 
