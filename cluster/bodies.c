@@ -23,8 +23,6 @@ struct bodies *bodies_open_with(const struct bodies_config *config, const struct
     id_table_init(&b->puts);
     id_table_init(&b->incoming);
     id_table_init(&b->wants);
-    id_table_init(&b->kept);
-    blist_init(&b->kept_list);
     blist_init(&b->later);
     blist_init(&b->failed_reads);
     blist_init(&b->put_list);
@@ -74,7 +72,6 @@ static void on_timer_closed(uv_handle_t *handle)
     id_table_close(&b->puts);
     id_table_close(&b->incoming);
     id_table_close(&b->wants);
-    id_table_close(&b->kept);
     for (uint32_t i = 0; i < BODIES_NODES; i++)
         free(b->peers[i].acks);
     free(b);
@@ -120,7 +117,6 @@ void bodies_close(struct bodies *b, void (*cb)(void *arg), void *arg)
     want_close(b);
     in_close(b);
     put_close(b);
-    kept_close(b);
     for (uint32_t i = 0; i < BODIES_NODES; i++) {
         if (b->peers[i].drain != NULL)
             b->peers[i].drain->b = NULL;
@@ -364,7 +360,6 @@ void bodies_removed(struct bodies *b, struct mr_id id)
     if (b->closing)
         return;
     want_removed(b, id);
-    kept_removed(b, id);
     if (!b->ready || bodies_busy(b, id))
         return; /* B3; the collector comes to it */
     if (b->ops->spool_has(b->config.spool, id, NULL))

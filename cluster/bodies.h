@@ -27,6 +27,7 @@ enum {
     BODIES_PULLS = 8,             /* bodies being fetched at once */
     BODIES_SCAN = 512,            /* index entries or messages looked at in one tick */
     BODIES_TICK_MS = 20,
+    BODIES_TAKE = 64 * 1024, /* bytes of a body that bodies_take looks for: it is copied and checked on the loop */
     BODIES_PULL_TIMEOUT_MS = 5000, /* without progress; then another holder */
 };
 
@@ -83,10 +84,9 @@ struct body_read {
 };
 void bodies_read(struct bodies *b, struct body_read *req);
 
-/* The whole body, if it is one of a single piece that was accepted here just now and is still in memory; verified
- * against the envelope. malloc, the caller's. again: another delivery of the message may ask for it too. NULL: read it.
- */
-uint8_t *bodies_take(struct bodies *b, const struct message_view *v, bool again, size_t *len);
+/* The whole body, if it has one piece of at most BODIES_TAKE bytes and the kernel has it in memory, as it has what came
+ * in lately. Verified against the envelope (B2). malloc, the caller's. NULL: bodies_read. */
+uint8_t *bodies_take(struct bodies *b, const struct message_view *v, size_t *len);
 
 /* ---- from the core ---- */
 int bodies_frame(struct bodies *b, uint32_t peer, enum frame_type type, const uint8_t *meta, size_t meta_len,

@@ -4,7 +4,6 @@
  * bodies_put.c    the acceptor's side: a body on its way to this disk and to the peers'; bodies_push.c: to one peer
  * bodies_in.c     a body coming in piece by piece, pushed by a peer or asked for by us
  * bodies_want.c   bodies that this node lacks: which next, from whom, until when
- * bodies_kept.c   bodies accepted just now, in memory until their first attempt
  * bodies_read.c   reads of pieces, with repair
  * bodies_serve.c  a peer's request for a body
  * bodies_scan.c   back-fill scan over the envelopes; the collector
@@ -42,7 +41,6 @@ enum {
     BODIES_LOST_MS = 15000,           /* the answer will not come; a request that we serve was given up */
     BODIES_ROUND_MS = 5000,           /* between two rounds of the collector, and of the scan when nothing lacks */
     BODIES_ACK_RING = 1024,           /* last acknowledgements to a peer, said again when our link to it comes back */
-    BODIES_KEPT = 16 << 20,           /* bytes in memory of bodies accepted just now */
     BODY_ACK_PIECE = 255,             /* BodyAck.status: one more piece is written, not yet durable */
     BODY_META_MAX = 128,              /* packed BodyPiece, BodyAck, ... */
 };
@@ -52,6 +50,7 @@ struct bodies_ops {
     int (*spool_put)(struct spool *sp, struct spool_put *req);
     void (*spool_abort)(struct spool *sp, struct mr_id id);
     int (*spool_get)(struct spool *sp, struct spool_get *req);
+    uint8_t *(*spool_read_now)(struct spool *sp, struct mr_id id, size_t *len);
     bool (*spool_has)(const struct spool *sp, struct mr_id id, struct spool_info *info);
     void (*spool_drop)(struct spool *sp, struct mr_id id);
     size_t (*spool_list)(const struct spool *sp, uint64_t *cursor, struct spool_entry *out, size_t max);
@@ -163,9 +162,7 @@ struct bodies {
     struct body_peer peers[BODIES_NODES];
     uint64_t up; /* bits of the peers */
 
-    struct id_table puts, incoming, wants, kept;
-    struct blist kept_list;
-    size_t kept_bytes;
+    struct id_table puts, incoming, wants;
     struct blist put_list, short_puts; /* short: sees no majority yet */
     struct blist want_lists[WANT_LISTS];
     unsigned active_pulls;
@@ -225,17 +222,6 @@ void put_recount(struct bodies *b); /* the voters changed */
 void put_timeouts(struct bodies *b);
 void put_close(struct bodies *b);
 bool put_running(const struct bodies *b, struct mr_id id); /* its owner still waits */
-
-/* A body of one piece whose put has its majority, but is still on its way to somebody: its bytes, the put's. NULL:
- * none.
- */
-const uint8_t *put_whole(const struct bodies *b, struct mr_id id, size_t *len);
-
-/* ---- bodies_kept.c ---- */
-/* data: malloc, ownership passes; durable on a majority. */
-void kept_add(struct bodies *b, struct mr_id id, uint8_t *data, size_t len);
-void kept_removed(struct bodies *b, struct mr_id id); /* its envelope is gone */
-void kept_close(struct bodies *b);
 
 /* ---- bodies_in.c ---- */
 struct want;

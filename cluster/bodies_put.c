@@ -30,16 +30,6 @@ bool put_running(const struct bodies *b, struct mr_id id)
     return p != NULL && !p->ended;
 }
 
-const uint8_t *put_whole(const struct bodies *b, struct mr_id id, size_t *len)
-{
-    const struct body_put *p = find_put(b, id);
-
-    if (p == NULL || p->only == NULL || !p->ended || p->status != 0 || p->aborted)
-        return NULL;
-    *len = p->only->len;
-    return p->only->data;
-}
-
 /* ---- memory ---- */
 
 static void piece_free(struct body_put *p, struct piece *piece)
@@ -65,10 +55,6 @@ static void put_maybe_free(struct body_put *p)
 
     if (!p->ended || p->owed || p->inflight > 0 || p->owed_pieces > 0 || pushing(p))
         return;
-    if (p->only != NULL && p->status == 0 && !p->aborted) {
-        kept_add(b, p->entry.id, p->only->data, p->only->len); /* most likely it is delivered from here, and soon */
-        p->only->data = NULL;
-    }
     if (p->only != NULL)
         piece_free(p, p->only);
     if (!p->local_done && p->n_pieces > 0)

@@ -190,13 +190,13 @@ void attempt_free(struct attempt *a)
     free(a);
 }
 
-/* One that is accepted and delivered here is still in memory: the worker need not ask for it. */
+/* One that is in memory: the worker need not ask for it. */
 static void attach_body(struct cluster *c, struct attempt *a, const struct message_view *mv)
 {
-    if (c->bodies == NULL || c->closing || mv->body_length > SPOOL_MAX_PIECE ||
+    if (c->bodies == NULL || c->closing || mv->body_length > BODIES_TAKE ||
         atomic_load(&c->handed_bytes) + mv->body_length > CORE_MAX_HANDED)
         return;
-    a->body = bodies_take(c->bodies, mv, mv->n_deliveries > 1, &a->body_len);
+    a->body = bodies_take(c->bodies, mv, &a->body_len);
     if (a->body == NULL)
         return;
     a->body_counter = &c->handed_bytes;

@@ -385,8 +385,10 @@ static void free_spool(struct spool *sp)
 {
     spool_table_clear(&sp->bodies, free_body);
     spool_table_clear(&sp->builds, free_build);
-    for (size_t i = 0; i < sp->segments_count; i++)
+    for (size_t i = 0; i < sp->segments_count; i++) {
+        spool_segment_close_fd(sp, sp->segments[i]);
         free(sp->segments[i]);
+    }
     free(sp->segments);
     spool_writer_free(&sp->writer);
     spool_spares_free(sp);

@@ -89,6 +89,9 @@ struct spool_get {
 };
 /* Errors (then no cb): MR_BUSY over SPOOL_MAX_READS, MR_CLOSED. */
 int spool_get(struct spool *sp, struct spool_get *req);
+/* The whole of a body of one piece, verified, if that takes no waiting for the disk: its segment was read from lately
+ * and the kernel has these bytes in memory. malloc, the caller's. NULL: use spool_get, which also says why. */
+uint8_t *spool_read_now(struct spool *sp, struct mr_id id, size_t *len);
 
 struct spool_info {
     uint64_t length;

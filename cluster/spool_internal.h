@@ -87,6 +87,7 @@ struct spool_segment {
     uint64_t live;
     uint64_t tried_live; /* compaction left this much alive: not again before it changes */
     bool sealed;
+    int fd; /* kept for spool_read_now; -1: none */
 };
 
 /* ---- writer (spool_writer.c) ---- */
@@ -175,6 +176,8 @@ struct spool_get_state {
     uint8_t *data;
     bool last;
     bool held; /* its segment has a ref for it */
+    bool keep; /* the descriptor is wanted for the segment */
+    int32_t fd;
 };
 _Static_assert(sizeof(struct spool_get_state) <= sizeof(((struct spool_get *)0)->internal),
                "spool_get.internal too small");
@@ -194,6 +197,8 @@ struct spool_readers {
 
 struct spool_compaction;
 
+enum { SPOOL_KEPT_FDS = 16 }; /* of segments that were read from lately */
+
 struct spool {
     const struct mr_fileio *io;
     char *dir;
@@ -205,7 +210,9 @@ struct spool {
     struct spool_table builds;       /* struct spool_build */
     struct spool_segment **segments; /* by number */
     size_t segments_count, segments_room;
-    uint32_t attempts; /* counter; begins at chance, so that lives do not meet */
+    uint32_t kept_fds[SPOOL_KEPT_FDS]; /* numbers of the segments that have one, or had; 0: none */
+    unsigned kept_fds_at;              /* the oldest */
+    uint32_t attempts;                 /* counter; begins at chance, so that lives do not meet */
     struct spool_put *flight_head, **flight_tail;
     uint64_t queued_bytes;
     uint64_t reads; /* gets without callback yet */
@@ -237,6 +244,7 @@ void spool_build_add(struct spool *sp, struct spool_build *build, struct spool_l
 void spool_submit(struct spool *sp, struct spool_put *req, struct spool_build *build, int status, bool reserve);
 void spool_batch_done(struct mail *mail);
 void spool_check_close(struct spool *sp);
+void spool_segment_close_fd(const struct spool *sp, struct spool_segment *seg);
 char *spool_path(const struct spool *sp, uint32_t segment);
 
 /* spool_segments.c, loop */

@@ -2,7 +2,9 @@
  *
  * Happy path: job -> (queue, a thread) -> work -> mail -> done on the loop.
  * A segment is opened for each read: thousands of sealed ones need no descriptors. Its file is there, because the loop
- * holds a ref to it (N2). */
+ * holds a ref to it (N2). The descriptors of the last few are kept for spool_read_now, which reads on the loop what the
+ * kernel has in memory: a queue that is sent out soon after it came in wakes no thread. They are the loop's alone, and
+ * closed before their segment's name goes. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -97,6 +99,23 @@ static bool passing(int rc)
     return rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM;
 }
 
+/* Is it what the index says that stands there? */
+static int check_record(const struct spool *sp, const struct spool_loc *loc, struct mr_id id, uint32_t piece,
+                        const uint8_t *head, const uint8_t *data, bool *last)
+{
+    struct spool_place place = {.salt = sp->salt, .segment = loc->segment};
+    enum spool_record_type type;
+    struct spool_record r;
+    uint64_t sum;
+    if (spool_record_decode(head, place, loc->offset, &type, &r, &sum) != 0 || type != SPOOL_RECORD_PIECE ||
+        !mr_id_equal(r.id, id) || r.piece != piece || r.len != loc->len)
+        return MR_CHECKSUM;
+    if (spool_payload_sum(place, loc->offset, data, loc->len) != sum && !MR_MUTANT(MUTANT_NO_CHECKSUM))
+        return MR_CHECKSUM;
+    *last = r.last;
+    return 0;
+}
+
 static int read_record(struct spool *sp, int fd, const struct spool_get *req, struct spool_get_state *st)
 {
     uint8_t head[SPOOL_RECORD_HEAD];
@@ -110,17 +129,7 @@ static int read_record(struct spool *sp, int fd, const struct spool_get *req, st
     }
     if (n < 0)
         return passing((int)n) ? MR_BUSY : MR_IO;
-    struct spool_place place = {.salt = sp->salt, .segment = st->loc.segment};
-    enum spool_record_type type;
-    struct spool_record r;
-    uint64_t sum;
-    if (n < want || spool_record_decode(head, place, st->loc.offset, &type, &r, &sum) != 0 ||
-        type != SPOOL_RECORD_PIECE || !mr_id_equal(r.id, req->id) || r.piece != req->piece || r.len != st->loc.len)
-        return MR_CHECKSUM;
-    if (spool_payload_sum(place, st->loc.offset, st->data, st->loc.len) != sum && !MR_MUTANT(MUTANT_NO_CHECKSUM))
-        return MR_CHECKSUM;
-    st->last = r.last;
-    return 0;
+    return n < want ? MR_CHECKSUM : check_record(sp, &st->loc, req->id, req->piece, head, st->data, &st->last);
 }
 
 static void read_piece(struct spool_job *job)
@@ -136,11 +145,52 @@ static void read_piece(struct spool_job *job)
     }
     st->data = mr_malloc(st->loc.len);
     st->status = read_record(sp, fd, get_of(st), st);
-    (void)sp->io->close_file(sp->io, fd);
+    if (st->keep && st->status == 0)
+        st->fd = fd;
+    else
+        (void)sp->io->close_file(sp->io, fd);
     if (st->status != 0) {
         free(st->data);
         st->data = NULL;
     }
+}
+
+/* A descriptor comes back with the first piece that was read of a segment; the oldest makes room for it. */
+static void keep_fd(struct spool *sp, uint32_t number, int fd)
+{
+    struct spool_segment *seg = spool_segment_find(sp, number), *old;
+    uint32_t *at = &sp->kept_fds[sp->kept_fds_at];
+    if (seg->fd >= 0 || sp->closing) {
+        (void)sp->io->close_file(sp->io, fd);
+        return;
+    }
+    if (*at != 0 && (old = spool_segment_find(sp, *at)) != NULL)
+        spool_segment_close_fd(sp, old);
+    seg->fd = fd;
+    *at = number;
+    sp->kept_fds_at = (sp->kept_fds_at + 1) % SPOOL_KEPT_FDS;
+}
+
+uint8_t *spool_read_now(struct spool *sp, struct mr_id id, size_t *len)
+{
+    const struct spool_body *body = (struct spool_body *)spool_table_find(&sp->bodies, id);
+    if (body == NULL || body->pieces != 1 || body->locs[0].len == 0)
+        return NULL;
+    const struct spool_loc *loc = &body->locs[0];
+    const struct spool_segment *seg = spool_segment_find(sp, loc->segment);
+    if (seg == NULL || seg->fd < 0)
+        return NULL;
+    uint8_t head[SPOOL_RECORD_HEAD];
+    uint8_t *data = mr_malloc(loc->len);
+    struct iovec iov[] = {{head, sizeof(head)}, {data, loc->len}};
+    bool last;
+    if (sp->io->read_now(sp->io, seg->fd, iov, 2, loc->offset) != (ssize_t)sizeof(head) + loc->len ||
+        check_record(sp, loc, id, 0, head, data, &last) != 0) {
+        free(data);
+        return NULL;
+    }
+    *len = loc->len;
+    return data;
 }
 
 /* The copy is of no use; but if compaction or a new put has replaced it meanwhile, the body is not bad. */
@@ -165,6 +215,8 @@ static void get_done(struct mail *mail)
     struct spool *sp = st->job.sp;
     if (st->held && (st->status == MR_CHECKSUM || st->status == MR_IO))
         mark_bad(sp, req, st);
+    if (st->fd >= 0)
+        keep_fd(sp, st->loc.segment, st->fd);
     if (st->held)
         spool_segment_release(sp, st->loc.segment);
     sp->reads--;
@@ -182,6 +234,8 @@ void spool_get_begin(struct spool *sp, struct spool_get *req, int status)
     st->data = NULL;
     st->last = false;
     st->held = status == 0;
+    st->keep = false;
+    st->fd = -1;
     sp->reads++;
     if (status != 0) {
         mailbox_post(sp->mailbox, &st->job.done);
@@ -190,5 +244,6 @@ void spool_get_begin(struct spool *sp, struct spool_get *req, int status)
     struct spool_segment *seg = spool_segment_find(sp, st->loc.segment);
     mr_assert(seg != NULL);
     seg->refs++;
+    st->keep = seg->fd < 0 && sp->io->read_now != NULL;
     spool_readers_push(sp, &st->job);
 }

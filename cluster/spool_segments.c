@@ -45,6 +45,7 @@ struct spool_segment *spool_segment_get(struct spool *sp, uint32_t number)
     struct spool_segment *seg = mr_calloc(1, sizeof(*seg));
     seg->number = number;
     seg->tried_live = UINT64_MAX;
+    seg->fd = -1;
     sp->segments[at] = seg;
     return seg;
 }
@@ -68,6 +69,13 @@ void spool_segment_release(struct spool *sp, uint32_t number)
     mr_assert(seg != NULL && seg->refs > 0);
     seg->refs--;
     spool_segment_reclaim(sp, seg);
+}
+
+void spool_segment_close_fd(const struct spool *sp, struct spool_segment *seg)
+{
+    if (seg->fd >= 0)
+        (void)sp->io->close_file(sp->io, seg->fd);
+    seg->fd = -1;
 }
 
 /* ---- the end of one, kept as a spare or unlinked: on a reader thread, a big file takes its time ---- */
@@ -106,6 +114,7 @@ static void unlink_segment(struct spool *sp, struct spool_segment *seg)
     u->job.done.run = unlink_done;
     u->number = seg->number;
     u->size = seg->size;
+    spool_segment_close_fd(sp, seg); /* while it has its name: the last one to let go of a big file takes its time */
     size_t at = position(sp, seg->number);
     memmove(sp->segments + at, sp->segments + at + 1, (sp->segments_count - at - 1) * sizeof(struct spool_segment *));
     sp->segments_count--;

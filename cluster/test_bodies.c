@@ -501,14 +501,14 @@ static void a_good_copy_is_read_here(void **state)
 }
 
 /* B2: a flipped bit at rest. */
-/* ---- kept in memory ---- */
+/* ---- taken from memory ---- */
 
-static bool take(struct fake_cluster *c, uint32_t node, unsigned number, bool again)
+static bool take(struct fake_cluster *c, uint32_t node, unsigned number)
 {
     struct message_view v;
     size_t len = 0;
     fake_view(fake_find((struct state *)&c->nodes[node].state, test_id(number)), &v);
-    uint8_t *data = bodies_take(c->nodes[node].b, &v, again, &len);
+    uint8_t *data = bodies_take(c->nodes[node].b, &v, &len);
     if (data == NULL)
         return false;
     uint8_t *wanted = content(test_id(number), v.body_length);
@@ -519,76 +519,27 @@ static bool take(struct fake_cluster *c, uint32_t node, unsigned number, bool ag
     return true;
 }
 
-static void what_was_accepted_just_now_is_in_memory_still(void **state)
+static void what_is_in_memory_is_taken_if_it_is_the_envelopes(void **state)
 {
     struct fake_cluster *c = cluster_open_fake(3, V3);
-    struct put put;
     (void)state;
+    plant(c, 1, 1, 1000, P, c->nodes[1].state.now_ms);
+    plant(c, 1, 2, BODIES_TAKE + 1, P, c->nodes[1].state.now_ms);
     enqueue(c, 2, 1, 1000, 2 | 4);
-    c->nodes[3].spool.stalled = true;
-    put_small(c, &put, 1, 1, 1000);
-    assert_false(take(c, 1, 1, false)); /* not durable yet */
-    step_all(c);
-    assert_int_equal(put.called, 1);
-    assert_true(take(c, 1, 1, false)); /* the put has it until the slow peer has answered */
-    c->nodes[3].spool.stalled = false;
-    step_all(c);
-    assert_int_equal(c->nodes[1].b->puts.count, 0);
-    assert_true(take(c, 1, 1, true)); /* another delivery asks for it too */
-    assert_true(take(c, 1, 1, false));
-    assert_false(take(c, 1, 1, false));
-    assert_int_equal(c->nodes[1].b->kept_bytes, 0);
-    enqueue(c, 2, 2, 1000, 2 | 4);
-    put_small(c, &put, 1, 2, 1000);
-    step_all(c);
-    assert_true(c->nodes[1].b->kept_bytes >= 1000);
-    assert_int_equal(c->nodes[2].b->kept_bytes, 0); /* it was accepted elsewhere */
-    finish(c, 1, 2);
-    assert_int_equal(c->nodes[1].b->kept_bytes, 0);
-    put_small(c, &put, 1, 3, 1000); /* one of them is there at the close */
-    step_all(c);
-    cluster_close_fake(c);
-}
-
-/* B2 */
-static void what_is_in_memory_is_compared_with_the_envelope(void **state)
-{
-    struct fake_cluster *c = cluster_open_fake(3, V3);
-    struct put put;
-    (void)state;
-    enqueue(c, 2, 1, 1000, 2 | 4);
-    put_small(c, &put, 1, 1, 1000);
-    step_all(c);
+    enqueue(c, 2, 2, BODIES_TAKE + 1, 2 | 4);
+    assert_false(take(c, 1, 1));
+    c->nodes[1].spool.in_memory = true;
+    assert_true(take(c, 1, 1));
+    assert_true(take(c, 1, 1));                     /* it stays where it was */
+    assert_false(take(c, 1, 2));                    /* too much for the loop */
+    c->nodes[1].state.messages[0].checksum[3] ^= 1; /* B2 */
+    assert_false(take(c, 1, 1));
     c->nodes[1].state.messages[0].checksum[3] ^= 1;
-    assert_false(take(c, 1, 1, true));
-    c->nodes[1].state.messages[0].checksum[3] ^= 1;
-    assert_false(take(c, 1, 1, true)); /* not believed any more */
-    cluster_close_fake(c);
-}
-
-static void only_so_much_is_kept(void **state)
-{
-    enum { FITS = BODIES_KEPT / (P + 1) };
-    struct fake_cluster *c = cluster_open_fake(3, V3);
-    struct put put;
-    (void)state;
-    enqueue(c, 2, 1, P, 2 | 4);
-    enqueue(c, 2, FITS + 1, P, 2 | 4);
-    for (unsigned i = 1; i <= FITS + 1; i++) {
-        put_small(c, &put, 1, i, P);
-        step_all(c);
-        assert_true(c->nodes[1].b->kept_bytes <= BODIES_KEPT);
-        assert_true(i > FITS || take(c, 1, 1, true));
-    }
-    assert_false(take(c, 1, 1, true)); /* the oldest made room */
-    assert_true(take(c, 1, FITS + 1, true));
-    put_begin(c, &put, 1, FITS + 2); /* large ones are not kept at all */
-    put_piece(&put, 0, P);
-    step_all(c);
-    put_finish(&put, 100);
-    step_all(c);
-    assert_int_equal(put.status, 0);
-    assert_int_equal(c->nodes[1].b->kept.count, FITS);
+    c->nodes[1].state.messages[0].length--;
+    assert_false(take(c, 1, 1));
+    c->nodes[1].state.messages[0].length++;
+    ruin(c, 1, 1);
+    assert_false(take(c, 1, 1));
     cluster_close_fake(c);
 }
 
@@ -1232,9 +1183,7 @@ int main(void)
         cmocka_unit_test(the_same_body_twice_is_harmless),
         cmocka_unit_test(a_push_with_wrong_bytes_is_not_acknowledged),
         cmocka_unit_test(a_good_copy_is_read_here),
-        cmocka_unit_test(what_was_accepted_just_now_is_in_memory_still),
-        cmocka_unit_test(what_is_in_memory_is_compared_with_the_envelope),
-        cmocka_unit_test(only_so_much_is_kept),
+        cmocka_unit_test(what_is_in_memory_is_taken_if_it_is_the_envelopes),
         cmocka_unit_test(a_bad_copy_is_repaired_and_never_delivered),
         cmocka_unit_test(a_copy_that_is_not_the_envelopes_is_replaced),
         cmocka_unit_test(the_holder_dies_during_the_pull),

@@ -43,6 +43,7 @@ struct fake_spool {
     struct fake_body *bodies;
     size_t n, puts, dropped;
     struct fake_spool_op *first, **end;
+    bool in_memory; /* what it has can be read at once */
     bool stalled, nospace;
 };
 struct fake_frame {
@@ -142,6 +143,14 @@ static int fake_spool_get(struct spool *s, struct spool_get *req)
 {
     fake_op(as_spool(s), NULL, req);
     return 0;
+}
+static uint8_t *fake_spool_read_now(struct spool *s, struct mr_id id, size_t *len)
+{
+    const struct fake_body *body = fake_body(as_spool(s), id);
+    if (!as_spool(s)->in_memory || body == NULL || !body->complete || body->bad || body->n != 1)
+        return NULL;
+    *len = body->pieces[0].len;
+    return mr_memdup(body->pieces[0].data, *len);
 }
 static bool fake_spool_has(const struct spool *s, struct mr_id id, struct spool_info *info)
 {
@@ -413,6 +422,7 @@ static const struct bodies_ops fake_ops = {
     .spool_put = fake_spool_put,
     .spool_abort = fake_spool_abort,
     .spool_get = fake_spool_get,
+    .spool_read_now = fake_spool_read_now,
     .spool_has = fake_spool_has,
     .spool_drop = fake_spool_drop,
     .spool_list = fake_spool_list,

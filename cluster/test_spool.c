@@ -2,13 +2,16 @@
  */
 #include "cluster/spool.h"
 #include "cluster/test_spool_util.h"
+
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 
 static void sizes_survive_a_restart(void **state)
 {
@@ -289,6 +292,73 @@ static void reads_hold_their_segment(void **state)
     spool_test_until_files(t, 0, 1);
 }
 
+static bool read_at_once(struct spool_test *t, struct mr_id id, size_t size)
+{
+    size_t len = 0;
+    uint8_t *data = spool_read_now(t->sp, id, &len);
+    if (data == NULL)
+        return false;
+    assert_int_equal(len, size);
+    assert_true(spool_test_is(id, 0, data, len));
+    free(data);
+    return true;
+}
+
+static void read_and_forget(struct spool_test *t, struct mr_id id)
+{
+    struct spool_test_get get;
+    spool_test_get_begin(t, &get, id, 0);
+    spool_test_get_wait(t, &get);
+    assert_int_equal(get.status, 0);
+    free(get.data);
+}
+
+static unsigned descriptors(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (d != NULL && readdir(d) != NULL)
+        n++;
+    if (d != NULL)
+        (void)closedir(d);
+    return n;
+}
+
+/* Of what a thread has read, in the segments that were read last. */
+static void what_is_in_memory_is_read_at_once(void **state)
+{
+    enum { N = 400, SIZE = 3000, A_SEGMENT = 10, MOST = 16, OTHERS = 4 }; /* others: who writes, and fills spares */
+    struct spool_test *t = *state;
+    struct mr_id ids[N];
+    char byte;
+    struct iovec one = {&byte, 1};
+    spool_test_open(t, 32 * 1024);
+    unsigned before = descriptors();
+    for (int i = 0; i < N; i++)
+        ids[i] = mr_id_at(1);
+    spool_test_put_many(t, ids, N, SIZE, 1);
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    bool offered = preadv2(fd, &one, 1, 0, RWF_NOWAIT) == 1;
+    (void)close(fd);
+    assert_false(read_at_once(t, ids[0], SIZE)); /* nobody has opened it */
+    for (int i = 0; i < N; i++)
+        read_and_forget(t, ids[i]);
+    assert_true(descriptors() <= before + MOST + OTHERS);
+    if (offered) {
+        int hits = 0;
+        for (int i = 0; i < N; i++)
+            hits += read_at_once(t, ids[i], SIZE);
+        assert_true(read_at_once(t, ids[N - 1], SIZE));
+        assert_true(hits >= A_SEGMENT && hits <= MOST * (A_SEGMENT + 1));
+    }
+    for (int i = 0; i < N; i++) {
+        spool_drop(t->sp, ids[i]);
+        assert_false(read_at_once(t, ids[i], SIZE));
+    }
+    spool_test_until_files(t, 0, 1);
+    assert_true(descriptors() <= before + 1 + OTHERS); /* one: of the segment that is written */
+}
+
 static void close_with_requests_pending(void **state)
 {
     enum { N = 200 };
@@ -473,6 +543,7 @@ int main(void)
         TEST(dead_segments_are_unlinked),
         TEST(mostly_dead_segments_are_compacted),
         TEST(reads_hold_their_segment),
+        TEST(what_is_in_memory_is_read_at_once),
         TEST(close_with_requests_pending),
         TEST(close_during_compaction),
         TEST(reserve_refuses_before_writing),

@@ -44,6 +44,7 @@ int __real_close(int fd);
 ssize_t __real_pread(int fd, void *data, size_t len, off_t offset);
 ssize_t __real_pwrite(int fd, const void *data, size_t len, off_t offset);
 ssize_t __real_preadv(int fd, const struct iovec *iov, int count, off_t offset);
+ssize_t __real_preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 ssize_t __real_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
 int __real_fsync(int fd);
 int __real_fdatasync(int fd);
@@ -69,6 +70,7 @@ int __wrap_close(int fd);
 ssize_t __wrap_pread(int fd, void *data, size_t len, off_t offset);
 ssize_t __wrap_pwrite(int fd, const void *data, size_t len, off_t offset);
 ssize_t __wrap_preadv(int fd, const struct iovec *iov, int count, off_t offset);
+ssize_t __wrap_preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
 ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
 int __wrap_fsync(int fd);
 int __wrap_fdatasync(int fd);
@@ -248,6 +250,16 @@ ssize_t __wrap_preadv(int fd, const struct iovec *iov, int count, off_t offset)
         return -1;
     ssize_t n = (d->flags & O_ACCMODE) == O_WRONLY ? -EBADF : sim_fs_read(d->file, iov, count, (uint64_t)offset);
     return n < 0 ? result_of((int)n) : n;
+}
+
+/* With RWF_NOWAIT: now and then the bytes are not in memory. */
+ssize_t __wrap_preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+    if (whose() == 0)
+        return __real_preadv2(fd, iov, count, offset, flags);
+    if ((flags & RWF_NOWAIT) != 0 && sim_chance(SIM_DISK, 0.2))
+        return result_of(-EAGAIN);
+    return __wrap_preadv(fd, iov, count, offset);
 }
 
 ssize_t __wrap_pread(int fd, void *data, size_t len, off_t offset)

@@ -43,6 +43,13 @@ static ssize_t real_read_at(const struct mr_fileio *io, int fd, const struct iov
     return n < 0 ? -errno : n;
 }
 
+static ssize_t real_read_now(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset)
+{
+    (void)io;
+    ssize_t n = preadv2(fd, iov, count, (off_t)offset, RWF_NOWAIT);
+    return n < 0 ? -errno : n;
+}
+
 static ssize_t real_write_at(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset)
 {
     ssize_t n;
@@ -151,6 +158,7 @@ const struct mr_fileio mr_fileio_real = {
     .open_file = real_open,
     .close_file = real_close,
     .read_at = real_read_at,
+    .read_now = real_read_now,
     .write_at = real_write_at,
     .sync_data = real_sync_data,
     .truncate_file = real_truncate,

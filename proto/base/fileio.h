@@ -2,7 +2,7 @@
  *
  * Functions return 0 (or a count, or a descriptor) or a negative errno, never -1 with errno aside. Calls interrupted by
  * a signal are begun again inside. An implementation embeds struct mr_fileio as its first member. Thread: the real one:
- * any. All calls block. */
+ * any. All calls block but read_now. */
 #ifndef MR_BASE_FILEIO_H
 #define MR_BASE_FILEIO_H
 
@@ -14,6 +14,8 @@ struct mr_fileio {
     int (*open_file)(const struct mr_fileio *io, const char *path, int flags, mode_t mode); /* descriptor */
     int (*close_file)(const struct mr_fileio *io, int fd);
     ssize_t (*read_at)(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset);
+    /* As read_at, but only of what is in memory: negative (-EAGAIN) or fewer bytes instead of waiting. May be NULL. */
+    ssize_t (*read_now)(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset);
     ssize_t (*write_at)(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset);
     int (*sync_data)(const struct mr_fileio *io, int fd);
     int (*truncate_file)(const struct mr_fileio *io, int fd, uint64_t size);
