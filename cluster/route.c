@@ -203,7 +203,7 @@ int next_hop_list_parse(const char *text, struct next_hop_list *out)
     size_t length = 0;
 
     out->n = 0; /* the rest of it is large, and needs no zeros */
-    if (strnlen(text, 2 * ROUTE_MAX) >= 2 * ROUTE_MAX)
+    if (strlen(text) >= 2 * ROUTE_MAX)
         return MR_MALFORMED;
     for (const char *next; text != NULL; text = next) {
         char one[NEXT_HOP_MAX] = "";
