@@ -138,7 +138,7 @@ static void piece_written(void *arg, int status)
         release(t);
         return;
     }
-    /* MR_CANCELLED is our own abort; after finish the failure comes with body_done. */
+    /* MR_CANCELLED is our own abort; after finish the failure comes with submit_done. */
     if (status != 0 && t->body != NULL)
         refuse(t, reply_to(status));
     smtp_session_resume(session);

@@ -3,7 +3,7 @@
  * X1: the answer is given once, and is positive only after the enqueue was committed.
  * X2: at most SMTP_PIECES_IN_FLIGHT pieces wait to be written, and one is being filled.
  * X3: it lives until its last callback came, however early its session ends.
- * Happy path: begin (MAIL) -> envelope grows (RCPT) -> data -> feed ... -> finish -> body_done -> submit_done ->
+ * Happy path: begin (MAIL) -> envelope grows (RCPT) -> data -> feed ... -> finish -> submit_done ->
  * answer. Failure: a refusal found on the way (size, bare line end, loop, no space) is kept in `refusal`; the rest is
  * swallowed and the refusal is the answer. Session ends: drop; before the enqueue was handed over nothing is kept.
  * Thread: the worker's. */
