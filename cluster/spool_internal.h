@@ -3,8 +3,9 @@
  * Owner of everything is the loop's thread, but: struct spool_writer between its mutex and the writer thread (each
  * member says), a request's or job's own part while a thread works on it, and the two atomics. N1: the live bytes of a
  * segment are the record sizes of the pieces that a body or a build in the tables or in flight names. N2: a segment's
- * file is unlinked only when it is sealed, its live bytes and its refs are 0; so no reader ever opens a name that is
- * gone, and the copies that took a body's place were durable before its old place stopped counting. */
+ * file is unlinked, or becomes a spare, only when it is sealed, its live bytes and its refs are 0; so no reader ever
+ * opens a name that is gone, nor reads what is written over, and the copies that took a body's place were durable
+ * before its old place stopped counting. */
 #ifndef MR_CLUSTER_SPOOL_INTERNAL_H
 #define MR_CLUSTER_SPOOL_INTERNAL_H
 

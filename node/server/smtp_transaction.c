@@ -432,7 +432,7 @@ const struct smtp_reply *smtp_transaction_finish(struct smtp_transaction *t, con
         return &rules_changed;
     body = t->body;
     piece = take_piece(t, &len);
-    piece = mr_realloc(piece, len); /* it may be kept for its first attempt: not the room that was left in it too */
+    piece = mr_realloc(piece, len); /* it waits for the slowest peer: not the room that was left in it too */
     if (body == NULL) {
         body = ops->body_begin(t->server->worker->port, t->id);
         hash = XXH3_128bits(piece, len);
