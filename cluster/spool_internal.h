@@ -141,6 +141,7 @@ struct spool_writer {
     size_t records_count, records_room;
     uint64_t space_left; /* when last asked, less what was written since */
     uint64_t space_ns;   /* boot time of that */
+    uint64_t took_ns;    /* the last batch */
 };
 
 /* A put's own part, over spool_put.internal. */

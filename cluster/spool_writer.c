@@ -25,6 +25,7 @@ enum {
     CHUNK_RECORDS = 256,    /* of one pwritev */
     SPACE_NEAR = 256 << 20, /* bytes above the reserve: below, the file system is asked before each batch */
     SPACE_MS = 100,
+    GATHER_MAX_NS = 1000000,
     IDLE_MS = 100,            /* without puts, then zeros are written ahead */
     LOOK_MS = 1000,           /* for free space, while there is nothing to do */
     ALLOCATE_BYTES = 8 << 20, /* blocks taken ahead: an append then changes no extent tree, its fdatasync is cheaper */
@@ -380,18 +381,32 @@ static bool fill_segment(struct spool_writer *w)
 
 /* ---- thread ---- */
 
+static struct timespec from_now(uint64_t ns)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    ns += (uint64_t)t.tv_nsec;
+    t.tv_sec += (time_t)(ns / 1000000000);
+    t.tv_nsec = (long)(ns % 1000000000);
+    return t;
+}
+
+/* Puts that came while the disk worked on the batch before are no lone session's, which waits for its answer: more are
+ * on their way, and are waited for as long as that batch took, so that one sync does for them too. */
+static void gather(struct spool_writer *w)
+{
+    struct timespec until = from_now(w->took_ns < GATHER_MAX_NS ? w->took_ns : GATHER_MAX_NS);
+    int rc = 0;
+    while (w->head != NULL && !w->stop && rc == 0)
+        rc = pthread_cond_timedwait(&w->wake, &w->mutex, &until);
+}
+
 /* Waits for puts, at most so long; NULL: none came. */
 static struct spool_put *take(struct spool_writer *w, unsigned wait_ms, bool *stop)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += wait_ms / 1000;
-    until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
+    struct timespec until = from_now(wait_ms * MR_NS_PER_MS);
     pthread_mutex_lock(&w->mutex);
+    gather(w);
     int rc = 0;
     while (w->head == NULL && !w->stop && rc == 0 && wait_ms > 0)
         rc = pthread_cond_timedwait(&w->wake, &w->mutex, &until);
@@ -436,7 +451,9 @@ static void *run(void *arg)
         batch->mail.run = spool_batch_done;
         batch->sp = w->sp;
         batch->puts = puts;
+        uint64_t begun = mr_boot_ns(&mr_clock_real);
         write_batch(w, chunk, batch);
+        w->took_ns = mr_boot_ns(&mr_clock_real) - begun;
         busy_end(w->sp->disk);
         mailbox_post(w->sp->mailbox, &batch->mail);
     }
