@@ -42,6 +42,7 @@ struct bad_disk {
     struct unsynced {
         int fd;
         uint64_t from, to;
+        uint8_t *before; /* what stood there; zeros behind the end of the file */
     } unsynced[4096];
     size_t unsynced_count;
     int kept[256];
@@ -59,7 +60,8 @@ static uint64_t chance(struct bad_disk *d)
     return d->seed >> 33;
 }
 
-/* Each unsynced sector stays or is zeros; the file may end anywhere behind what was synced. */
+/* Each unsynced sector stays, is zeros or what it was before (in a spare segment: records of another life of the file);
+ * the file may end anywhere behind what was synced. */
 static void power_cut(struct bad_disk *d)
 {
     static const uint8_t zeros[512];
@@ -67,7 +69,8 @@ static void power_cut(struct bad_disk *d)
         const struct unsynced *u = &d->unsynced[i];
         for (uint64_t at = u->from; at < u->to; at += 512)
             if (chance(d) % 3 == 0)
-                assert_true(pwrite(u->fd, zeros, u->to - at < 512 ? (size_t)(u->to - at) : 512, (off_t)at) > 0);
+                assert_true(pwrite(u->fd, chance(d) % 2 == 0 ? zeros : u->before + (at - u->from),
+                                   u->to - at < 512 ? (size_t)(u->to - at) : 512, (off_t)at) > 0);
         if (i == 0 && chance(d) % 2 == 0)
             assert_int_equal(ftruncate(u->fd, (off_t)(u->from + chance(d) % (u->to - u->from + 1))), 0);
     }
@@ -100,9 +103,16 @@ static ssize_t bad_write(const struct mr_fileio *io, int fd, const struct iovec 
     pthread_mutex_lock(&d->mutex);
     ssize_t n = want;
     if (!power_gone(d)) {
+        uint8_t *before = NULL;
+        if (d->cut_in > 0 && d->unsynced_count < 4096) {
+            before = mr_calloc(1, (size_t)want + 1);
+            assert_true(pread(fd, before, (size_t)want, (off_t)offset) >= 0);
+        }
         n = mr_fileio_real.write_at(&mr_fileio_real, fd, iov, count, offset);
-        if (n > 0 && d->cut_in > 0 && d->unsynced_count < 4096)
-            d->unsynced[d->unsynced_count++] = (struct unsynced){fd, offset, offset + (uint64_t)n};
+        if (n > 0 && before != NULL)
+            d->unsynced[d->unsynced_count++] = (struct unsynced){fd, offset, offset + (uint64_t)n, before};
+        else
+            free(before);
     }
     pthread_mutex_unlock(&d->mutex);
     if (n > 0)
@@ -123,6 +133,8 @@ static int bad_sync(const struct mr_fileio *io, int fd)
         for (size_t i = 0; i < d->unsynced_count; i++)
             if (d->unsynced[i].fd != fd)
                 d->unsynced[kept++] = d->unsynced[i];
+            else
+                free(d->unsynced[i].before);
         d->unsynced_count = kept;
     }
     pthread_mutex_unlock(&d->mutex);
@@ -774,6 +786,8 @@ static void power_lost_at_any_moment(void **state)
         cuts += d.dead;
         for (size_t i = 0; i < d.kept_count; i++)
             close(d.kept[i]);
+        for (size_t i = 0; i < d.unsynced_count; i++)
+            free(d.unsynced[i].before);
         t->io = NULL;
         spool_test_open(t, CUT_SEGMENT);
         for (int i = 0; i < CUT_BODIES; i++) {
