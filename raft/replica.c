@@ -22,9 +22,10 @@
 enum {
     DEFAULT_THRESHOLD = 4096,
     DEFAULT_TRAILING = 2048,
-    MAX_LOG_IN_MEMORY = 8000,     /* threshold + trailing: at start each loaded entry costs libraft a scan over all */
-    LARGE_SNAPSHOT = 4,           /* times the threshold, at most, until the log is as large as the snapshot */
-    HELD_LOG = 32768,             /* entries: threshold while a snapshot is under way to a peer */
+    MAX_LOG_IN_MEMORY = 8000, /* threshold + trailing that may be asked for: at start each loaded entry costs libraft a
+                               * scan over all; `threshold` makes 5.5 times of it at most */
+    LARGE_SNAPSHOT = 4,       /* times the threshold, at most, until the log is as large as the snapshot */
+    HELD_LOG = 32768,         /* entries: threshold while a snapshot is under way to a peer */
     HELD_LOG_BYTES = 256 << 20,   /* and no more than this in memory */
     MAX_INFLIGHT = 512,           /* entries; libraft's 32 throttles throughput */
     HAND_OVER_LONGEST_MS = 32000, /* between two for a slow disk */

@@ -300,6 +300,8 @@ static void written(void *arg)
         snapshot_stored(&g->inner, RAFT_CANCELED);
         return;
     }
+    if (bytes > INT32_MAX) /* raft_uv writes it with one call and counts in an int; of some twelve million messages */
+        mr_panic("raft snapshot of %llu bytes is more than libraft can store", (unsigned long long)bytes);
     rio->snapshot_bytes = bytes;
     store_32(rio->header, REPLICA_SNAPSHOT_MAGIC);
     store_32(rio->header + 4, REPLICA_SNAPSHOT_VERSION);
