@@ -29,7 +29,7 @@ def options(arguments):
                "of its own. Takes a quiet machine for some forty minutes.")
     parser.add_argument("--rounds", type=int, default=3, help="of each load and server (default 3)")
     parser.add_argument("--only", type=lambda s: s.split(","), metavar="a,b", help="loads: " + ", ".join(load.key for load in loads.LOADS))
-    parser.add_argument("--peers", type=lambda s: [p for p in s.split(",") if p], default=["postfix", "exim", "opensmtpd"],
+    parser.add_argument("--peers", type=lambda s: [p for p in s.split(",") if p], default=["nothing", "postfix", "exim", "opensmtpd"],
                         metavar="postfix,exim", help="what mailraft is compared with (default all; '' is nobody)")
     parser.add_argument("--messages", type=float, default=1.0, metavar="SCALE", help="times the messages of a run (default 1)")
     parser.add_argument("--nodes", type=lambda s: [int(n) for n in s.split(",")], metavar="3,5,7",
@@ -96,18 +96,19 @@ def one_run(opts, shop, load, kind, number):
 
 def side_by_side(opts, results):
     chosen, section = kinds(opts), head(opts)  # of the newest run; each row has its own
-    section["servers"] = {k.name: {"version": k.version(), "copies": 3 if k is servers.Mailraft else 1, "notes": list(k.notes)} for k in chosen}
+    section["servers"] = {k.name: {"version": k.version(), "copies": 3 if k is servers.Mailraft else k.copies, "notes": list(k.notes)} for k in chosen}
     rows = section["rows"] = {**results.get("loads", {}).get("rows", {})}
     section["servers"] = {**results.get("loads", {}).get("servers", {}), **section["servers"]}
     with workshop(opts) as shop:
         for load in loads.chosen(opts.only):
             say(f"{load.key}: {load.title}")
+            here = [kind for kind in chosen if kind is not servers.Nothing or not kind.fails(load)]
             row = {"title": load.title, "serial": load.serial, "deliver": load.deliver, "run": {part: section[part] for part in ("command", "machine")},
-                   "servers": {kind.name: {"runs": []} for kind in chosen}}
+                   "servers": {kind.name: {"runs": []} for kind in here}}
             for number in range(opts.rounds):
                 # Each round begins with another server, so that none is always the one behind a busy one.
-                turn = number % len(chosen)
-                for kind in chosen[turn:] + chosen[:turn]:
+                turn = number % len(here)
+                for kind in here[turn:] + here[:turn]:
                     result = one_run(opts, shop, load, kind, number)
                     row["messages"] = result.pop("messages")
                     row["servers"][kind.name]["runs"].append(result)

@@ -208,8 +208,8 @@ def serial_times(load, server, messages):
 def run(load, kind, folder, resolver, tls, scale=1.0):
     """One run: a server of this kind that is new, a sink that is new. What fails is a result too: {"error": ...}."""
     messages = max(20, load.sessions, int(load.messages * scale))
-    if load.tls and kind.tls_fails():
-        return {"messages": messages, "error": kind.tls_fails()}
+    if kind.fails(load):
+        return {"messages": messages, "error": kind.fails(load)}
     folder.mkdir()
     folder.chmod(0o755)  # peers' users have to reach theirs
     with contextlib.ExitStack() as stack:

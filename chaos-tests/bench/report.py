@@ -5,7 +5,7 @@ import json
 
 import measure
 
-NAMES = {"postfix": "Postfix", "exim": "Exim", "opensmtpd": "OpenSMTPD", "mailraft": "mailraft"}
+NAMES = {"nothing": "nothing kept", "postfix": "Postfix", "exim": "Exim", "opensmtpd": "OpenSMTPD", "mailraft": "mailraft"}
 COLOURS = {"postfix": "#8c8c8c", "exim": "#b8a26b", "opensmtpd": "#7fa37f", "mailraft": "#2f6db5"}
 BASE = "postfix"
 
@@ -191,7 +191,7 @@ def chart(section):
     for key in sorted(section["rows"]):
         row = section["rows"][key]
         field = main_field(row)
-        spreads = {name: measure.spread(values(row, name, field)) for name in NAMES if name in row["servers"]}
+        spreads = {name: measure.spread(values(row, name, field)) for name in COLOURS if name in row["servers"]}
         top = max((s[2] for s in spreads.values() if s), default=0)
         if not top:
             continue
@@ -202,7 +202,7 @@ def chart(section):
             y += BAR
         y += GAP
     legend = "".join(f'<rect x="{LEFT + i * 110}" y="14" width="12" height="12" fill="{COLOURS[name]}"/>' + text(LEFT + i * 110 + 17, 24, title, "start")
-                     for i, (name, title) in enumerate(NAMES.items()) if name in section["servers"])
+                     for i, (name, title) in enumerate((name, NAMES[name]) for name in COLOURS) if name in section["servers"])
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}" font-family="sans-serif" '
             f'font-size="11">\n<rect width="100%" height="100%" fill="#ffffff"/>\n{legend}\n' + "\n".join(body) + "\n</svg>\n")
 

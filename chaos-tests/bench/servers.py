@@ -91,8 +91,8 @@ class Server:
             raise
 
     @classmethod
-    def tls_fails(cls):
-        """Why it cannot be measured over STARTTLS, or None."""
+    def fails(cls, load):
+        """Why it cannot be measured with this load, or None."""
         return None
 
     def cpu_seconds(self):
@@ -243,8 +243,8 @@ class OpenSMTPD(Server):
              "held: smtpctl pause mta")
 
     @classmethod
-    def tls_fails(cls):
-        old = int(cls.version().split(".")[0]) < 7
+    def fails(cls, load):
+        old = load.tls and int(cls.version().split(".")[0]) < 7
         return "before version 7 its handshakes fail with OpenSSL 3 (OpenSMTPD's issue 1171)" if old else None
 
     @staticmethod
@@ -286,6 +286,29 @@ class OpenSMTPD(Server):
             run(["nsenter", "-t", smtpd.pid, "-m", "setpriv", "--regid=opensmtpq", "--clear-groups", SMTPCTL, "pause", "mta"])
 
 
+class Nothing(Server):
+    """The client's own limit: as fast as this goes smtp-source alone, on a machine that it shares with who answers it."""
+
+    name, title, copies = "nothing", "nothing kept", 0
+    notes = ("smtp-sink, which answers and throws away: what client and machine let through at most",)
+
+    @staticmethod
+    def missing():
+        return tested.missing("smtp-source")
+
+    @staticmethod
+    def version():
+        return Postfix.version()
+
+    @classmethod
+    def fails(cls, load):
+        return "it delivers nothing" if load.deliver else "it has no TLS" if load.tls else None
+
+    def start(self):
+        self.ports = [free_port()]
+        self.wait_listening(self.process([*self.prefix(), SINK, "-u", "nobody", f"127.0.0.1:{self.ports[0]}", "1000"]))
+
+
 class Mailraft(Server):
     name, title, root = "mailraft", "mailraft", False
     nodes = 3
@@ -324,4 +347,4 @@ class Mailraft(Server):
         super().close()
 
 
-SERVERS = {server.name: server for server in (Postfix, Exim, OpenSMTPD, Mailraft)}
+SERVERS = {server.name: server for server in (Nothing, Postfix, Exim, OpenSMTPD, Mailraft)}
