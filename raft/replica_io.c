@@ -531,7 +531,8 @@ int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
         snprintf(error, error_len, "raft log in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);
         *l = (struct loaded_log){0};
         /* A file that was cut short is an I/O error for raft_uv, but no other start mends it. */
-        bool damaged = rv == RAFT_CORRUPT || rv == RAFT_MALFORMED || strstr(rio->io.errmsg, "short read") != NULL;
+        bool damaged = rv == RAFT_CORRUPT || rv == RAFT_MALFORMED || strstr(rio->io.errmsg, "short read") != NULL ||
+                       strstr(rio->io.errmsg, "file has only") != NULL;
         return damaged ? MR_MALFORMED : MR_IO;
     }
     rv = voted_check(&rio->voted, rio->dir, l->term, l->voted_for, error, error_len);

@@ -124,7 +124,7 @@ static bool is_sending(struct cluster *c, void *arg)
 /* The link breaks in the middle of the transfer; later the next attempt gets through. */
 static void sends_again_after_a_broken_link(void **state)
 {
-    struct cluster *c = cluster_start(0xcccc, 8 << 20);
+    struct cluster *c = cluster_start_with(0xcccc, 8 << 20, 400, 200); /* a large one comes after four times as many */
     struct still_busy b = {.load = {.window = 8, .size = 100}};
     (void)state;
 
@@ -133,6 +133,7 @@ static void sends_again_after_a_broken_link(void **state)
     load_cluster(c, 200, 32, 100, 60);
     cut_off(c, b.away->number, true);
     load_cluster(c, 2500, 64, 100, 60);
+    assert_true(run_until(c, leader_has_stored_one, NULL, 60));
     cut_off(c, b.away->number, false);
     assert_true(run_until(c, is_sending, NULL, 20));
     cut_off(c, b.away->number, true);
