@@ -110,16 +110,17 @@ bool spool_spare_keep(struct spool *sp, uint32_t number, uint64_t size)
         return false;
     char *from = spool_path(sp, number), *to = spool_spare_path(sp, number);
     int rc = sp->io->rename_file(sp->io, from, to);
+    bool renamed = rc == 0;
     /* Before anything is written over it: under its old name it would be a damaged segment. */
-    if (rc == 0)
+    if (renamed)
         rc = sp->io->sync_dir(sp->io, sp->dir);
     if (rc < 0)
         log_event(LOG_WARN, "spool_spare", LOG_S("path", from), LOG_S("error", strerror(-rc)));
     free(from);
     free(to);
-    if (rc == 0 && !add(sp, number))
+    if (renamed && (rc < 0 || !add(sp, number)))
         discard(sp, number);
-    return rc == 0;
+    return renamed;
 }
 
 /* ---- the writer thread's ---- */
