@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 
 import growth
 import loads
@@ -37,9 +38,11 @@ def options(arguments):
     parser.add_argument("--queue", type=int, metavar="N", help="instead: mailraft with N messages queued")
     parser.add_argument("--strace", action="store_true", help="instead: what each server syncs before its 250")
     parser.add_argument("--stores", action="store_true", help="instead: replicated stores that might keep a queue")
-    parser.add_argument("--dir", type=pathlib.Path, default=tempfile.gettempdir(), help="where the servers work: the disk that is measured")
+    parser.add_argument("--dir", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()), help="where the servers work: the disk that is measured")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parents[1] / "build" / "bench",
                         help="folder for results.json, RESULTS.md and results.svg (default build/bench); what is there is added to")
+    parser.add_argument("--rest", type=float, default=0.0, metavar="SECONDS",
+                        help="before each run: a rented machine may be fast for a short while only (default 0)")
     parser.add_argument("--keep", action="store_true", help="leave the servers' folders")
     return parser.parse_args(arguments)
 
@@ -86,6 +89,7 @@ def head(opts):
 def one_run(opts, shop, load, kind, number):
     folder, resolver, tls = shop
     here = folder / f"{load.key}-{kind.name}-{number}"
+    time.sleep(opts.rest)
     result = loads.run(load, kind, here, resolver, tls, opts.messages)
     if not opts.keep:
         shutil.rmtree(here, ignore_errors=True)
@@ -135,7 +139,7 @@ def by_nodes(opts, results):
 def queue(opts, results):
     section = head(opts)
     with workshop(opts) as (folder, _, _):
-        section["rows"] = growth.measure_queue(folder, opts.queue, opts.rounds, opts.messages, say)
+        section["rows"] = growth.measure_queue(folder, opts.queue, opts.rounds, opts.messages, opts.rest, say)
     results["queue"] = section
     print(report.queue_part(section))
 
@@ -162,6 +166,7 @@ def replicated_stores(opts, results):
 
 def main(arguments=None):
     opts = options(arguments)
+    opts.dir.mkdir(parents=True, exist_ok=True)
     loads.end_in_order()
     results = report.read(opts.out / "results.json")
     parts = [(opts.nodes, by_nodes), (opts.queue, queue), (opts.strace, strace), (opts.stores, replicated_stores)]

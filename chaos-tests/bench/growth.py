@@ -51,14 +51,30 @@ class Stalls:
         self.look()
 
 
-def accept_rates(server, folder, rounds, messages):
-    """Messages a second of each round: 20 sessions, 10 KB, many a session."""
-    rates = []
-    for _ in range(rounds):
-        begun = time.monotonic()
-        loads.source(server.ports, messages, 20, 10240, True, folder)
-        rates.append(messages / (time.monotonic() - begun))
+def accept_rates(clusters, folder, rounds, messages, rest):
+    """Messages a second of each cluster and round, alternately: 20 sessions, 10 KB, many a session."""
+    rates = [[] for _ in clusters]
+    for number in range(rounds):
+        for which in sorted(range(len(clusters)), reverse=bool(number % 2)):
+            time.sleep(rest)
+            begun = time.monotonic()
+            loads.source(clusters[which].ports, messages, 20, 10240, True, folder)
+            rates[which].append(messages / (time.monotonic() - begun))
     return rates
+
+
+def compare_with_empty(server, folder, port, rounds, messages, rest):
+    """Median rates of a new cluster whose queue is nearly empty and of this one: side by side, since a machine is rarely as fast
+    minutes later."""
+    folder = folder / "empty"
+    folder.mkdir()
+    folder.chmod(0o755)
+    other = Waiting(folder, None, port, False, None)
+    try:
+        loads.source(other.ports, loads.WARM, 20, 10240, True, folder)
+        return [statistics.median(rates) for rates in accept_rates((other, server), folder, rounds, messages, rest)]
+    finally:
+        other.close()
 
 
 def fill(server, folder, n, say):
@@ -118,7 +134,7 @@ def drain(server, folder, port):
     return arrivals[0][0] - begun, arrivals[-1][0] - begun, rate, waiting
 
 
-def measure_queue(folder, n, rounds, scale, say):
+def measure_queue(folder, n, rounds, scale, rest, say):
     """[{"what", "value", "number"}] in the order in which they were measured."""
     rows = []
 
@@ -132,17 +148,15 @@ def measure_queue(folder, n, rounds, scale, say):
     try:
         cluster, nodes = server.cluster, server.cluster.nodes
         loads.source(server.ports, loads.WARM, 20, 10240, True, folder)
-        empty = accept_rates(server, folder, rounds, messages)
-        row("accept, nearly empty queue (20 sessions, 10 KB, many a session), /s", f"{statistics.median(empty):,.0f}", statistics.median(empty))
         before, had = [measure.rss_bytes(node.pid) for node in nodes], cluster.queued()
         stalls = Stalls(nodes)
         try:
             fill(server, folder, n, say)
-            full = accept_rates(server, folder, rounds, messages)
+            empty, full = compare_with_empty(server, folder, port, rounds, messages, rest)
         finally:
             stalls.close()
-        percent = 100 * statistics.median(full) / statistics.median(empty)
-        row(f"accept, {n:,} queued, /s", f"{statistics.median(full):,.0f} ({percent:.0f} % of that)", percent)
+        row("accept, nearly empty queue (20 sessions, 10 KB, many a session), /s", f"{empty:,.0f}", empty)
+        row(f"accept, {n:,} queued, alternately with that, /s", f"{full:,.0f} ({100 * full / empty:.0f} % of that)", 100 * full / empty)
         queued = cluster.queued()
         grown = [(measure.rss_bytes(node.pid) - b) / max(1, queued - had) for node, b in zip(nodes, before)]
         row("memory (RSS) a queued message, bytes, by node", ", ".join(f"{g:.0f}" for g in grown), max(grown))
@@ -153,8 +167,10 @@ def measure_queue(folder, n, rounds, scale, say):
         row("`mailraftctl queue`, ms", f"{1000 * asked:.0f}", 1000 * asked)
         follower = next(node for node in nodes if node is not cluster.leader())
         for what, which in (("restart of a node", [follower]), ("restart of all nodes", nodes)):
+            time.sleep(rest)
             took = restart(cluster, which)
             row(f"{what} after kill -9, until ready, s", f"{took:.1f}", took)
+        time.sleep(rest)
         first, whole, rate, waiting = drain(server, folder, port)
         row("the next hop is back: first message after, s", f"{first:.1f}", first)
         row(f"all {waiting:,} messages after, s (attempts are {PAUSE} apart)", f"{whole:.1f}", whole)
