@@ -1,7 +1,7 @@
 /* sim_world.h - what the world's own files share: who submitted what, what the committed log made of it, what next hops
  * took. sim_world.c (phases, nodes), sim_worker.c (with the parts that sim_worker_internal.h names) and sim_sessions.c
- * (what node/ does above cluster.h), sim_clients.c, sim_hops.c, sim_oracle.c (watches the state machine), sim_check.c
- * (the rest of the invariants).
+ * (what node/ does above cluster.h), sim_clients.c, sim_hops.c, sim_oracle.c (watches the state machine;
+ * sim_oracle_internal.h names its parts), sim_check.c (the rest of the invariants).
  *
  * The oracle: the first node that applies an index tells what the cluster has decided; all others must do the same. So
  * the world knows the committed queue at each moment without a model of its own, and models only what may follow from
