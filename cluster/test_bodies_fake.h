@@ -1,51 +1,18 @@
 /* test_bodies_fake.h - a cluster of body planes over spools, links and states in memory, stepped by hand.
  *
- * Everything is deterministic: step_all runs until nothing moves; time passes only by pass_ms. Spools check what the
- * real one checks (order, length, whether a piece comes twice at once). */
+ * Everything is deterministic: step_all runs until nothing moves; time passes only by pass_ms. */
 #ifndef MR_TEST_BODIES_FAKE_H
 #define MR_TEST_BODIES_FAKE_H
 
-#include "cluster/bodies_internal.h"
-#include "proto/base/error.h"
-#include "proto/base/memory.h"
+#include "cluster/test_bodies_fake_spool.h"
 #include "proto/base/panic.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <xxhash.h>
+/* Voters: nodes 1 to 3, 1 to 5. */
+#define V3 (2 | 4 | 8)
+#define V5 (2 | 4 | 8 | 16 | 32)
 
-#include <cmocka.h>
+enum { FAKE_NODES = 6, FAKE_LINK_MAX = 16 << 20, P = SPOOL_MAX_PIECE };
 
-#define FAKE_FUNCTION __attribute__((unused)) static
-
-enum { FAKE_NODES = 6, FAKE_PIECES = 64, FAKE_BODIES = 4096, FAKE_LINK_MAX = 16 << 20 };
-
-struct fake_body {
-    struct mr_id id;
-    bool used, complete, bad;
-    uint64_t stamp, length;
-    uint8_t checksum[16];
-    uint32_t n;
-    struct {
-        uint8_t *data;
-        size_t len;
-    } pieces[FAKE_PIECES];
-};
-struct fake_spool_op {
-    struct fake_spool_op *next;
-    struct spool_put *put;
-    struct spool_get *get;
-    bool cancelled;
-};
-struct fake_spool {
-    struct fake_body *bodies;
-    size_t n, puts, dropped;
-    struct fake_spool_op *first, **end;
-    bool in_memory; /* what it has can be read at once */
-    bool stalled, nospace;
-};
 struct fake_frame {
     struct fake_frame *next;
     enum frame_type type;
@@ -89,188 +56,13 @@ struct fake_cluster {
     struct fake_node nodes[FAKE_NODES + 1];
     struct fake_wire wires[FAKE_NODES + 1][FAKE_NODES + 1];
     uint64_t now_ns;
-    /* May change a frame on its way; false: it is lost. */
+    /* May change a frame on its way; false: it is lost. Which ones, and how many those were. */
     bool (*tamper)(struct fake_cluster *c, uint32_t from, uint32_t to, struct fake_frame *f);
+    uint32_t tamper_from;
+    enum frame_type tamper_type;
+    unsigned hits;
     int frame_error;
 };
-
-/* ---- spool ---- */
-static struct fake_spool *as_spool(const struct spool *sp)
-{
-    return (struct fake_spool *)(uintptr_t)sp;
-}
-static struct fake_body *fake_body(const struct fake_spool *sp, struct mr_id id)
-{
-    for (size_t i = 0; i < sp->n; i++)
-        if (sp->bodies[i].used && mr_id_equal(sp->bodies[i].id, id))
-            return &sp->bodies[i];
-    return NULL;
-}
-static void fake_body_free(struct fake_body *body)
-{
-    for (uint32_t i = 0; i < body->n; i++)
-        free(body->pieces[i].data);
-    memset(body, 0, sizeof(*body));
-}
-static void fake_op(struct fake_spool *sp, struct spool_put *put, struct spool_get *get)
-{
-    struct fake_spool_op *op = mr_calloc(1, sizeof(*op));
-    op->put = put;
-    op->get = get;
-    *sp->end = op;
-    sp->end = &op->next;
-}
-static int fake_spool_put(struct spool *s, struct spool_put *req)
-{
-    struct fake_spool *sp = as_spool(s);
-    if (req->piece.len > SPOOL_MAX_PIECE)
-        return MR_LIMIT;
-    sp->puts++;
-    fake_op(sp, req, NULL);
-    return 0;
-}
-static void fake_spool_abort(struct spool *s, struct mr_id id)
-{
-    struct fake_spool *sp = as_spool(s);
-    struct fake_body *body = fake_body(sp, id);
-    for (struct fake_spool_op *op = sp->first; op != NULL; op = op->next)
-        if (op->put != NULL && mr_id_equal(op->put->piece.id, id))
-            op->cancelled = true;
-    if (body != NULL && !body->complete)
-        fake_body_free(body);
-}
-static int fake_spool_get(struct spool *s, struct spool_get *req)
-{
-    fake_op(as_spool(s), NULL, req);
-    return 0;
-}
-static uint8_t *fake_spool_read_now(struct spool *s, struct mr_id id, size_t *len)
-{
-    const struct fake_body *body = fake_body(as_spool(s), id);
-    if (!as_spool(s)->in_memory || body == NULL || !body->complete || body->bad || body->n != 1)
-        return NULL;
-    *len = body->pieces[0].len;
-    return mr_memdup(body->pieces[0].data, *len);
-}
-static bool fake_spool_has(const struct spool *s, struct mr_id id, struct spool_info *info)
-{
-    const struct fake_body *body = fake_body(as_spool(s), id);
-    if (body == NULL || !body->complete)
-        return false;
-    if (info != NULL) {
-        *info = (struct spool_info){.length = body->length, .stamp_ms = body->stamp, .pieces = body->n};
-        memcpy(info->checksum, body->checksum, 16);
-    }
-    return true;
-}
-static void fake_spool_drop(struct spool *s, struct mr_id id)
-{
-    struct fake_spool *sp = as_spool(s);
-    struct fake_body *body = fake_body(sp, id);
-    if (body != NULL) {
-        sp->dropped++;
-        fake_body_free(body);
-    }
-    fake_spool_abort(s, id);
-}
-static size_t fake_spool_list(const struct spool *s, uint64_t *cursor, struct spool_entry *out, size_t max)
-{
-    const struct fake_spool *sp = as_spool(s);
-    size_t n = 0;
-    while (*cursor < sp->n && n < max) {
-        const struct fake_body *body = &sp->bodies[(*cursor)++];
-        if (body->used)
-            out[n++] = (struct spool_entry){body->id, body->stamp, body->complete};
-    }
-    if (*cursor >= sp->n)
-        *cursor = 0;
-    return n;
-}
-static bool fake_sum_is(const struct fake_body *body, const uint8_t checksum[16])
-{
-    XXH3_state_t *hash = XXH3_createState();
-    XXH128_canonical_t canonical;
-    assert_non_null(hash);
-    XXH3_128bits_reset(hash);
-    for (uint32_t i = 0; i < body->n; i++)
-        XXH3_128bits_update(hash, body->pieces[i].data, body->pieces[i].len);
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
-    XXH3_freeState(hash);
-    return memcmp(canonical.digest, checksum, 16) == 0;
-}
-static int fake_store(struct fake_spool *sp, const struct spool_piece *p)
-{
-    struct fake_body *body = fake_body(sp, p->id);
-    size_t length = 0;
-    if (body != NULL && body->complete)
-        return MR_EXISTS;
-    if (sp->nospace)
-        return MR_NOSPACE;
-    if (body == NULL) {
-        size_t i = 0;
-        while (i < sp->n && sp->bodies[i].used)
-            i++;
-        assert_true(i < FAKE_BODIES);
-        if (i == sp->n)
-            sp->n++;
-        body = &sp->bodies[i];
-        body->used = true;
-        body->id = p->id;
-    }
-    if (p->stamp_ms > body->stamp)
-        body->stamp = p->stamp_ms;
-    if (p->piece != body->n || body->n == FAKE_PIECES) {
-        fake_body_free(body);
-        return MR_INVAL;
-    }
-    body->pieces[body->n].data = mr_memdup(p->data, p->len);
-    body->pieces[body->n++].len = p->len;
-    if (p->last) {
-        for (uint32_t i = 0; i < body->n; i++)
-            length += body->pieces[i].len;
-        if (length != p->length) {
-            fake_body_free(body);
-            return MR_INVAL;
-        }
-        if (!fake_sum_is(body, p->checksum)) {
-            fake_body_free(body);
-            return MR_CHECKSUM;
-        }
-        body->complete = true;
-        body->length = length;
-        memcpy(body->checksum, p->checksum, 16);
-    }
-    return 0;
-}
-static bool fake_spool_step(struct fake_spool *sp)
-{
-    struct fake_spool_op *op = sp->first;
-    if (op == NULL || sp->stalled)
-        return false;
-    sp->first = op->next;
-    if (sp->first == NULL)
-        sp->end = &sp->first;
-    if (op->put != NULL) {
-        struct spool_put *put = op->put;
-        int status = op->cancelled ? MR_CANCELLED : fake_store(sp, &put->piece);
-        free(op);
-        put->cb(put, status);
-    } else {
-        struct spool_get *get = op->get;
-        struct fake_body *body = fake_body(sp, get->id);
-        free(op);
-        if (body == NULL || !body->complete || get->piece >= body->n) {
-            get->cb(get, MR_NOTFOUND, NULL, 0, false);
-        } else if (body->bad) {
-            fake_body_free(body);
-            get->cb(get, MR_CHECKSUM, NULL, 0, false);
-        } else {
-            size_t len = body->pieces[get->piece].len;
-            get->cb(get, 0, mr_memdup(body->pieces[get->piece].data, len), len, get->piece + 1 == body->n);
-        }
-    }
-    return true;
-}
 
 /* ---- links ---- */
 static struct fake_node *node_of(const struct links *l)
@@ -627,13 +419,13 @@ static void on_written(void *arg, int status)
     if (status != 0)
         put->refused++;
 }
-static void put_begin(struct fake_cluster *c, struct put *put, uint32_t node, unsigned id)
+FAKE_FUNCTION void put_begin(struct fake_cluster *c, struct put *put, uint32_t node, unsigned id)
 {
     memset(put, 0, sizeof(*put));
     put->id = test_id(id);
     put->p = bodies_begin(c->nodes[node].b, put->id);
 }
-static void put_piece(struct put *put, size_t from, size_t len)
+FAKE_FUNCTION void put_piece(struct put *put, size_t from, size_t len)
 {
     uint8_t *all = content(put->id, from + len);
     uint8_t *data = mr_memdup(all + from, len);
@@ -641,7 +433,7 @@ static void put_piece(struct put *put, size_t from, size_t len)
     put->len = from + len;
     bodies_piece(put->p, data, len, on_written, put);
 }
-static void put_finish(struct put *put, size_t len)
+FAKE_FUNCTION void put_finish(struct put *put, size_t len)
 {
     size_t whole = put->len + len;
     uint8_t *all = content(put->id, whole);
@@ -658,7 +450,7 @@ FAKE_FUNCTION void put_small(struct fake_cluster *c, struct put *put, uint32_t n
     put_finish(put, len);
 }
 /* Applies the enqueue on these nodes. */
-static void enqueue(struct fake_cluster *c, uint64_t nodes, unsigned number, size_t len, uint64_t holders)
+FAKE_FUNCTION void enqueue(struct fake_cluster *c, uint64_t nodes, unsigned number, size_t len, uint64_t holders)
 {
     struct mr_id id = test_id(number);
     uint8_t *data = content(id, len);
@@ -682,7 +474,7 @@ static void enqueue(struct fake_cluster *c, uint64_t nodes, unsigned number, siz
     free(data);
 }
 /* Applies the last outcome. */
-static void finish(struct fake_cluster *c, uint32_t node, unsigned number)
+FAKE_FUNCTION void finish(struct fake_cluster *c, uint32_t node, unsigned number)
 {
     struct fake_state *s = &c->nodes[node].state;
     struct state_message *m = (struct state_message *)(uintptr_t)fake_find((struct state *)s, test_id(number));
@@ -708,11 +500,11 @@ FAKE_FUNCTION void plant(struct fake_cluster *c, uint32_t node, unsigned number,
     }
     free(data);
 }
-static bool has(struct fake_cluster *c, uint32_t node, unsigned number)
+FAKE_FUNCTION bool has(struct fake_cluster *c, uint32_t node, unsigned number)
 {
     return fake_spool_has((struct spool *)&c->nodes[node].spool, test_id(number), NULL);
 }
-static bool has_right(struct fake_cluster *c, uint32_t node, unsigned number, size_t len)
+FAKE_FUNCTION bool has_right(struct fake_cluster *c, uint32_t node, unsigned number, size_t len)
 {
     const struct fake_body *body = fake_body(&c->nodes[node].spool, test_id(number));
     uint8_t *data = content(test_id(number), len);
@@ -748,7 +540,7 @@ static void on_reading(struct body_read *req, int status, uint8_t *data, size_t 
     }
     free(data);
 }
-static void read_begin(struct fake_cluster *c, struct reading *r, uint32_t node, unsigned number, uint32_t piece)
+FAKE_FUNCTION void read_begin(struct fake_cluster *c, struct reading *r, uint32_t node, unsigned number, uint32_t piece)
 {
     memset(r, 0, sizeof(*r));
     r->req.id = test_id(number);
@@ -757,11 +549,25 @@ static void read_begin(struct fake_cluster *c, struct reading *r, uint32_t node,
     bodies_read(c->nodes[node].b, &r->req);
     assert_int_equal(r->called, 0); /* never before the call returned */
 }
-static uint64_t missing(struct fake_cluster *c, uint32_t node)
+FAKE_FUNCTION struct bodies_stats stats_of(struct fake_cluster *c, uint32_t node)
 {
     struct bodies_stats stats;
     bodies_stats(c->nodes[node].b, &stats);
-    return stats.missing;
+    return stats;
+}
+FAKE_FUNCTION uint64_t missing(struct fake_cluster *c, uint32_t node)
+{
+    return stats_of(c, node).missing;
+}
+/* A tamper: pieces of one sender are not what it sent. */
+FAKE_FUNCTION bool flip(struct fake_cluster *c, uint32_t from, uint32_t to, struct fake_frame *f)
+{
+    (void)to;
+    if (from == c->tamper_from && f->type == FRAME_BODY_PIECE && f->tail_len > 0) {
+        f->tail[f->tail_len / 2] ^= 1;
+        c->hits++;
+    }
+    return true;
 }
 
 #endif

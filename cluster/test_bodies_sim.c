@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-enum { PUTS = 160, READS = 64, ROUNDS = 500, P = SPOOL_MAX_PIECE };
+enum { PUTS = 160, READS = 64, ROUNDS = 500 };
 
 struct life {
     struct put put;
