@@ -1,365 +1,34 @@
-/* The rules of sched.h with a real state, each test named after the accident that it prevents. */
+/* Who gets which attempt, with a real state: new leaders (S3), turns, back-off, nodes, notices; each test named after
+ * the accident that it prevents. Limits are test_sched_budget.c's. */
 #include "test_sched_world.h"
 
-static const char *const hop_a = "smtp://a.example:25";
-static const char *const hop_a2 = "smtp://a.example:2525"; /* same site */
-static const char *const hop_b = "smtp://b.example:25";
-
-static struct world *limited(uint32_t nodes, uint32_t connections, double rate)
-{
-    struct world *w = world_open(nodes);
-    const struct world_limit limits[] = {{"a.example", connections, rate}};
-
-    world_rules(w, limits, 1, false);
-    world_lead(w);
-    return w;
-}
-
-/* Nothing is ready in anybody's queue, but slots stay as the nodes report them. */
-static uint32_t most_slots(struct world *w, const char *next_hop, unsigned mails)
-{
-    for (unsigned i = 0; i < mails; i++)
-        world_mail(w, next_hop, 1 + i % w->n_nodes);
-    while (world_step(w) > 0)
-        ;
-    return sched_slots(w->sched, next_hop);
-}
-
-/* S1: three nodes with a limit of 5 each would be 15. */
-static void limit_holds_for_the_cluster(void **state)
-{
-    (void)state;
-    struct world *w = limited(3, 5, 0);
-
-    assert_int_equal(most_slots(w, hop_a, 100), 5);
-    struct state_counts c;
-    state_counts(w->state, &c);
-    assert_int_equal(c.assigned, 5 * SCHED_SLOT_DEPTH);
-    world_close(w);
-}
-
-/* S1: two ports of one host are one site. */
-static void limit_is_the_sites(void **state)
-{
-    (void)state;
-    struct world *w = limited(3, 5, 0);
-
-    most_slots(w, hop_a, 50);
-    most_slots(w, hop_a2, 50);
-    assert_true(sched_slots(w->sched, hop_a) + sched_slots(w->sched, hop_a2) <= 5);
-    world_close(w);
-}
-
-/* A next hop that keeps its connections busy for ever must not starve another one of the same site. */
-static void busy_next_hop_leaves_its_neighbour_a_share(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 4, 0);
-    struct mr_id ids[200], other;
-
-    for (unsigned i = 0; i < 200; i++)
-        ids[i] = world_mail(w, hop_a, 1);
-    world_step(w);
-    assert_int_equal(sched_slots(w->sched, hop_a), 4);
-    other = world_mail(w, hop_a2, 1);
-    bool served = false;
-    for (unsigned i = 0; i < 200 && !served; i++) {
-        world_step(w);
-        served = world_node_of(w, other) != 0;
-        if (world_delivery(w, ids[i]).state == DELIVERY_ASSIGNED)
-            world_end(w, ids[i], WORLD_DELIVERED);
-        world_advance(w, 50);
-        /* Idle connections are closed by the node at once; busy ones stay. */
-        struct world_beat b = {.node = 1, .free = 100, .next_hop = hop_a};
-        for (uint32_t slot = 1; slot <= 4; slot++)
-            for (unsigned k = 0; k < 200; k++)
-                if (world_delivery(w, ids[k]).state == DELIVERY_ASSIGNED && world_delivery(w, ids[k]).slot == slot) {
-                    b.slots[b.n_slots++] = slot;
-                    break;
-                }
-        world_beat(w, b);
-    }
-    assert_true(served);
-    assert_true(sched_slots(w->sched, hop_a) + sched_slots(w->sched, hop_a2) <= 4);
-    world_close(w);
-}
-
-/* S1: a slot whose last attempt has ended is an open connection until its node says otherwise, with an index that has
- * seen the end. */
-static void slot_is_free_only_when_its_node_says_so(void **state)
-{
-    (void)state;
-    struct world *w = limited(2, 1, 0);
-    struct mr_id first = world_mail_held_by(w, hop_a, 1, 1 << 1 | 1 << 2);
-
-    assert_int_equal(world_step(w), 1);
-    assert_int_equal(world_node_of(w, first), 1);
-    uint64_t before = w->index;
-    world_end(w, first, WORLD_DELIVERED);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    /* An older heartbeat that does not list it: it may not have begun then. */
-    world_advance(w, 10);
-    world_beat(w, (struct world_beat){.node = 1, .applied = before, .free = 100});
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    /* One that lists it: idle. */
-    world_advance(w, 10);
-    world_beat(w, (struct world_beat){.node = 1, .free = 100, .next_hop = hop_a, .slots = {1}, .n_slots = 1});
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    /* An old one that was overtaken says nothing any more. */
-    Mailraft__Heartbeat old = MAILRAFT__HEARTBEAT__INIT;
-    old.incarnation = 1;
-    old.sent_ns = w->now_ns - 5 * MR_NS_PER_MS;
-    old.applied = w->index;
-    sched_heartbeat(w->sched, 1, &old, w->now_ns);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    world_advance(w, 10);
-    world_beat(w, (struct world_beat){.node = 1, .free = 100});
-    assert_int_equal(sched_slots(w->sched, hop_a), 0);
-    world_close(w);
-}
-
-/* S1: grants count before their operation is applied. */
-static void grants_on_their_way_count(void **state)
-{
-    (void)state;
-    struct world *w = limited(3, 2, 0);
-    Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
-    struct mr_id ids[16];
-    unsigned given = 0;
-
-    for (unsigned i = 0; i < 16; i++) {
-        ids[i] = world_new_id(w);
-        given += sched_grant(w->sched, ids[i], 0, hop_a, 1 + i % 3, w->now_ns, &a);
-        assert_true(sched_slots(w->sched, hop_a) <= 2);
-        sched_check(w->sched);
-    }
-    assert_int_equal(sched_slots(w->sched, hop_a), 2);
-    assert_true(given >= 2);
-    /* The same message proposed again must not be granted twice. */
-    assert_false(sched_grant(w->sched, ids[0], 0, hop_a, 1, w->now_ns, &a));
-    for (unsigned i = 0; i < 16; i++)
-        sched_ungrant(w->sched, ids[i], 0, w->now_ns);
-    assert_int_equal(sched_slots(w->sched, hop_a), 0);
-    assert_true(sched_grant(w->sched, ids[0], 0, hop_a, 1, w->now_ns, &a));
-    world_close(w);
-}
-
-/* S1: a heartbeat shows a connection that this leader never granted (it is new, or was told late). */
-static void reported_slots_count(void **state)
-{
-    (void)state;
-    struct world *w = limited(2, 3, 0);
-
-    world_advance(w, 10);
-    world_beat(w, (struct world_beat){.node = 2, .free = 100, .next_hop = hop_a, .slots = {7, 9}, .n_slots = 2});
-    assert_int_equal(sched_slots(w->sched, hop_a), 2);
-    for (unsigned i = 0; i < 40; i++)
-        world_mail(w, hop_a, 1);
-    world_step(w);
-    assert_int_equal(sched_slots(w->sched, hop_a), 3);
-    world_close(w);
-}
-
-/* S1: nothing new while a lowered limit is exceeded. */
-static void lowered_limit_waits_for_connections_to_close(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 4, 0);
-    const struct world_limit lower[] = {{"a.example", 2, 0}};
-
-    world_advance(w, 10);
-    world_beat(w, (struct world_beat){.node = 1, .free = 100, .next_hop = hop_a, .slots = {1, 2, 3}, .n_slots = 3});
-    world_rules(w, lower, 1, false);
-    world_mail(w, hop_a, 1);
-    assert_int_equal(world_step(w), 0);
-    world_advance(w, 10);
-    world_beat(w, (struct world_beat){.node = 1, .free = 100, .next_hop = hop_a, .slots = {2}, .n_slots = 1});
-    assert_int_equal(world_step(w), 1);
-    world_close(w);
-}
-
-/* S1: the node fell while a grant was on its way; its next life gets the same slot number meanwhile. The late refusal
- * of the old grant must not free the new slot. */
-static void late_refusal_frees_no_new_slot(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 1, 0);
-    Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
-    struct mr_id old = world_new_id(w), young = world_new_id(w);
-
-    assert_true(sched_grant(w->sched, old, 0, hop_a, 1, w->now_ns, &a));
-    world_node_down(w, 1, 1);
-    world_node_up(w, 1, 2);
-    world_beats(w);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    assert_false(sched_grant(w->sched, young, 0, hop_a, 1, w->now_ns, &a));
-    sched_ungrant(w->sched, old, 0, w->now_ns);
-    assert_int_equal(sched_slots(w->sched, hop_a), 0);
-    assert_true(sched_grant(w->sched, young, 0, hop_a, 1, w->now_ns, &a));
-    assert_int_equal(a.incarnation, 2);
-    sched_ungrant(w->sched, old, 0, w->now_ns);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    world_close(w);
-}
-
-/* A settled operation gives back only its own grant, not that of a later attempt. */
-static void settling_twice_takes_nothing_else(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 1, 0);
-    struct mr_id id = world_mail(w, hop_a, 1);
-    Mailraft__Op *first, *second;
-    uint64_t again;
-
-    assert_int_equal(sched_step(w->sched, w->now_ns, &first, 1, &again), 1);
-    sched_settled(w->sched, first, w->now_ns); /* was never proposed */
-    mailraft__op__free_unpacked(first, NULL);
-    assert_int_equal(sched_slots(w->sched, hop_a), 0);
-    assert_int_equal(sched_step(w->sched, w->now_ns, &first, 1, &again), 1);
-    assert_int_equal(world_do(w, first), APPLIED);
-    world_end(w, id, WORLD_DEFERRED); /* ready again at once */
-    assert_int_equal(sched_step(w->sched, w->now_ns, &second, 1, &again), 1);
-    assert_int_equal(second->assign->assignment->attempt, 2);
-    sched_settled(w->sched, first, w->now_ns);
-    assert_int_equal(world_do(w, second), APPLIED);
-    sched_settled(w->sched, second, w->now_ns);
-    sched_check(w->sched);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
-    mailraft__op__free_unpacked(first, NULL);
-    mailraft__op__free_unpacked(second, NULL);
-    world_close(w);
-}
-
-static unsigned grants_in(struct world *w, const char *next_hop, unsigned asked)
-{
-    unsigned given = 0;
-
-    for (unsigned i = 0; i < asked; i++) {
-        Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
-        given += sched_grant(w->sched, world_new_id(w), 0, next_hop, 1, w->now_ns, &a);
-    }
-    return given;
-}
-
-/* S2 */
-static void rate_holds_and_begins_empty(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 0, 100); /* 100 a second, burst 5 */
-    unsigned total = 0;
-
-    assert_int_equal(grants_in(w, hop_a, 50), 0);
-    world_advance(w, 10);
-    world_beats(w);
-    assert_int_equal(grants_in(w, hop_a, 50), 1);
-    for (unsigned i = 0; i < 200; i++) {
-        world_advance(w, 7);
-        world_beat(w, (struct world_beat){.node = 1, .free = 10000});
-        total += grants_in(w, hop_a, 3);
-    }
-    assert_in_range(total, 60, 140); /* slots of unlimited next hops end first */
-    world_close(w);
-}
-
-/* S2: a burst is short, however long nothing was sent. */
-static void budget_saves_up_little(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 0, 100);
-
-    world_advance(w, 3600000);
-    world_beats(w);
-    assert_int_equal(grants_in(w, hop_a, 50), 5);
-    world_close(w);
-}
-
-/* S2: what the old leader assigned is paid by the new one. */
-static void new_leader_charges_what_is_assigned(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 0, 10);
-
-    for (unsigned i = 0; i < 5; i++) {
-        world_mail(w, hop_a, 1);
-        world_advance(w, 100);
-        world_beats(w);
-        assert_int_equal(world_step(w), 1);
-    }
-    world_lead(w);
-    world_advance(w, 590);
-    world_beats(w);
-    assert_int_equal(grants_in(w, hop_a, 5), 0);
-    world_advance(w, 20);
-    world_beats(w);
-    assert_int_equal(grants_in(w, hop_a, 5), 1);
-    world_close(w);
-}
-
-/* S2: a site that was forgotten while idle begins neither with more nor with less than it had. */
-static void forgotten_site_keeps_its_budget(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 0, 100);
-    Mailraft__Op *op;
-    uint64_t again;
-
-    world_advance(w, 1000);
-    world_beats(w);
-    assert_int_equal(grants_in(w, hop_a, 1), 1);
-    world_lead(w);
-    for (unsigned i = 0; i < 100; i++)
-        sched_step(w->sched, w->now_ns, &op, 1, &again);
-    assert_int_equal(grants_in(w, hop_a, 1), 0);
-    world_advance(w, 1000);
-    world_beats(w);
-    for (unsigned i = 0; i < 100; i++)
-        sched_step(w->sched, w->now_ns, &op, 1, &again);
-    assert_int_equal(grants_in(w, hop_a, 10), 5);
-    world_close(w);
-}
-
-/* A grant that was never used is refunded. */
-static void unused_grant_is_refunded(void **state)
-{
-    (void)state;
-    struct world *w = limited(1, 0, 1);
-    Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
-    struct mr_id id = world_new_id(w);
-
-    world_advance(w, 1000);
-    world_beats(w);
-    assert_true(sched_grant(w->sched, id, 0, hop_a, 1, w->now_ns, &a));
-    assert_int_equal(grants_in(w, hop_a, 5), 0);
-    sched_ungrant(w->sched, id, 0, w->now_ns);
-    assert_int_equal(grants_in(w, hop_a, 5), 1);
-    world_close(w);
-}
+/* ---- new leaders ---- */
 
 /* S3: a new leader that knows nothing of the others' connections. */
 static void new_leader_waits_for_all_that_are_up(void **state)
 {
     (void)state;
-    struct world *w = limited(3, 2, 0);
+    struct world *w = world_limited(3, 2, 0);
     uint64_t before = w->index;
 
-    world_mail(w, hop_a, 1);
-    world_mail(w, hop_b, 1); /* unlimited */
+    world_mail(w, world_hop_a, 1);
+    world_mail(w, world_hop_b, 1); /* unlimited */
     world_nothing(w);
     sched_lead(w->sched, w->now_ns, w->index);
     world_beat(w, (struct world_beat){.node = 1, .free = 100});
     assert_true(sched_waiting_for_nodes(w->sched));
-    assert_int_equal(world_step(w), 1); /* hop_b is not held up */
+    assert_int_equal(world_step(w), 1); /* world_hop_b is not held up */
     /* One whose index is of the old term says nothing of what the old leader granted last. */
     world_beat(w, (struct world_beat){.node = 2, .applied = before, .free = 100});
-    world_beat(w, (struct world_beat){.node = 3, .free = 100, .next_hop = hop_a, .slots = {1, 2}, .n_slots = 2});
+    world_beat(w, (struct world_beat){.node = 3, .free = 100, .next_hop = world_hop_a, .slots = {1, 2}, .n_slots = 2});
     assert_true(sched_waiting_for_nodes(w->sched));
     assert_int_equal(world_step(w), 0);
     world_advance(w, 10);
     world_beat(w, (struct world_beat){.node = 2, .free = 100});
     assert_false(sched_waiting_for_nodes(w->sched));
-    assert_int_equal(sched_slots(w->sched, hop_a), 2);
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 2);
     assert_int_equal(world_step(w), 1);
-    assert_int_equal(sched_slots(w->sched, hop_a), 2);
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 2);
     world_close(w);
 }
 
@@ -367,10 +36,10 @@ static void new_leader_waits_for_all_that_are_up(void **state)
 static void new_leader_does_not_wait_for_the_dead(void **state)
 {
     (void)state;
-    struct world *w = limited(3, 2, 0);
+    struct world *w = world_limited(3, 2, 0);
 
     world_node_down(w, 3, 1);
-    world_mail(w, hop_a, 1);
+    world_mail(w, world_hop_a, 1);
     world_nothing(w);
     sched_lead(w->sched, w->now_ns, w->index);
     world_beat(w, (struct world_beat){.node = 1, .free = 100});
@@ -386,9 +55,9 @@ static void new_leader_does_not_wait_for_the_dead(void **state)
 static void new_leader_waits_for_its_own_entry(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 1, 0);
+    struct world *w = world_limited(1, 1, 0);
 
-    world_mail(w, hop_a, 1);
+    world_mail(w, world_hop_a, 1);
     sched_lead(w->sched, w->now_ns, w->index + 2);
     world_beat(w, (struct world_beat){.node = 1, .applied = w->index + 2, .free = 100});
     assert_int_equal(world_step(w), 0);
@@ -404,27 +73,29 @@ static void new_leader_waits_for_its_own_entry(void **state)
 static void new_leader_counts_what_is_assigned(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 2, 0);
+    struct world *w = world_limited(2, 2, 0);
 
     for (unsigned i = 0; i < 3; i++)
-        world_mail(w, hop_a, 1);
+        world_mail(w, world_hop_a, 1);
     world_step(w);
     world_lead(w);
-    assert_int_equal(sched_slots(w->sched, hop_a), 2);
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 2);
     sched_unlead(w->sched);
-    assert_int_equal(sched_slots(w->sched, hop_a), 0);
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 0);
     assert_int_equal(world_step(w), 0);
     world_close(w);
 }
+
+/* ---- turns ---- */
 
 /* S4: a node with two free descriptors. */
 static void node_gets_no_more_than_it_has_free(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 0, 0);
+    struct world *w = world_limited(1, 0, 0);
 
     for (unsigned i = 0; i < 10; i++)
-        world_mail(w, hop_a, 1);
+        world_mail(w, world_hop_a, 1);
     world_advance(w, 10);
     world_beat(w, (struct world_beat){.node = 1, .free = 2});
     uint64_t known = w->index;
@@ -443,10 +114,10 @@ static void node_gets_no_more_than_it_has_free(void **state)
 static void silent_and_draining_nodes_get_nothing(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 0, 0);
+    struct world *w = world_limited(2, 0, 0);
 
     for (unsigned i = 0; i < 50; i++)
-        world_mail(w, hop_a, 1);
+        world_mail(w, world_hop_a, 1);
     world_advance(w, SCHED_FRESH_MS + 1);
     assert_int_equal(world_step(w), 0);
     world_beat(w, (struct world_beat){.node = 1, .free = 100, .draining = true});
@@ -463,12 +134,12 @@ static void silent_and_draining_nodes_get_nothing(void **state)
 static void long_queue_does_not_stop_others(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 0, 0);
+    struct world *w = world_limited(1, 0, 0);
     struct mr_id small;
 
     for (unsigned i = 0; i < 3000; i++)
-        world_mail(w, hop_b, 1);
-    small = world_mail(w, hop_a, 1);
+        world_mail(w, world_hop_b, 1);
+    small = world_mail(w, world_hop_a, 1);
     world_step(w);
     assert_int_equal(world_node_of(w, small), 1);
     world_close(w);
@@ -511,28 +182,30 @@ static void blocked_next_hops_do_not_hide_others(void **state)
     world_close(w);
 }
 
+/* ---- next hops and nodes that fail ---- */
+
 /* 6.4: a million deliveries that become ready together for a next hop that is down. */
 static void dead_next_hop_gets_single_probes(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 20, 0);
+    struct world *w = world_limited(2, 20, 0);
     struct mr_id ids[40];
     uint64_t gap = SCHED_BACKOFF_MIN_MS;
 
     for (unsigned i = 0; i < 40; i++)
-        ids[i] = world_mail(w, hop_a, 1);
+        ids[i] = world_mail(w, world_hop_a, 1);
     assert_int_equal(world_step(w), 40);
     for (unsigned i = 0; i < 40; i++)
         world_end(w, ids[i], WORLD_UNREACHED);
     world_beats(w);
     assert_int_equal(world_step(w), 0);
     for (unsigned probe = 0; probe < 12; probe++) {
-        uint64_t until = sched_backoff_until(w->sched, hop_a);
+        uint64_t until = sched_backoff_until(w->sched, world_hop_a);
         assert_int_equal(until, w->now_ns + gap * MR_NS_PER_MS);
         world_advance(w, gap - 1);
         world_beats(w);
         assert_int_equal(world_step(w), 0);
-        assert_int_equal(grants_in(w, hop_a, 1), 0);
+        assert_int_equal(world_grants(w, world_hop_a, 1), 0);
         world_advance(w, 1);
         world_beats(w);
         assert_int_equal(world_step(w), 1);
@@ -564,7 +237,7 @@ static void dead_next_hop_gets_single_probes(void **state)
         state_counts(w->state, &c);
         assert_int_equal(c.assigned, allowed);
     }
-    assert_int_equal(sched_backoff_until(w->sched, hop_a), 0);
+    assert_int_equal(sched_backoff_until(w->sched, world_hop_a), 0);
     world_close(w);
 }
 
@@ -572,8 +245,8 @@ static void dead_next_hop_gets_single_probes(void **state)
 static void lost_probe_is_followed_by_another(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 20, 0);
-    struct mr_id id = world_mail(w, hop_a, 1);
+    struct world *w = world_limited(2, 20, 0);
+    struct mr_id id = world_mail(w, world_hop_a, 1);
 
     world_step(w);
     world_end(w, id, WORLD_UNREACHED);
@@ -592,8 +265,8 @@ static void lost_probe_is_followed_by_another(void **state)
 static void retry_prefers_another_node(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 20, 0);
-    struct mr_id id = world_mail(w, hop_a, 1);
+    struct world *w = world_limited(2, 20, 0);
+    struct mr_id id = world_mail(w, world_hop_a, 1);
 
     world_step(w);
     assert_int_equal(world_node_of(w, id), 1);
@@ -615,51 +288,53 @@ static void retry_prefers_another_node(void **state)
 static void failing_node_is_avoided_for_a_while(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 20, 0);
+    struct world *w = world_limited(2, 20, 0);
 
-    sched_result(w->sched, 2, hop_a, true, false, w->now_ns); /* not known yet: no next hop */
-    world_mail(w, hop_a, 1);
+    sched_result(w->sched, 2, world_hop_a, true, false, w->now_ns); /* not known yet: no next hop */
+    world_mail(w, world_hop_a, 1);
     world_step(w);
-    sched_result(w->sched, 2, hop_a, true, false, w->now_ns);
+    sched_result(w->sched, 2, world_hop_a, true, false, w->now_ns);
     for (unsigned i = 0; i < SCHED_AVOID_RUN; i++) {
-        assert_int_equal(sched_avoided(w->sched, hop_a), 0);
-        sched_result(w->sched, 1, hop_a, false, true, w->now_ns);
+        assert_int_equal(sched_avoided(w->sched, world_hop_a), 0);
+        sched_result(w->sched, 1, world_hop_a, false, true, w->now_ns);
     }
-    assert_int_equal(sched_avoided(w->sched, hop_a), 1);
+    assert_int_equal(sched_avoided(w->sched, world_hop_a), 1);
     /* Its failures are no back-off for the others any more. */
-    sched_result(w->sched, 2, hop_a, true, false, w->now_ns);
-    sched_result(w->sched, 1, hop_a, false, true, w->now_ns);
-    assert_int_equal(sched_backoff_until(w->sched, hop_a), 0);
-    struct mr_id id = world_mail(w, hop_a, 1);
+    sched_result(w->sched, 2, world_hop_a, true, false, w->now_ns);
+    sched_result(w->sched, 1, world_hop_a, false, true, w->now_ns);
+    assert_int_equal(sched_backoff_until(w->sched, world_hop_a), 0);
+    struct mr_id id = world_mail(w, world_hop_a, 1);
     world_beats(w);
     world_step(w);
     assert_int_equal(world_node_of(w, id), 2);
-    assert_int_equal(grants_in(w, hop_a, 1), 0);
+    assert_int_equal(world_grants(w, world_hop_a, 1), 0);
     /* It is better than nobody. Then its failures count again. */
     world_node_down(w, 2, 1);
     world_beats(w);
     world_step(w);
     assert_int_equal(world_node_of(w, id), 1);
-    sched_result(w->sched, 1, hop_a, false, true, w->now_ns);
-    assert_true(sched_backoff_until(w->sched, hop_a) > w->now_ns);
+    sched_result(w->sched, 1, world_hop_a, false, true, w->now_ns);
+    assert_true(sched_backoff_until(w->sched, world_hop_a) > w->now_ns);
     world_advance(w, SCHED_AVOID_MS + 1);
     world_beats(w);
-    assert_int_equal(sched_avoided(w->sched, hop_a), 0);
+    assert_int_equal(sched_avoided(w->sched, world_hop_a), 0);
     world_close(w);
 }
+
+/* ---- which node, which message ---- */
 
 /* A body is fetched over the net only when no holder is free. */
 static void holders_of_the_body_come_first(void **state)
 {
     (void)state;
-    struct world *w = limited(3, 0, 0);
-    struct mr_id id = world_mail_held_by(w, hop_a, 1, 1 << 2 | 1 << 3);
+    struct world *w = world_limited(3, 0, 0);
+    struct mr_id id = world_mail_held_by(w, world_hop_a, 1, 1 << 2 | 1 << 3);
 
     world_step(w);
     assert_in_range(world_node_of(w, id), 2, 3);
     world_beat(w, (struct world_beat){.node = 2, .free = 0});
     world_beat(w, (struct world_beat){.node = 3, .free = 0});
-    id = world_mail_held_by(w, hop_a, 1, 1 << 2 | 1 << 3);
+    id = world_mail_held_by(w, world_hop_a, 1, 1 << 2 | 1 << 3);
     world_step(w);
     assert_int_equal(world_node_of(w, id), 1);
     world_close(w);
@@ -669,14 +344,14 @@ static void holders_of_the_body_come_first(void **state)
 static void open_connection_is_used_again(void **state)
 {
     (void)state;
-    struct world *w = limited(2, 0, 0);
+    struct world *w = world_limited(2, 0, 0);
 
-    world_beat(w, (struct world_beat){.node = 2, .free = 100, .next_hop = hop_a, .slots = {5}, .n_slots = 1});
-    struct mr_id id = world_mail(w, hop_a, 1);
+    world_beat(w, (struct world_beat){.node = 2, .free = 100, .next_hop = world_hop_a, .slots = {5}, .n_slots = 1});
+    struct mr_id id = world_mail(w, world_hop_a, 1);
     world_step(w);
     assert_int_equal(world_node_of(w, id), 2);
     assert_int_equal(world_delivery(w, id).slot, 5);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 1);
     world_close(w);
 }
 
@@ -684,12 +359,12 @@ static void open_connection_is_used_again(void **state)
 static void fill_in_does_not_overtake(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 1, 0);
+    struct world *w = world_limited(1, 1, 0);
 
-    world_mail(w, hop_a, 1);
-    assert_int_equal(grants_in(w, hop_a, 1), 0);
+    world_mail(w, world_hop_a, 1);
+    assert_int_equal(world_grants(w, world_hop_a, 1), 0);
     assert_int_equal(world_step(w), 1);
-    assert_int_equal(grants_in(w, hop_a, 1), 1);
+    assert_int_equal(world_grants(w, world_hop_a, 1), 1);
     world_close(w);
 }
 
@@ -701,7 +376,7 @@ static void urgent_mail_is_assigned_first(void **state)
     static const int32_t priorities[] = {0, -5, 9, 0, 4, 9};
     static const unsigned first_to_last[] = {2, 5, 4, 0, 3, 1};
     enum { MAILS = 6 };
-    struct world *w = limited(1, 1, 0);
+    struct world *w = world_limited(1, 1, 0);
     struct mr_id ids[MAILS];
     const void *cursor = NULL;
     struct ready_delivery d;
@@ -709,9 +384,9 @@ static void urgent_mail_is_assigned_first(void **state)
     for (unsigned i = 0; i < MAILS; i++) {
         struct world_enqueue e;
         Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
-        world_enqueue_init(w, &e, hop_a, 1, UINT64_MAX, NULL);
+        world_enqueue_init(w, &e, world_hop_a, 1, UINT64_MAX, NULL);
         e.enqueue.priority = priorities[i];
-        assert_int_equal(sched_grant(w->sched, e.id, 0, hop_a, 1, w->now_ns, &a), i == 0);
+        assert_int_equal(sched_grant(w->sched, e.id, 0, world_hop_a, 1, w->now_ns, &a), i == 0);
         sched_ungrant(w->sched, e.id, 0, w->now_ns);
         assert_int_equal(world_do(w, &e.op), APPLIED);
         ids[i] = e.id;
@@ -730,29 +405,29 @@ static void urgent_mail_is_assigned_first(void **state)
 static void fill_in_is_assigned_with_the_message(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 1, 0);
+    struct world *w = world_limited(1, 1, 0);
     struct world_enqueue e;
     Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
 
-    world_enqueue_init(w, &e, hop_a, 1, UINT64_MAX, &a);
-    assert_true(sched_grant(w->sched, e.id, 0, hop_a, 1, w->now_ns, &a));
+    world_enqueue_init(w, &e, world_hop_a, 1, UINT64_MAX, &a);
+    assert_true(sched_grant(w->sched, e.id, 0, world_hop_a, 1, w->now_ns, &a));
     assert_int_equal(world_do(w, &e.op), APPLIED);
     sched_settled(w->sched, &e.op, w->now_ns);
     sched_check(w->sched);
     assert_int_equal(world_node_of(w, e.id), 1);
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 1);
     world_close(w);
 }
 
 static void suspended_rules_start_nothing(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 0, 0);
+    struct world *w = world_limited(1, 0, 0);
 
-    world_mail(w, hop_a, 1);
+    world_mail(w, world_hop_a, 1);
     world_rules(w, NULL, 0, true);
     assert_int_equal(world_step(w), 0);
-    assert_int_equal(grants_in(w, hop_b, 1), 0);
+    assert_int_equal(world_grants(w, world_hop_b, 1), 0);
     world_rules(w, NULL, 0, false);
     assert_int_equal(world_step(w), 1);
     world_close(w);
@@ -762,12 +437,12 @@ static void suspended_rules_start_nothing(void **state)
 static void notices_go_to_one_holder_once(void **state)
 {
     (void)state;
-    struct world *w = limited(3, 0, 0);
+    struct world *w = world_limited(3, 0, 0);
     Mailraft__Op *ops[16];
     uint64_t again;
 
     world_rules(w, NULL, 0, true);
-    struct mr_id id = world_mail_held_by(w, hop_a, 1, 1 << 2 | 1 << 3);
+    struct mr_id id = world_mail_held_by(w, world_hop_a, 1, 1 << 2 | 1 << 3);
     world_advance(w, 86400001);
     world_nothing(w);
     assert_int_equal(sched_step(w->sched, w->now_ns, ops, 16, &again), 0); /* nobody was heard for a day */
@@ -792,7 +467,7 @@ static void notices_go_to_one_holder_once(void **state)
 static void idle_next_hops_are_forgotten(void **state)
 {
     (void)state;
-    struct world *w = limited(1, 1, 0);
+    struct world *w = world_limited(1, 1, 0);
     Mailraft__Op *op;
     uint64_t again;
 
@@ -810,10 +485,12 @@ static void idle_next_hops_are_forgotten(void **state)
     for (unsigned i = 0; i < 200; i++)
         assert_int_equal(sched_step(w->sched, w->now_ns, &op, 1, &again), 0);
     assert_int_equal(sched_backoff_until(w->sched, "smtp://h7.example:25"), 0);
-    world_beat(
-        w, (struct world_beat){
-               .node = 1, .free = 1, .next_hop = hop_a, .slots = {0, SCHED_SLOT_NUMBERS, UINT32_MAX, 3}, .n_slots = 4});
-    assert_int_equal(sched_slots(w->sched, hop_a), 1);
+    world_beat(w, (struct world_beat){.node = 1,
+                                      .free = 1,
+                                      .next_hop = world_hop_a,
+                                      .slots = {0, SCHED_SLOT_NUMBERS, UINT32_MAX, 3},
+                                      .n_slots = 4});
+    assert_int_equal(sched_slots(w->sched, world_hop_a), 1);
     world_advance(w, 1);
     world_beat(w, (struct world_beat){.node = 1, .free = 1, .next_hop = "no next hop", .slots = {1}, .n_slots = 1});
     assert_int_equal(sched_slots(w->sched, "no next hop"), 0);
@@ -823,20 +500,6 @@ static void idle_next_hops_are_forgotten(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(limit_holds_for_the_cluster),
-        cmocka_unit_test(limit_is_the_sites),
-        cmocka_unit_test(busy_next_hop_leaves_its_neighbour_a_share),
-        cmocka_unit_test(slot_is_free_only_when_its_node_says_so),
-        cmocka_unit_test(grants_on_their_way_count),
-        cmocka_unit_test(reported_slots_count),
-        cmocka_unit_test(lowered_limit_waits_for_connections_to_close),
-        cmocka_unit_test(late_refusal_frees_no_new_slot),
-        cmocka_unit_test(settling_twice_takes_nothing_else),
-        cmocka_unit_test(rate_holds_and_begins_empty),
-        cmocka_unit_test(budget_saves_up_little),
-        cmocka_unit_test(new_leader_charges_what_is_assigned),
-        cmocka_unit_test(forgotten_site_keeps_its_budget),
-        cmocka_unit_test(unused_grant_is_refunded),
         cmocka_unit_test(new_leader_waits_for_all_that_are_up),
         cmocka_unit_test(new_leader_does_not_wait_for_the_dead),
         cmocka_unit_test(new_leader_waits_for_its_own_entry),

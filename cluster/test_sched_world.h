@@ -428,4 +428,32 @@ static inline void world_end(struct world *w, struct mr_id id, enum world_outcom
     assert_int_equal(world_end_at(w, id, what, v.attempt, v.node, 0), APPLIED);
 }
 
+/* Two next hops of one site, and one of another. */
+static const char *const world_hop_a = "smtp://a.example:25";
+static const char *const world_hop_a2 = "smtp://a.example:2525";
+static const char *const world_hop_b = "smtp://b.example:25";
+
+/* Nodes that are up, a limit for world_hop_a's site, and the scheduler leads. */
+static inline struct world *world_limited(uint32_t nodes, uint32_t connections, double rate)
+{
+    struct world *w = world_open(nodes);
+    const struct world_limit limits[] = {{"a.example", connections, rate}};
+
+    world_rules(w, limits, 1, false);
+    world_lead(w);
+    return w;
+}
+
+/* How many of so many attempts for a next hop the first node may begin now. */
+static inline unsigned world_grants(struct world *w, const char *next_hop, unsigned asked)
+{
+    unsigned given = 0;
+
+    for (unsigned i = 0; i < asked; i++) {
+        Mailraft__Assignment a = MAILRAFT__ASSIGNMENT__INIT;
+        given += sched_grant(w->sched, world_new_id(w), 0, next_hop, 1, w->now_ns, &a);
+    }
+    return given;
+}
+
 #endif
