@@ -23,11 +23,16 @@ test_packages=(
 )
 # liblz4-dev: so that what comes out can do what Debian's can.
 libraft_packages=(dpkg-dev autoconf automake libtool liblz4-dev libcmocka-dev)
-bench_packages=(openssl python3 python3-pytest postfix dnsmasq-base strace util-linux procps)
+# The erlang packages are what RabbitMQ, unpacked below, runs on.
+bench_packages=(
+    openssl python3 python3-pytest postfix dnsmasq-base strace util-linux procps
+    erlang-base erlang-crypto erlang-eldap erlang-inets erlang-mnesia erlang-os-mon erlang-parsetools erlang-public-key
+    erlang-runtime-tools erlang-ssl erlang-syntax-tools erlang-tools erlang-xmerl
+)
 # Peers that only tests and the bench run and that Debian's packages would not let stand beside the others (Exim conflicts with Postfix)
 # or would start as services: unpacked below $peers_dir, with the libraries that they need installed as usual.
 test_peers=(exim4-daemon-light haproxy)
-bench_peers=(exim4-daemon-light opensmtpd stunnel4 etcd-server nats-server)
+bench_peers=(exim4-daemon-light opensmtpd stunnel4 etcd-server nats-server rabbitmq-server)
 peers=()
 peers_dir=/usr/local/lib/mailraft-peers
 
@@ -68,6 +73,8 @@ peer_works() {
     stunnel4) "$peers_dir/$1/usr/bin/stunnel4" -version ;;
     etcd-server) "$peers_dir/$1/usr/bin/etcd" --version ;;
     nats-server) "$peers_dir/$1/usr/sbin/nats-server" --version ;;
+    # A script of its package only: the Erlang that it starts is a package that is installed.
+    rabbitmq-server) sh -n "$peers_dir/$1"/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server ;;
     esac >/dev/null 2>&1
 }
 

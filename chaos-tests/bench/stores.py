@@ -1,7 +1,6 @@
-"""Replicated stores that somebody might keep a queue in instead: etcd and NATS JetStream, three local nodes each.
+"""Replicated stores that somebody might keep a queue in instead: etcd, NATS JetStream and RabbitMQ, three local nodes each.
 
-The clients here keep 64 writes of 10 KB in flight over plain sockets, so that they cost little beside the servers. RabbitMQ's
-quorum queues are left out: they want a whole Erlang with its own naming daemon, installed and not unpacked.
+The clients here keep 64 writes of 10 KB in flight over plain sockets, so that they cost little beside the servers.
 """
 
 import asyncio
@@ -11,41 +10,11 @@ import json
 import os
 import time
 
-import measure
-from servers import PEERS, Process, can_connect, free_port, run, wait_for
+from rabbitmq import RabbitMQ
+from servers import PEERS, free_port, run
+from store import SIZE, Store
 
-IN_FLIGHT, SIZE, LIMIT = 64, 10240, 300.0
-LEFT_OUT = ["RabbitMQ (quorum queues): not measured; Debian's package wants an Erlang installed with its naming daemon."]
-
-
-class Store:
-    def __init__(self, folder):
-        self.dir = folder / self.name
-        self.dir.mkdir()
-        self.account = measure.account()
-        self.children = []
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def spawn(self, name, *args):
-        child = Process([*self.account.prefix, *args], self.dir / f"{name}.log")
-        self.children.append(child)
-        if isinstance(self.account, measure.Tree):
-            self.account.roots.append(child.pid)
-
-    def wait(self, ports):
-        for port in ports:
-            wait_for(lambda port=port: can_connect(port) or not all(c.alive() for c in self.children), f"{self.title} listens")
-        dead = [c for c in self.children if not c.alive()]
-        assert not dead, dead[0].text()[-1000:]
-
-    def close(self):
-        for child in self.children:
-            child.kill()
-        self.account.close()
+IN_FLIGHT, LIMIT = 64, 300.0
 
 
 async def all_at_once(one, n):
@@ -157,6 +126,9 @@ class Nats(Store):
         writer.close()
 
 
+KINDS = (Etcd, Nats, RabbitMQ)
+
+
 def one_round(kind, folder, messages):
     with contextlib.ExitStack() as stack:
         try:
@@ -177,9 +149,9 @@ def one_round(kind, folder, messages):
 
 def measure_stores(folder, rounds, messages, say):
     """{"stores": ..., "left_out": ...}"""
-    found, left_out = {}, list(LEFT_OUT)
+    found, left_out = {}, []
     kinds = []
-    for kind in (Etcd, Nats):
+    for kind in KINDS:
         if os.access(kind.program, os.X_OK):
             kinds.append(kind)
             found[kind.name] = {"title": kind.title, "version": kind.version(), "messages": messages, "runs": []}

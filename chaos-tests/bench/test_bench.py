@@ -15,6 +15,7 @@ import loads  # noqa: E402
 import measure  # noqa: E402
 import report  # noqa: E402
 import servers  # noqa: E402
+import stores  # noqa: E402
 import syncs  # noqa: E402
 from harness import folder, wait_for  # noqa: E402
 
@@ -197,6 +198,17 @@ def test_few_messages(shop, name):
         assert result["messages"] == 20 and result["cpu_per_1000"] > 0
         assert result["p50_ms"] > 0 if load.serial else result["delivered_per_second"] > 0
     assert not (measure.mounted("cgroup2") and list(measure.mounted("cgroup2").glob(f"mailraft-bench-{os.getpid()}-*")))
+
+
+@pytest.mark.parametrize("kind", stores.KINDS, ids=lambda kind: kind.name)
+def test_few_writes(kind):
+    """Three nodes of each store that is installed find each other and confirm."""
+    if not os.access(kind.program, os.X_OK):
+        pytest.skip(f"{kind.title} is not installed: deploy/install-deps.sh --bench")
+    with folder("bench-stores") as (path, _):
+        result, _ = stores.one_round(kind, path, 200)
+        assert "error" not in result, result
+        assert result["per_second"] > 0
 
 
 def descendants(pid):
