@@ -219,7 +219,7 @@ static void name_synced(uv_fs_t *req)
 {
     struct journal *j = req->data;
     if (req->result < 0)
-        mr_panic("journal of worker %u: fsync of its folder: %s", j->worker, uv_strerror((int)req->result));
+        mr_panic("journal of worker %u: fsync of its folder: %s", j->worker, strerror(-(int)req->result));
     uv_fs_req_cleanup(req);
     remove_old(j);
     after_sync(j);
@@ -229,7 +229,7 @@ static void data_synced(uv_fs_t *req)
 {
     struct journal *j = req->data;
     if (req->result < 0)
-        mr_panic("journal of worker %u: fdatasync: %s", j->worker, uv_strerror((int)req->result));
+        mr_panic("journal of worker %u: fdatasync: %s", j->worker, strerror(-(int)req->result));
     uv_fs_req_cleanup(req);
     if (j->old_path == NULL) {
         after_sync(j);
