@@ -5,7 +5,7 @@
  * waited for; the core is still there and answers. */
 #include "node/http.h"
 
-#include "node/config/config_internal.h"
+#include "node/config/config_text.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
@@ -245,7 +245,7 @@ static const char *argument(struct MHD_Connection *connection, const char *name)
 static bool number_argument(struct MHD_Connection *connection, const char *name, uint64_t *out)
 {
     const char *value = argument(connection, name);
-    return value == NULL || yaml_parse_number(value, out);
+    return value == NULL || config_parse_number(value, out);
 }
 
 static enum MHD_Result known_argument(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
@@ -281,7 +281,7 @@ static enum MHD_Result list_messages(struct request *q)
     if (!number_argument(c, "after", &query.after) || !number_argument(c, "limit", &limit) || limit == 0 ||
         limit > 1000)
         return respond_error(c, MHD_HTTP_BAD_REQUEST, "after has to be a number, limit one from 1 to 1000");
-    if (age != NULL && !yaml_parse_duration(age, &age_ms))
+    if (age != NULL && !config_parse_duration(age, &age_ms))
         return respond_error(c, MHD_HTTP_BAD_REQUEST, "age has to be a duration like 90s, 5m, 2h, 1d");
     query.older_than_s = age_ms / 1000;
     query.limit = (unsigned)limit;

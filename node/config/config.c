@@ -24,7 +24,7 @@ static void read_workers(struct yaml_reader *r, yaml_node_t *node, void *target)
         return;
     if (strcmp(text, "auto") == 0)
         *(unsigned *)target = 0;
-    else if (!yaml_parse_number(text, &n) || n == 0 || n > 64)
+    else if (!config_parse_number(text, &n) || n == 0 || n > 64)
         yaml_problem(r, node, "has to be auto or a number from 1 to 64, not \"%s\"", text);
     else
         *(unsigned *)target = (unsigned)n;

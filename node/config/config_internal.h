@@ -3,6 +3,7 @@
 #define MR_CONFIG_CONFIG_INTERNAL_H
 
 #include "node/config/config.h"
+#include "node/config/config_text.h"
 #include "node/config/config_yaml.h"
 
 /* config_rules.c: what is replicated. target: struct config *. */

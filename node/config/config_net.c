@@ -35,7 +35,7 @@ bool config_address_ok(const char *text, bool any_port)
     char host[256];
     const char *port;
     uint64_t n;
-    return split(text, host, &port) && yaml_parse_number(port, &n) && n <= 65535 && (n > 0 || any_port);
+    return split(text, host, &port) && config_parse_number(port, &n) && n <= 65535 && (n > 0 || any_port);
 }
 
 bool config_address_is_loopback(const char *text)
@@ -74,7 +74,7 @@ bool config_parse_network(const char *text, struct network *out)
         return false;
     unsigned most = out->family == AF_INET ? 32 : 128;
     prefix = most;
-    if (slash != NULL && (!yaml_parse_number(slash + 1, &prefix) || prefix > most))
+    if (slash != NULL && (!config_parse_number(slash + 1, &prefix) || prefix > most))
         return false;
     out->prefix = (unsigned)prefix;
     return true;

@@ -209,7 +209,7 @@ void config_read_count(struct yaml_reader *r, yaml_node_t *node, void *target)
         return;
     if (strcmp(text, "unlimited") == 0)
         *(uint32_t *)target = 0;
-    else if (!yaml_parse_number(text, &n) || n == 0 || n > 1000000)
+    else if (!config_parse_number(text, &n) || n == 0 || n > 1000000)
         yaml_problem(r, node, "has to be unlimited or a number from 1 to 1000000, not \"%s\"", text);
     else
         *(uint32_t *)target = (uint32_t)n;
@@ -223,7 +223,7 @@ static void read_recipients(struct yaml_reader *r, yaml_node_t *node, void *targ
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_number(text, &n) || n == 0 || n > MOST)
+    if (!config_parse_number(text, &n) || n == 0 || n > MOST)
         yaml_problem(r, node, "has to be a number from 1 to %d, not \"%s\"", MOST, text);
     else
         *(uint32_t *)target = (uint32_t)n;

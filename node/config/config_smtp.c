@@ -329,7 +329,7 @@ static void read_data_rate(struct yaml_reader *r, yaml_node_t *node, void *targe
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_size(text, target))
+    if (!config_parse_size(text, target))
         yaml_problem(r, node, "has to be octets a second, like 100 or 10KiB, not \"%s\"", text);
 }
 

@@ -1,8 +1,8 @@
 #include "node/config/config_yaml.h"
 
+#include "node/config/config_text.h"
 #include "proto/base/memory.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,23 +148,13 @@ void yaml_read_bool(struct yaml_reader *r, yaml_node_t *node, void *target)
         yaml_problem(r, node, "has to be true or false, not \"%s\"", text);
 }
 
-bool yaml_parse_number(const char *text, uint64_t *n)
-{
-    char *end;
-    if (text[0] < '0' || text[0] > '9')
-        return false;
-    errno = 0;
-    *n = strtoull(text, &end, 10);
-    return errno == 0 && *end == 0;
-}
-
 void yaml_read_unsigned(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     uint64_t n;
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_number(text, &n) || n == 0 || n > INT32_MAX)
+    if (!config_parse_number(text, &n) || n == 0 || n > INT32_MAX)
         yaml_problem(r, node, "has to be a whole number from 1 on, not \"%s\"", text);
     else
         *(unsigned *)target = (unsigned)n;
@@ -176,56 +166,10 @@ void yaml_read_port(struct yaml_reader *r, yaml_node_t *node, void *target)
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_number(text, &n) || n == 0 || n > 65535)
+    if (!config_parse_number(text, &n) || n == 0 || n > 65535)
         yaml_problem(r, node, "has to be a port from 1 to 65535, not \"%s\"", text);
     else
         *(uint16_t *)target = (uint16_t)n;
-}
-
-struct unit {
-    const char *name;
-    uint64_t factor;
-};
-
-static bool parse_with_unit(const char *text, const struct unit *units, uint64_t *out)
-{
-    char *end;
-    if (text[0] < '0' || text[0] > '9')
-        return false;
-    errno = 0;
-    unsigned long long n = strtoull(text, &end, 10);
-    if (errno != 0)
-        return false;
-    for (const struct unit *u = units; u->name != NULL; u++) {
-        if (strcmp(end, u->name) != 0)
-            continue;
-        return !__builtin_mul_overflow(n, u->factor, out);
-    }
-    return false;
-}
-
-bool yaml_parse_duration(const char *text, uint64_t *ms)
-{
-    static const struct unit units[] = {{"ms", 1},
-                                        {"s", 1000},
-                                        {"m", 60 * 1000},
-                                        {"h", 3600 * 1000},
-                                        {"d", 24 * 3600 * 1000},
-                                        {"w", 7 * 24 * 3600 * 1000},
-                                        {NULL, 0}};
-    if (strcmp(text, "0") == 0) {
-        *ms = 0;
-        return true;
-    }
-    return parse_with_unit(text, units, ms) && *ms < (1ULL << 50);
-}
-
-bool yaml_parse_size(const char *text, uint64_t *bytes)
-{
-    static const struct unit units[] = {{"", 1},          {"B", 1},        {"KiB", 1 << 10},   {"MiB", 1 << 20},
-                                        {"GiB", 1 << 30}, {"K", 1 << 10},  {"M", 1 << 20},     {"G", 1 << 30},
-                                        {"kB", 1000},     {"MB", 1000000}, {"GB", 1000000000}, {NULL, 0}};
-    return parse_with_unit(text, units, bytes) && *bytes < (1ULL << 50);
 }
 
 void yaml_read_ms64(struct yaml_reader *r, yaml_node_t *node, void *target)
@@ -234,7 +178,7 @@ void yaml_read_ms64(struct yaml_reader *r, yaml_node_t *node, void *target)
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_duration(text, &ms))
+    if (!config_parse_duration(text, &ms))
         yaml_problem(r, node, "has to be a duration like 100ms, 3s, 5m, 4h, 5d, not \"%s\"", text);
     else
         *(uint64_t *)target = ms;
@@ -246,7 +190,7 @@ void yaml_read_ms(struct yaml_reader *r, yaml_node_t *node, void *target)
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_duration(text, &ms) || ms == 0 || ms > INT32_MAX)
+    if (!config_parse_duration(text, &ms) || ms == 0 || ms > INT32_MAX)
         yaml_problem(r, node, "has to be a duration like 100ms, 3s, 5m (over 0, at most 24d), not \"%s\"", text);
     else
         *(unsigned *)target = (unsigned)ms;
@@ -258,7 +202,7 @@ void yaml_read_size(struct yaml_reader *r, yaml_node_t *node, void *target)
     const char *text = yaml_text(r, node);
     if (text == NULL)
         return;
-    if (!yaml_parse_size(text, &bytes) || bytes == 0)
+    if (!config_parse_size(text, &bytes) || bytes == 0)
         yaml_problem(r, node, "has to be a size like 10MiB, 64KiB or a number of bytes, not \"%s\"", text);
     else
         *(uint64_t *)target = bytes;

@@ -51,9 +51,4 @@ void yaml_read_ms(struct yaml_reader *r, yaml_node_t *node,
 void yaml_read_ms64(struct yaml_reader *r, yaml_node_t *node, void *target); /* uint64_t *: the same */
 void yaml_read_size(struct yaml_reader *r, yaml_node_t *node, void *target); /* uint64_t *: "50MiB", "10KiB", "1000" */
 
-/* Pure; false: not of that form. */
-bool yaml_parse_duration(const char *text, uint64_t *ms);
-bool yaml_parse_size(const char *text, uint64_t *bytes);
-bool yaml_parse_number(const char *text, uint64_t *n);
-
 #endif
