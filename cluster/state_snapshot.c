@@ -6,6 +6,7 @@
 #include "cluster/state_internal.h"
 #include "cluster/state_records.h"
 #include "cluster/state_writer.h"
+#include "proto/base/le.h"
 #include "proto/base/memory.h"
 #include "proto/base/mutation.h"
 #include "proto/base/panic.h"
@@ -31,12 +32,6 @@ static void put(struct state_writer *w, const void *data, size_t len)
     reserve(w, len);
     memcpy(w->base + w->len, data, len);
     w->len += len;
-}
-
-static void put_32(uint8_t *at, uint32_t value)
-{
-    for (int i = 0; i < 4; i++)
-        at[i] = (uint8_t)(value >> (8 * i));
 }
 
 static void put_varint(struct state_writer *w, uint64_t value)
@@ -117,7 +112,7 @@ static void end(struct state_writer *w, size_t start)
 static void record_begin(struct state_writer *w, enum snapshot_record kind)
 {
     reserve(w, SNAPSHOT_RECORD_HEADER);
-    put_32(w->base + w->len, kind);
+    mr_put_le32(w->base + w->len, kind);
     w->len += SNAPSHOT_RECORD_HEADER;
     w->record = w->len;
 }
@@ -128,7 +123,7 @@ static void record_end(struct state_writer *w)
 
     /* A message's limits keep it far below (50,000 recipients of some 2,600 bytes). */
     mr_assert(len <= UINT32_MAX);
-    put_32(w->base + w->record - 4, (uint32_t)len);
+    mr_put_le32(w->base + w->record - 4, (uint32_t)len);
     if (w->hash != NULL && w->len >= FLUSH) {
         XXH3_128bits_update(w->hash, w->base, w->len);
         w->len = 0;
@@ -337,7 +332,7 @@ void state_write_head(struct state_writer *w, const struct state *s)
     uint8_t preamble[SNAPSHOT_PREAMBLE] = {0};
 
     memcpy(preamble, SNAPSHOT_MAGIC, sizeof(SNAPSHOT_MAGIC)); /* its zero byte goes under the format */
-    put_32(preamble + 8, SNAPSHOT_FORMAT);
+    mr_put_le32(preamble + 8, SNAPSHOT_FORMAT);
     put(w, preamble, sizeof(preamble));
     write_header(w, s);
     for (uint32_t i = 1; i <= STATE_MAX_NODES; i++)

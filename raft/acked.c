@@ -2,6 +2,7 @@
 #include "raft/acked.h"
 
 #include "proto/base/error.h"
+#include "proto/base/le.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
@@ -16,28 +17,13 @@
 enum { RECORD_SIZE = 32, AT_VERSION = 4, AT_INDEX = 8, AT_SUM = 24, RECORD_VERSION = 1 };
 #define RECORD_MAGIC 0x4b41524dU /* "MRAK" */
 
-static void store(uint8_t *at, unsigned bytes, uint64_t v)
-{
-    for (unsigned i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint64_t load(const uint8_t *at, unsigned bytes)
-{
-    uint64_t v = 0;
-
-    for (unsigned i = 0; i < bytes; i++)
-        v |= (uint64_t)at[i] << (8 * i);
-    return v;
-}
-
 static bool decode(const uint8_t record[RECORD_SIZE], uint64_t *index)
 {
-    if (load(record, 4) != RECORD_MAGIC || load(record + AT_VERSION, 4) != RECORD_VERSION)
+    if (mr_get_le32(record) != RECORD_MAGIC || mr_get_le32(record + AT_VERSION) != RECORD_VERSION)
         return false;
-    if (load(record + AT_SUM, 8) != XXH3_64bits(record, AT_SUM))
+    if (mr_get_le64(record + AT_SUM) != XXH3_64bits(record, AT_SUM))
         return false;
-    *index = load(record + AT_INDEX, 8);
+    *index = mr_get_le64(record + AT_INDEX);
     return true;
 }
 
@@ -45,10 +31,10 @@ static void save(struct acked *a, bool sync)
 {
     uint8_t record[RECORD_SIZE] = {0};
 
-    store(record, 4, RECORD_MAGIC);
-    store(record + AT_VERSION, 4, RECORD_VERSION);
-    store(record + AT_INDEX, 8, a->index);
-    store(record + AT_SUM, 8, XXH3_64bits(record, AT_SUM));
+    mr_put_le32(record, RECORD_MAGIC);
+    mr_put_le32(record + AT_VERSION, RECORD_VERSION);
+    mr_put_le64(record + AT_INDEX, a->index);
+    mr_put_le64(record + AT_SUM, XXH3_64bits(record, AT_SUM));
     if (pwrite(a->fd, record, sizeof(record), 0) != (ssize_t)sizeof(record) || (sync && fdatasync(a->fd) != 0)) {
         if (!a->failed)
             log_event(LOG_ERROR, "raft_acked_write_failed", LOG_S("error", strerror(errno)));

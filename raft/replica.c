@@ -7,6 +7,7 @@
 #include "raft/replica.h"
 
 #include "proto/base/error.h"
+#include "proto/base/le.h"
 #include "proto/base/log.h"
 #include "proto/base/mailbox.h"
 #include "proto/base/memory.h"
@@ -73,23 +74,12 @@ struct replica {
 
 /* --- the state machine, as libraft sees it ------------------------------------------------------------------------ */
 
-static void store32(uint8_t *at, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint32_t load32(const uint8_t *at)
-{
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
 static int fsm_apply(struct raft_fsm *fsm, const struct raft_buffer *buf, void **result)
 {
     struct replica *r = fsm->data;
     /* libraft moves last_applied over barriers and changes too, one by one, so this is this entry's index. */
     uint64_t index = raft_last_applied(&r->raft) + 1;
-    uint32_t len = buf->len >= ENTRY_HEADER ? load32(buf->base) : 0;
+    uint32_t len = buf->len >= ENTRY_HEADER ? mr_get_le32(buf->base) : 0;
 
     if (len == 0 || len > buf->len - ENTRY_HEADER)
         mr_panic("raft entry %llu does not decode: the log is damaged or of another program",
@@ -132,11 +122,11 @@ static int decode_snapshot(struct replica *r, uint64_t index, const struct raft_
     uint64_t len;
     int rc;
 
-    if (buf->len < REPLICA_SNAPSHOT_HEADER || load32(data) != REPLICA_SNAPSHOT_MAGIC)
+    if (buf->len < REPLICA_SNAPSHOT_HEADER || mr_get_le32(data) != REPLICA_SNAPSHOT_MAGIC)
         return MR_MALFORMED;
-    if (load32(data + 4) != REPLICA_SNAPSHOT_VERSION)
+    if (mr_get_le32(data + 4) != REPLICA_SNAPSHOT_VERSION)
         return MR_VERSION;
-    len = load32(data + 8) | (uint64_t)load32(data + 12) << 32;
+    len = mr_get_le64(data + 8);
     if (len != buf->len - REPLICA_SNAPSHOT_HEADER)
         return MR_MALFORMED;
     r->in_fsm = true;
@@ -529,7 +519,7 @@ static struct raft_buffer encode_entry(const void *data, size_t len)
     struct raft_buffer buf = {.len = (ENTRY_HEADER + len + 7) / 8 * 8};
 
     buf.base = raft_calloc(1, buf.len);
-    store32(buf.base, (uint32_t)len);
+    mr_put_le32(buf.base, (uint32_t)len);
     memcpy((uint8_t *)buf.base + ENTRY_HEADER, data, len);
     return buf;
 }

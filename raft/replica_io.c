@@ -6,6 +6,7 @@
 #include "raft/replica_io.h"
 
 #include "proto/base/error.h"
+#include "proto/base/le.h"
 #include "proto/base/log.h"
 #include "proto/base/mailbox.h"
 #include "proto/base/memory.h"
@@ -278,12 +279,6 @@ static void snapshot_stored(struct raft_io_snapshot_put *inner, int status)
         maybe_closed(rio);
 }
 
-static void store_32(uint8_t *at, uint32_t v)
-{
-    for (unsigned i = 0; i < 4; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
 /* All bytes are there. */
 static void written(void *arg)
 {
@@ -303,10 +298,9 @@ static void written(void *arg)
     if (bytes > INT32_MAX) /* raft_uv writes it with one call and counts in an int; of some twelve million messages */
         mr_panic("raft snapshot of %llu bytes is more than libraft can store", (unsigned long long)bytes);
     rio->snapshot_bytes = bytes;
-    store_32(rio->header, REPLICA_SNAPSHOT_MAGIC);
-    store_32(rio->header + 4, REPLICA_SNAPSHOT_VERSION);
-    store_32(rio->header + 8, (uint32_t)bytes);
-    store_32(rio->header + 12, (uint32_t)(bytes >> 32));
+    mr_put_le32(rio->header, REPLICA_SNAPSHOT_MAGIC);
+    mr_put_le32(rio->header + 4, REPLICA_SNAPSHOT_VERSION);
+    mr_put_le64(rio->header + 8, bytes);
     int rv = rio->uv.snapshot_put(&rio->io, g->trailing, &g->inner, &g->own, snapshot_stored);
     if (rv != 0)
         mr_panic("raft snapshot is not stored in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);

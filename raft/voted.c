@@ -2,6 +2,7 @@
 #include "raft/voted.h"
 
 #include "proto/base/error.h"
+#include "proto/base/le.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
@@ -16,29 +17,14 @@
 enum { RECORD_SIZE = 32, AT_VERSION = 4, AT_TERM = 8, AT_VOTE = 16, AT_SUM = 24, RECORD_VERSION = 1 };
 #define RECORD_MAGIC 0x5456524dU /* "MRVT" */
 
-static void store(uint8_t *at, unsigned bytes, uint64_t v)
-{
-    for (unsigned i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint64_t load(const uint8_t *at, unsigned bytes)
-{
-    uint64_t v = 0;
-
-    for (unsigned i = 0; i < bytes; i++)
-        v |= (uint64_t)at[i] << (8 * i);
-    return v;
-}
-
 static bool decode(const uint8_t record[RECORD_SIZE], struct voted *v)
 {
-    if (load(record, 4) != RECORD_MAGIC || load(record + AT_VERSION, 4) != RECORD_VERSION)
+    if (mr_get_le32(record) != RECORD_MAGIC || mr_get_le32(record + AT_VERSION) != RECORD_VERSION)
         return false;
-    if (load(record + AT_SUM, 8) != XXH3_64bits(record, AT_SUM))
+    if (mr_get_le64(record + AT_SUM) != XXH3_64bits(record, AT_SUM))
         return false;
-    v->term = load(record + AT_TERM, 8);
-    v->vote = load(record + AT_VOTE, 8);
+    v->term = mr_get_le64(record + AT_TERM);
+    v->vote = mr_get_le64(record + AT_VOTE);
     return true;
 }
 
@@ -46,11 +32,11 @@ static void save(struct voted *v)
 {
     uint8_t record[RECORD_SIZE] = {0};
 
-    store(record, 4, RECORD_MAGIC);
-    store(record + AT_VERSION, 4, RECORD_VERSION);
-    store(record + AT_TERM, 8, v->term);
-    store(record + AT_VOTE, 8, v->vote);
-    store(record + AT_SUM, 8, XXH3_64bits(record, AT_SUM));
+    mr_put_le32(record, RECORD_MAGIC);
+    mr_put_le32(record + AT_VERSION, RECORD_VERSION);
+    mr_put_le64(record + AT_TERM, v->term);
+    mr_put_le64(record + AT_VOTE, v->vote);
+    mr_put_le64(record + AT_SUM, XXH3_64bits(record, AT_SUM));
     /* raft_uv's own files hold: to go on without this second copy breaks no promise. */
     if (pwrite(v->fd, record, sizeof(record), 0) != (ssize_t)sizeof(record) || fdatasync(v->fd) != 0) {
         if (!v->failed)

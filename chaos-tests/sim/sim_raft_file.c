@@ -3,6 +3,7 @@
 
 #include "chaos-tests/sim/sim_fs.h"
 
+#include "proto/base/le.h"
 #include "proto/base/memory.h"
 
 #include <dirent.h>
@@ -19,20 +20,6 @@
 enum { META_SIZE = 32, SNAPSHOT_META_HEAD = 32, MAX_CONFIGURATION = 1 << 20 };
 
 /* ---- bytes ---- */
-
-static void store(uint8_t *at, unsigned bytes, uint64_t v)
-{
-    for (unsigned i = 0; i < bytes; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint64_t load(const uint8_t *at, unsigned bytes)
-{
-    uint64_t v = 0;
-    for (unsigned i = 0; i < bytes; i++)
-        v |= (uint64_t)at[i] << (8 * i);
-    return v;
-}
 
 /* The highest bit first, begun with 0 and not inverted at the end, as raft_uv has it. */
 static uint32_t crc_add(uint32_t crc, const uint8_t *data, size_t len)
@@ -69,12 +56,12 @@ size_t raft_file_batch_size(const struct raft_entry *entries, unsigned n)
 void raft_file_batch_encode(uint8_t *out, const struct raft_entry *entries, unsigned n)
 {
     uint8_t *head = out + 8, *at = head;
-    store(at, 8, n);
+    mr_put_le64(at, n);
     at += 8;
     for (unsigned i = 0; i < n; i++) {
-        store(at, 8, entries[i].term);
-        store(at + 8, 4, (uint64_t)entries[i].type);
-        store(at + 12, 4, entries[i].buf.len);
+        mr_put_le64(at, entries[i].term);
+        mr_put_le32(at + 8, (uint32_t)entries[i].type);
+        mr_put_le32(at + 12, (uint32_t)entries[i].buf.len);
         at += 16;
     }
     const uint8_t *data = at;
@@ -82,8 +69,8 @@ void raft_file_batch_encode(uint8_t *out, const struct raft_entry *entries, unsi
         memcpy(at, entries[i].buf.base, entries[i].buf.len);
         at += entries[i].buf.len;
     }
-    store(out, 4, crc_add(0, head, (size_t)(data - head)));
-    store(out + 4, 4, crc_add(0, data, (size_t)(at - data)));
+    mr_put_le32(out, crc_add(0, head, (size_t)(data - head)));
+    mr_put_le32(out + 4, crc_add(0, data, (size_t)(at - data)));
 }
 
 /* ---- files ---- */
@@ -193,11 +180,11 @@ static int meta_load_one(const struct raft_file_dir *dir, const char *name, stru
         return dir->change ? raft_file_remove(dir, name) : 0;
     if (size > META_SIZE)
         return refuse(dir, RAFT_CORRUPT, name, "too long");
-    if (load(content, 8) != 1)
+    if (mr_get_le64(content) != 1)
         return refuse(dir, RAFT_MALFORMED, name, "bad format version");
-    meta->version = load(content + 8, 8);
-    meta->term = load(content + 16, 8);
-    meta->vote = load(content + 24, 8);
+    meta->version = mr_get_le64(content + 8);
+    meta->term = mr_get_le64(content + 16);
+    meta->vote = mr_get_le64(content + 24);
     return meta->version == 0 ? refuse(dir, RAFT_CORRUPT, name, "version is 0") : 0;
 }
 
@@ -220,10 +207,10 @@ int raft_file_meta_store(const struct raft_file_dir *dir, const struct raft_file
     uint8_t content[META_SIZE];
     const char *name = meta->version % 2 == 1 ? "metadata1" : "metadata2";
     char *path = raft_file_path(dir, name);
-    store(content, 8, 1);
-    store(content + 8, 8, meta->version);
-    store(content + 16, 8, meta->term);
-    store(content + 24, 8, meta->vote);
+    mr_put_le64(content, 1);
+    mr_put_le64(content + 8, meta->version);
+    mr_put_le64(content + 16, meta->term);
+    mr_put_le64(content + 24, meta->vote);
     int fd = open(path, O_WRONLY);
     bool made = fd < 0 && errno == ENOENT;
     if (made)
@@ -256,11 +243,11 @@ int raft_file_snapshot_meta(const struct raft_snapshot *s, struct raft_buffer *o
     if (rv != 0)
         return rv;
     uint8_t *b = mr_malloc(SNAPSHOT_META_HEAD + conf.len);
-    store(b, 8, 1);
-    store(b + 16, 8, s->configuration_index);
-    store(b + 24, 8, conf.len);
+    mr_put_le64(b, 1);
+    mr_put_le64(b + 16, s->configuration_index);
+    mr_put_le64(b + 24, conf.len);
     memcpy(b + SNAPSHOT_META_HEAD, conf.base, conf.len);
-    store(b + 8, 8, crc_add(0, b + 16, 16 + conf.len));
+    mr_put_le64(b + 8, crc_add(0, b + 16, 16 + conf.len));
     *out = (struct raft_buffer){b, SNAPSHOT_META_HEAD + conf.len};
     raft_free(conf.base);
     return 0;
@@ -277,18 +264,18 @@ static int snapshot_meta_load(const struct raft_file_dir *dir, const char *name,
     struct raft_buffer conf = {(uint8_t *)b.base + SNAPSHOT_META_HEAD, 0};
     if (b.len < SNAPSHOT_META_HEAD)
         rv = refuse(dir, RAFT_IOERR, name, "short read");
-    else if (load(at, 8) != 1)
+    else if (mr_get_le64(at) != 1)
         rv = refuse(dir, RAFT_MALFORMED, name, "unsupported format");
     else
-        conf.len = (size_t)load(at + 24, 8);
+        conf.len = (size_t)mr_get_le64(at + 24);
     if (rv == 0 && (conf.len > MAX_CONFIGURATION || conf.len == 0))
         rv = refuse(dir, RAFT_CORRUPT, name, "size of the configuration");
     if (rv == 0 && conf.len > b.len - SNAPSHOT_META_HEAD)
         rv = refuse(dir, RAFT_IOERR, name, "short read");
-    if (rv == 0 && (uint32_t)load(at + 8, 8) != crc_add(0, at + 16, 16 + conf.len))
+    if (rv == 0 && (uint32_t)mr_get_le64(at + 8) != crc_add(0, at + 16, 16 + conf.len))
         rv = refuse(dir, RAFT_CORRUPT, name, "checksum mismatch");
     if (rv == 0) {
-        out->configuration_index = load(at + 16, 8);
+        out->configuration_index = mr_get_le64(at + 16);
         raft_configuration_init(&out->configuration);
         rv = raft_configuration_decode(&conf, &out->configuration);
     }
@@ -337,7 +324,7 @@ int raft_file_make_closed(const struct raft_file_dir *dir, uint64_t first, uint6
     char name[RAFT_FILE_NAME];
     struct raft_buffer b = {.len = RAFT_FILE_HEAD + raft_file_batch_size(entries, n)};
     b.base = mr_malloc(b.len);
-    store(b.base, 8, 1);
+    mr_put_le64(b.base, 1);
     raft_file_batch_encode((uint8_t *)b.base + RAFT_FILE_HEAD, entries, n);
     raft_file_closed_name(name, first, last);
     int rv = make_file(dir, name, b);
@@ -377,9 +364,9 @@ static int add_entries(struct raft_file_log *log, const uint8_t *head, unsigned 
     for (unsigned i = 0; i < n; i++) {
         uint8_t type = head[8 + (size_t)i * 16 + 8];
         struct raft_entry *e = &log->entries[log->n + i];
-        *e = (struct raft_entry){.term = load(head + 8 + (size_t)i * 16, 8),
+        *e = (struct raft_entry){.term = mr_get_le64(head + 8 + (size_t)i * 16),
                                  .type = (enum raft_entry_type)type,
-                                 .buf = {at, (size_t)load(head + 8 + (size_t)i * 16 + 12, 4)},
+                                 .buf = {at, (size_t)mr_get_le32(head + 8 + (size_t)i * 16 + 12)},
                                  .batch = data};
         if (type != RAFT_COMMAND && type != RAFT_BARRIER && type != RAFT_CHANGE)
             return RAFT_MALFORMED;
@@ -395,8 +382,8 @@ static int load_batch(const struct raft_file_dir *dir, const char *name, struct 
     if (c->at + 16 > c->size)
         return refuse(dir, RAFT_IOERR, name, "read preamble: short read");
     uint8_t *preamble = piece(c, c->at, 16);
-    uint64_t n = load(preamble + 8, 8);
-    uint32_t head_crc = (uint32_t)load(preamble, 4), data_crc = (uint32_t)load(preamble + 4, 4);
+    uint64_t n = mr_get_le64(preamble + 8);
+    uint32_t head_crc = mr_get_le32(preamble), data_crc = mr_get_le32(preamble + 4);
     raft_free(preamble);
     if (n == 0 || n > (8 << 20) / 32)
         return refuse(dir, RAFT_CORRUPT, name, "count of entries in a preamble");
@@ -406,7 +393,7 @@ static int load_batch(const struct raft_file_dir *dir, const char *name, struct 
     uint8_t *head = piece(c, c->at + 8, head_len);
     int rv = crc_add(0, head, head_len) == head_crc ? 0 : refuse(dir, RAFT_CORRUPT, name, "header checksum mismatch");
     for (uint64_t i = 0; i < n && rv == 0; i++)
-        len += load(head + 8 + i * 16 + 12, 4);
+        len += mr_get_le32(head + 8 + i * 16 + 12);
     if (rv == 0 && c->at + 8 + head_len + len > c->size)
         rv = refuse(dir, RAFT_IOERR, name, "read data: short read");
     if (rv == 0) {
@@ -437,7 +424,7 @@ static int load_closed(const struct raft_file_dir *dir, const struct raft_file_s
     c.len = b.len;
     if (c.size < RAFT_FILE_HEAD)
         rv = refuse(dir, c.size == 0 ? RAFT_CORRUPT : RAFT_IOERR, name, "no header");
-    else if (b.len < RAFT_FILE_HEAD || load(b.base, 8) != 1)
+    else if (b.len < RAFT_FILE_HEAD || mr_get_le64(b.base) != 1)
         rv = refuse(dir, RAFT_CORRUPT, name, "unexpected format version");
     while (rv == 0 && c.at != c.size)
         rv = load_batch(dir, name, &c, log);
@@ -480,12 +467,12 @@ static int load_open(const struct raft_file_dir *dir, const struct raft_file_seg
     c.data = b.base;
     c.len = b.len;
     uint8_t *format = piece(&c, 0, RAFT_FILE_HEAD);
-    bool unused = c.size == 0 || (load(format, 8) == 0 && zeros_from(&c, RAFT_FILE_HEAD));
-    if (!unused && load(format, 8) != 1)
+    bool unused = c.size == 0 || (mr_get_le64(format) == 0 && zeros_from(&c, RAFT_FILE_HEAD));
+    if (!unused && mr_get_le64(format) != 1)
         rv = refuse(dir, RAFT_CORRUPT, name, "unexpected format version");
     while (rv == 0 && !unused && c.at != c.size)
         rv = load_batch(dir, name, &c, log);
-    if (rv == RAFT_CORRUPT && load(format, 8) == 1)
+    if (rv == RAFT_CORRUPT && mr_get_le64(format) == 1)
         rv = 0; /* a batch that was not finished, as raft_uv sees it, whatever is behind */
     raft_free(format);
     raft_free(b.base);

@@ -1,4 +1,5 @@
-/* le.h - little-endian numbers in byte strings, as the files on disk have them.
+/* le.h - little-endian numbers in byte strings, as the files on disk have them, at any place: nothing needs to be
+ * aligned.
  *
  * Thread: any. */
 #ifndef MR_BASE_LE_H
