@@ -6,6 +6,9 @@
 #include "node/tls/test_tls_cert.h"
 #include "node/tls/tls_server.h"
 
+/* What the trace of a message says of it. */
+#define USING "(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits))"
+
 /* The client's plain text lies in c.in. */
 struct secure {
     struct client c;
