@@ -125,6 +125,7 @@ void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply)
     }
     smtp_login_drop(s);
     s->linger = reply->code >= 400;
+    s->parting = !s->linger && s->behind == 0;
     s->active_ms = smtp_session_now_ms(s);
     smtp_session_move(s, SMTP_CLOSING);
 }

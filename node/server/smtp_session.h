@@ -77,6 +77,7 @@ struct smtp_session {
     bool writing; /* the rest of the last replies */
     bool linger;  /* shutdown before close, so that the last reply is not lost in a reset */
     bool lingering;
+    bool parting;        /* nothing came behind QUIT: the last reply may wait for the close */
     bool skipping;       /* the rest of a command line that is too long */
     unsigned extensions; /* enum smtp_extension: what the last EHLO offered; 0 after HELO */
     size_t behind;       /* octets that came behind the command being looked at */

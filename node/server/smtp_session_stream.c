@@ -7,10 +7,12 @@
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 /* ---- output ---- */
 
@@ -81,17 +83,32 @@ static void queue_behind(struct smtp_session *s, const char *bytes, size_t len)
     s->queued.len = have + len;
 }
 
+/* Number of octets that the kernel took, or UV_EAGAIN or another error. */
+static int try_write(struct smtp_session *s, char *bytes, size_t len)
+{
+    uv_buf_t buf = uv_buf_init(bytes, (unsigned)len);
+    uv_os_fd_t fd;
+    ssize_t n;
+
+    if (!s->parting || uv_fileno((uv_handle_t *)&s->tcp, &fd) != 0)
+        return uv_try_write((uv_stream_t *)&s->tcp, &buf, 1);
+    /* The close that follows sends them, in one packet with the end of the connection. */
+    n = send(fd, bytes, len, MSG_MORE | MSG_NOSIGNAL);
+    if (n >= 0)
+        return (int)n;
+    return errno == EINTR ? UV_EAGAIN : uv_translate_sys_error(errno);
+}
+
 /* To the network as they are. */
 static void send_bytes(struct smtp_session *s, char *bytes, size_t len)
 {
-    uv_buf_t buf = uv_buf_init(bytes, (unsigned)len);
     int n;
 
     if (s->writing) {
         queue_behind(s, bytes, len);
         return;
     }
-    n = uv_try_write((uv_stream_t *)&s->tcp, &buf, 1);
+    n = try_write(s, bytes, len);
     if (n == UV_EAGAIN)
         n = 0;
     if (n < 0)

@@ -44,6 +44,27 @@ static void test_message(void **state)
     host_stop();
 }
 
+/* Far more behind it than is read at once: the close resets the connection, and the reply is there all the same. */
+static void test_quit_with_more(void **state)
+{
+    static char talk[1 << 20];
+    struct client c;
+    ssize_t sent;
+
+    (void)state;
+    memset(talk, 'x', sizeof(talk));
+    memcpy(talk, "QUIT\r\n", 6);
+    host_configure();
+    host_start();
+    client_open(&c);
+    client_expect(&c, "220 ");
+    sent = send(c.fd, talk, sizeof(talk), MSG_NOSIGNAL);
+    assert_true(sent > SMTP_READ_BUFFER);
+    client_expect(&c, "221 2.0.0");
+    client_close(&c);
+    host_stop();
+}
+
 static void test_helo(void **state)
 {
     struct client c;
@@ -657,6 +678,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_message),
+        cmocka_unit_test(test_quit_with_more),
         cmocka_unit_test(test_helo),
         cmocka_unit_test(test_replies),
         cmocka_unit_test(test_no_postmaster),
