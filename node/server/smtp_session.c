@@ -449,7 +449,6 @@ void smtp_session_open(struct smtp_listener *listener)
         smtp_session_drop(s); /* it went away before we looked */
         return;
     }
-    uv_tcp_nodelay(&s->tcp, 1);
     smtp_opening_begin(s, listener);
     smtp_session_settle(s);
 }

@@ -23,11 +23,30 @@ static uint64_t now_ms(const struct smtp_session *s)
 
 /* ---- who ---- */
 
-/* The address as text, for replies, Received and the log. */
+static char *put_number(char *at, unsigned n)
+{
+    if (n >= 10)
+        at = put_number(at, n / 10);
+    *at = (char)('0' + n % 10);
+    return at + 1;
+}
+
+static void put_v4(char *at, const uint8_t octets[4])
+{
+    for (unsigned i = 0; i < 4; i++) {
+        at = put_number(at, octets[i]);
+        *at++ = i < 3 ? '.' : '\0';
+    }
+}
+
+/* The address as text, for replies, Received and the log. Without printf, which was half of the work of taking a
+ * connection. */
 static void name_client(struct smtp_session *s)
 {
     const union proxy_address *a = &s->address;
+    const char *open = "", *close = "";
     unsigned port;
+    char *end;
 
     if (a->any.sa_family != AF_INET && a->any.sa_family != AF_INET6) { /* XCLIENT ADDR=[UNAVAILABLE] */
         snprintf(s->client.address, sizeof(s->client.address), "unknown");
@@ -37,15 +56,17 @@ static void name_client(struct smtp_session *s)
     if (a->any.sa_family == AF_INET6) {
         port = ntohs(a->v6.sin6_port);
         if (IN6_IS_ADDR_V4MAPPED(&a->v6.sin6_addr))
-            uv_inet_ntop(AF_INET, &a->v6.sin6_addr.s6_addr[12], s->client.address, sizeof(s->client.address));
+            put_v4(s->client.address, &a->v6.sin6_addr.s6_addr[12]);
         else
             uv_inet_ntop(AF_INET6, &a->v6.sin6_addr, s->client.address, sizeof(s->client.address));
     } else {
         port = ntohs(a->v4.sin_port);
-        uv_inet_ntop(AF_INET, &a->v4.sin_addr, s->client.address, sizeof(s->client.address));
+        put_v4(s->client.address, (const uint8_t *)&a->v4.sin_addr);
     }
-    snprintf(s->client.peer, sizeof(s->client.peer), strchr(s->client.address, ':') != NULL ? "[%s]:%u" : "%s:%u",
-             s->client.address, port & 0xffff);
+    if (strchr(s->client.address, ':') != NULL)
+        open = "[", close = "]";
+    end = put_number(stpcpy(stpcpy(stpcpy(stpcpy(s->client.peer, open), s->client.address), close), ":"), port);
+    *end = '\0';
 }
 
 /* ---- limits ---- */
@@ -136,8 +157,8 @@ static void greeting(struct smtp_session *s)
 {
     char text[SMTP_MAX_DOMAIN + 32];
 
-    snprintf(text, sizeof(text), "%s %s mailraft", s->server->worker->config->smtp.hostname,
-             s->lmtp ? "LMTP" : "ESMTP");
+    (void)stpcpy(stpcpy(stpcpy(text, s->server->worker->config->smtp.hostname), s->lmtp ? " LMTP" : " ESMTP"),
+                 " mailraft");
     s->active_ms = now_ms(s);
     smtp_session_reply(s, SMTP_REPLY(220, NULL, text));
 }

@@ -404,6 +404,27 @@ static void test_listen(void **state)
     }
 }
 
+/* What a listener's socket is set to holds for the connections that it accepts. */
+static void test_no_delay(void **state)
+{
+    struct client c;
+    char error[256];
+    int fd, taken, on = 0;
+    socklen_t len = sizeof(on);
+
+    (void)state;
+    assert_int_equal(smtp_listen("127.0.0.1:0", &fd, host.bound, sizeof(host.bound), error, sizeof(error)), 0);
+    assert_int_equal(listen(fd, 1), 0);
+    client_open(&c);
+    taken = accept(fd, NULL, NULL);
+    assert_true(taken >= 0);
+    assert_int_equal(getsockopt(taken, IPPROTO_TCP, TCP_NODELAY, &on, &len), 0);
+    assert_int_not_equal(on, 0);
+    close(taken);
+    client_close(&c);
+    close(fd);
+}
+
 /* Plain text is never served where TLS was promised. */
 static void test_implicit_tls(void **state)
 {
@@ -464,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_drain),
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_listen),
+        cmocka_unit_test(test_no_delay),
         cmocka_unit_test(test_implicit_tls),
         cmocka_unit_test(test_bad_descriptor),
     };
