@@ -32,6 +32,9 @@ struct cluster_member {
     const char *name;
     const char *address;
 };
+/* The most for cluster_config.max_state: below the 2 GiB that libraft can store, with room for what has to grow. */
+#define CLUSTER_MAX_STATE (UINT64_C(1536) << 20)
+#define CLUSTER_MIN_STATE (UINT64_C(1) << 20)
 struct cluster_config {
     const char *name;
     const char *data_dir;
@@ -43,6 +46,7 @@ struct cluster_config {
     unsigned heartbeat_ms, election_timeout_ms, lease_ms, node_timeout_ms, commit_timeout_ms;
     const Mailraft__Rules *rules; /* of this node's configuration; without hash */
     unsigned max_attempts;        /* running attempts that this node offers at once */
+    uint64_t max_state;           /* of state_bytes, for mail of clients; 0: CLUSTER_MAX_STATE */
     const char *apply_trace;      /* file (apply_trace.h); NULL: none */
     unsigned state_hash_every;
 };
@@ -98,8 +102,9 @@ enum cluster_readiness {
     CLUSTER_LOW_DISK,
     CLUSTER_BUSY, /* more proposals wait than are good */
     CLUSTER_DRAINING,
-    CLUSTER_REFUSED,   /* this directory may not take part (2.5) */
-    CLUSTER_SLOW_DISK, /* a call to the disk hangs (8.4) */
+    CLUSTER_REFUSED,    /* this directory may not take part (2.5) */
+    CLUSTER_SLOW_DISK,  /* a call to the disk hangs (8.4) */
+    CLUSTER_QUEUE_FULL, /* its state has its largest size (4.9) */
 };
 enum cluster_readiness cluster_readiness(const struct cluster *c);
 /* Committed wall-like time for new ids and headers is not needed: workers use their own clock. */

@@ -110,6 +110,7 @@ static void on_tick(uv_timer_t *timer)
     }
     core_drain_tick(c, now);
     core_disk_tick(c, now);
+    core_full_tick(c);
     if (c->replica == NULL)
         return;
     if (c->lead.leading)
@@ -347,6 +348,8 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
     struct cluster *c = mr_calloc(1, sizeof(*c));
     error[0] = 0;
     c->config = *config;
+    if (c->config.max_state == 0)
+        c->config.max_state = CLUSTER_MAX_STATE;
     c->clock = &mr_clock_real;
     c->completions_tail = &c->completions;
     c->lead.staged_tail = &c->lead.staged;

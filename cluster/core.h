@@ -12,6 +12,7 @@
  *   core_port.c       ports of workers: the way there and back, news, proof of life
  *   core_bodies.c     bodies in and out
  *   core_disk.c       this node's disk: slow, full
+ *   core_full.c       the queue's largest size
  *   core_submit.c     submissions and their time limit
  *   core_remember.c   hints about sites
  *   core_endings.c    outcomes, releases, notices
@@ -91,8 +92,10 @@ struct core_staged {
     Mailraft__Op *op;
     size_t size;
     bool urgent;
+    bool refused;     /* a cancel in place of an enqueue (core_full.c) */
     uint32_t peer;    /* 0: own */
     uint64_t request; /* the asker's number; 0: nobody waits */
+    uint64_t growth;  /* of core_leader.growing */
 };
 /* One entry on its way. */
 struct core_batch {
@@ -112,6 +115,7 @@ struct core_leader {
     struct core_staged *staged, **staged_tail;
     size_t n_staged;
     size_t n_urgent;                            /* of these */
+    uint64_t growing;                           /* bytes of state_bytes, by what is staged or in flight */
     uint64_t urgent_ns;                         /* when the last one was proposed */
     struct core_batch *batches, **batches_tail; /* in flight, in order */
     unsigned n_batches;
@@ -233,6 +237,8 @@ struct cluster {
     bool hung;     /* a worker is silent: no heartbeats, no new incarnation (5.10) */
     uint64_t hung_since_ns;
     uint64_t takeovers;
+    bool full;             /* the queue: no mail is taken here */
+    uint64_t full_refused; /* enqueues, as the leader */
 
     Mailraft__Rules *own_rules;  /* of this node's configuration, with hash */
     struct cluster_rules *rules; /* in force */
@@ -313,6 +319,18 @@ void core_disk_tick(struct cluster *c, uint64_t now);
 void core_disk_computes(struct cluster *c, bool begins);
 /* Tells a port's journal who watches it and who makes room. Main thread, before the core's starts. */
 void core_disk_port(struct cluster *c, struct cluster_port *p);
+
+/* core_full.c */
+void core_full_tick(struct cluster *c);
+enum core_growth {
+    CORE_GROWS,   /* by *bytes: to be proposed as it is now */
+    CORE_CANCELS, /* op has become a cancel of the enqueue, and its results are those of core_full_reason */
+    CORE_REFUSES, /* APPLY_FULL */
+};
+/* May the leader propose op, as the queue's size goes? An outcome for which there is hardly any room loses its texts.
+ */
+enum core_growth core_full_admit(struct cluster *c, Mailraft__Op *op, uint64_t *bytes);
+enum apply_result core_full_reason(enum apply_result of_cancel);
 
 /* core_keep.c */
 void core_keep_tick(struct cluster *c, uint64_t now);

@@ -106,6 +106,8 @@ static enum cluster_readiness work_out(const struct cluster *c, bool held)
         return CLUSTER_LOW_DISK;
     if (c->disk.slow)
         return CLUSTER_SLOW_DISK;
+    if (c->full)
+        return CLUSTER_QUEUE_FULL;
     if (proposals_waiting(c->proposals) > CORE_BUSY)
         return CLUSTER_BUSY;
     return CLUSTER_READY;

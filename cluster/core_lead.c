@@ -43,8 +43,9 @@ static void answer(struct cluster *c, uint32_t peer, uint64_t request, enum prop
     (void)links_send_message(c->links, peer, LINK_CONTROL, FRAME_PROPOSE_REPLY, &reply.base, NULL, 0);
 }
 
-static void free_staged(struct core_staged *s)
+static void free_staged(struct cluster *c, struct core_staged *s)
 {
+    c->lead.growing -= s->growth;
     mailraft__op__free_unpacked(s->op, NULL);
     free(s);
 }
@@ -68,7 +69,8 @@ static bool is_urgent(const Mailraft__Op *op)
     }
 }
 
-static void append_staged(struct cluster *c, Mailraft__Op *op, size_t size, uint32_t peer, uint64_t request)
+static struct core_staged *append_staged(struct cluster *c, Mailraft__Op *op, size_t size, uint32_t peer,
+                                         uint64_t request)
 {
     struct core_staged *s = mr_calloc(1, sizeof(*s));
     s->op = op;
@@ -80,6 +82,14 @@ static void append_staged(struct cluster *c, Mailraft__Op *op, size_t size, uint
     c->lead.staged_tail = &s->next;
     c->lead.n_staged++;
     c->lead.n_urgent += s->urgent;
+    return s;
+}
+
+/* It will make the state grow by so many bytes, until that is seen there. */
+static void set_growth(struct cluster *c, struct core_staged *s, uint64_t growth)
+{
+    s->growth = growth;
+    c->lead.growing += growth;
 }
 
 /* What an operation may grow by when it is filled in: three times, and an assignment for each delivery. */
@@ -108,7 +118,7 @@ static Mailraft__Op *new_op(Mailraft__Op__KindCase kind, ProtobufCMessage *messa
 void core_lead_stage_own(struct cluster *c, Mailraft__Op__KindCase kind, ProtobufCMessage *message)
 {
     Mailraft__Op *op = new_op(kind, message);
-    append_staged(c, op, mailraft__op__get_packed_size(op) + 8, 0, 0);
+    (void)append_staged(c, op, mailraft__op__get_packed_size(op) + 8, 0, 0);
 }
 
 /* The queue's own times count from the release of held mail (RFC 4865); DELIVERBY's (RFC 2852) from its arrival. Who
@@ -158,7 +168,7 @@ static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp
 }
 
 /* An enqueue over the size of an entry goes as parts (4.5). Its deliveries begin ready. */
-static void stage_parts(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request)
+static void stage_parts(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t request, uint64_t growth)
 {
     fill_enqueue(c, op->enqueue, committed_time_stamp(&c->ctime, core_now(c)), false);
     size_t size = mailraft__enqueue__get_packed_size(op->enqueue);
@@ -176,8 +186,11 @@ static void stage_parts(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint
         part->parts = parts;
         part->data.data = mr_memdup(packed + from, len);
         part->data.len = len;
-        append_staged(c, new_op(MAILRAFT__OP__KIND_ENQUEUE_PART, &part->base), len + 64, peer,
-                      i + 1 == parts ? request : 0);
+        bool last = i + 1 == parts;
+        set_growth(
+            c,
+            append_staged(c, new_op(MAILRAFT__OP__KIND_ENQUEUE_PART, &part->base), len + 64, peer, last ? request : 0),
+            last ? growth : 0);
     }
     free(packed);
     mailraft__op__free_unpacked(op, NULL);
@@ -228,9 +241,16 @@ int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t
         mailraft__op__free_unpacked(op, NULL);
         return 0;
     }
+    uint64_t growth;
+    enum core_growth fate = core_full_admit(c, op, &growth);
+    if (fate == CORE_REFUSES) {
+        answer(c, peer, request, FATE_APPLIED, APPLY_FULL, 0);
+        mailraft__op__free_unpacked(op, NULL);
+        return 0;
+    }
     size_t size = mailraft__op__get_packed_size(op);
     if (size > CORE_MAX_BATCH && op->kind_case == MAILRAFT__OP__KIND_ENQUEUE) {
-        stage_parts(c, op, peer, request);
+        stage_parts(c, op, peer, request, growth);
         return 0;
     }
     if (size > CORE_MAX_BATCH) {
@@ -238,7 +258,9 @@ int core_lead_stage(struct cluster *c, Mailraft__Op *op, uint32_t peer, uint64_t
         mailraft__op__free_unpacked(op, NULL);
         return 0;
     }
-    append_staged(c, op, filled_size(op), peer, request);
+    struct core_staged *s = append_staged(c, op, filled_size(op), peer, request);
+    set_growth(c, s, growth);
+    s->refused = fate == CORE_CANCELS;
     return 0;
 }
 
@@ -338,8 +360,9 @@ static void batch_done(void *arg, int status, uint64_t index, void *result)
         /* Without effect, or never proposed (a transfer, a slow disk): it may be declared down again. */
         if (settled && s->op->kind_case == MAILRAFT__OP__KIND_NODE_DOWN && (status != 0 || b->results[i] != APPLIED))
             leader_lease_pardon(&c->leader_lease, s->op->node_down->node);
-        answer(c, s->peer, s->request, fate, status == 0 ? (enum apply_result)b->results[i] : APPLIED, index);
-        free_staged(s);
+        enum apply_result reason = status == 0 ? (enum apply_result)b->results[i] : APPLIED;
+        answer(c, s->peer, s->request, fate, status == 0 && s->refused ? core_full_reason(reason) : reason, index);
+        free_staged(c, s);
     }
     free(b->results);
     free(b);
@@ -376,7 +399,7 @@ static void schedule(struct cluster *c, uint64_t now)
         return;
     size_t n = sched_step(c->sched, now, ops, room < SCHED_MAX_ASSIGN ? room : SCHED_MAX_ASSIGN, &c->lead.again_ns);
     for (size_t i = 0; i < n; i++)
-        append_staged(c, ops[i], mailraft__op__get_packed_size(ops[i]) + 8, 0, 0);
+        (void)append_staged(c, ops[i], mailraft__op__get_packed_size(ops[i]) + 8, 0, 0);
     if (n > 0)
         c->lead.again_ns = now; /* there may be more; look again when these are on their way */
 }
@@ -516,7 +539,7 @@ void core_lead_end(struct cluster *c)
     for (struct core_staged *next; s != NULL; s = next) {
         next = s->next;
         answer(c, s->peer, s->request, FATE_NOT_LEADER, APPLIED, 0);
-        free_staged(s);
+        free_staged(c, s);
     }
     log_event(LOG_INFO, "leading_ended", LOG_N("term", c->lead.term));
 }

@@ -27,8 +27,8 @@ struct ask {
 static const char *const recipient_states[] = {"queued", "delivered", "failed", "expired", "cancelled"};
 static const char *const delivery_states[] = {"ready", "assigned", "deferred", "held", "done"};
 static const char *const roles[] = {"unavailable", "follower", "candidate", "leader"};
-static const char *const readiness_names[] = {"ready", "starting", "no_quorum", "low_disk",
-                                              "busy",  "draining", "refused",   "slow_disk"};
+static const char *const readiness_names[] = {"ready",    "starting", "no_quorum", "low_disk",  "busy",
+                                              "draining", "refused",  "slow_disk", "queue_full"};
 
 static json_t *text(const char *s)
 {
@@ -137,6 +137,9 @@ static json_t *status_alarms(const struct cluster *c)
         json_array_append_new(alarms, text("disk below its reserve: no new mail here"));
     if (c->disk.slow)
         json_array_append_new(alarms, text("disk slow: a call to it hangs, no new mail here"));
+    if (c->full)
+        json_array_append_new(alarms,
+                              text("queue full: its envelopes take max_state, no new mail; deliver or drop some"));
     for (unsigned i = 0; c->lead.leading && i < state_nodes(c->state); i++) {
         struct node_view v;
         state_node_view(c->state, i, &v);

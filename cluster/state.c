@@ -22,6 +22,7 @@ const char *apply_result_text(enum apply_result r)
         [APPLY_OLD_INCARNATION] = "not the incarnation in force",
         [APPLY_QUOTA] = "over the user's recipients in an hour",
         [APPLY_VERSION] = "not known to all members yet",
+        [APPLY_FULL] = "the queue is full",
     };
     return (size_t)r < sizeof(texts) / sizeof(texts[0]) ? texts[r] : "unknown result";
 }

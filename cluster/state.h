@@ -71,6 +71,7 @@ enum apply_result {
     APPLY_OLD_INCARNATION, /* node_up, node_down: not the one in force */
     APPLY_QUOTA,           /* enqueue: more recipients in an hour than its user may send to */
     APPLY_VERSION,         /* never by apply: the leader proposes it not before all members know it (4.6) */
+    APPLY_FULL,            /* never by apply: the leader finds the state too large for it (4.9) */
 };
 const char *apply_result_text(enum apply_result r);
 
@@ -200,6 +201,11 @@ struct state_held *state_hold(struct state *s);
 /* False: put said so. Once. */
 bool state_held_write(struct state_held *held, state_put put, void *arg);
 void state_release_held(struct state_held *held);
+/* Never less than the bytes of a snapshot taken now, and about twice as many. Of what is in the queue only replies of
+ * next hops make it grow, and assignments while they run. O(1). */
+uint64_t state_bytes(const struct state *s);
+/* At least what the message will add to it. */
+uint64_t state_enqueue_bytes(const Mailraft__Enqueue *e);
 /* Replaces the whole state, all or nothing. MR_MALFORMED, MR_CHECKSUM, MR_VERSION: the state is as it was. */
 int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
 /* XXH3-128 over everything that is replicated; equal on all nodes at the same index. O(queue). */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 struct sums {
-    uint64_t messages, recipients, body_bytes, ready, assigned, deferred, held, notices, notices_assigned;
+    uint64_t messages, bytes, recipients, body_bytes, ready, assigned, deferred, held, notices, notices_assigned;
 };
 
 static void check_recipients(const struct state_message *m, struct sums *sums)
@@ -18,6 +18,8 @@ static void check_recipients(const struct state_message *m, struct sums *sums)
         mr_assert(r->delivery < m->n_deliveries && r->state <= RECIPIENT_CANCELLED && r->mark == 0);
         mr_assert(r->address_len > 0 && strlen(r->address) == r->address_len);
         queued += r->state == RECIPIENT_QUEUED;
+        if (r->answer != NULL)
+            sums->bytes += strlen(r->answer + strlen(r->answer) + 1);
     }
     /* The last one's end removes the message. */
     mr_assert(queued == m->queued && queued > 0);
@@ -107,6 +109,7 @@ static void check_message(const struct state *s, const struct state_message *m, 
         sums->notices++;
     }
     sums->messages++;
+    sums->bytes += state_message_bytes(m);
     sums->body_bytes += m->body_length;
 }
 
@@ -238,6 +241,7 @@ void state_check(const struct state *s)
     state_chunks_check(s);
     while ((m = state_chunks_next(s, &chunk, &slot)) != NULL)
         check_message(s, m, &sums);
+    mr_assert(sums.bytes == s->message_bytes);
     mr_assert(sums.messages == s->message_index.count);
     mr_assert(sums.messages == s->counts.messages);
     mr_assert(sums.recipients == s->counts.recipients && sums.body_bytes == s->counts.body_bytes);

@@ -372,7 +372,9 @@ void recipient_answer(struct state *s, struct state_message *m, uint32_t recipie
         len = strnlen((const char *)reply, len);
     if (r->answer != NULL) {
         size_t old = strlen(r->answer) + 1;
-        s->memory -= old + strlen(r->answer + old) + 1;
+        size_t reply_len = strlen(r->answer + old);
+        s->memory -= old + reply_len + 1;
+        s->message_bytes -= reply_len;
         free(r->answer);
         r->answer = NULL;
     }
@@ -380,6 +382,7 @@ void recipient_answer(struct state *s, struct state_message *m, uint32_t recipie
         return;
     r->answer = mr_malloc(status_len + len + 2);
     s->memory += status_len + len + 2;
+    s->message_bytes += len;
     memcpy(r->answer, status, status_len);
     r->answer[status_len] = '\0';
     if (len > 0)

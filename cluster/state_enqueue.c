@@ -107,17 +107,17 @@ enum apply_result state_enqueue_check(const struct state *s, const Mailraft__Enq
 
 /* ---- a message's memory ---- */
 
-static bool has_extras(const Mailraft__Enqueue *e)
+bool state_enqueue_has_extras(const Mailraft__Enqueue *e)
 {
     return e->hold_for_ms != 0 || e->deliver_by_for_ms != 0 || e->deliver_by != 0 || e->deliver_by_trace != 0 ||
            e->user[0] != '\0';
 }
 
-static size_t texts_size(const Mailraft__Enqueue *e)
+size_t state_enqueue_texts(const Mailraft__Enqueue *e)
 {
     size_t size = e->reverse_path.len + strlen(e->envid) + strlen(e->client) + 3;
 
-    if (has_extras(e))
+    if (state_enqueue_has_extras(e))
         size += strlen(e->user) + 1;
     for (size_t i = 0; i < e->n_recipients; i++)
         size += e->recipients[i]->address.len + e->recipients[i]->orcpt.len + 2;
@@ -167,8 +167,8 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
 {
     size_t deliveries = e->n_next_hops * sizeof(struct state_delivery);
     size_t recipients = e->n_recipients * sizeof(struct state_recipient);
-    size_t extras = has_extras(e) ? sizeof(struct state_extras) : 0;
-    size_t memory = sizeof(struct state_message) + deliveries + recipients + extras + texts_size(e);
+    size_t extras = state_enqueue_has_extras(e) ? sizeof(struct state_extras) : 0;
+    size_t memory = sizeof(struct state_message) + deliveries + recipients + extras + state_enqueue_texts(e);
     struct state_message *m = mr_calloc(1, memory);
 
     m->memory = memory;
@@ -203,12 +203,14 @@ struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue
     s->counts.recipients += m->n_recipients;
     s->counts.body_bytes += m->body_length;
     s->memory += memory;
+    s->message_bytes += state_message_bytes(m);
     return m;
 }
 
 void state_message_free(struct state *s, struct state_message *m)
 {
     state_touch(s, m);
+    s->message_bytes -= state_message_bytes(m);
     if (m->notice_kind != MAILRAFT__NOTICE_KIND__NOTICE_NONE)
         state_list_remove(&s->nodes[m->notice_node]->notices, &m->in_node);
     else

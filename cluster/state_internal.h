@@ -11,7 +11,7 @@
  *   state_sites.c     what is remembered of sites
  *   state_users.c     recipients of each user in an hour
  *   state_chunks.c    the messages in order, in chunks; state_held.c  the state of one index, held while it changes
- *   state_snapshot.c  writing (and hashing), state_restore.c reading
+ *   state_snapshot.c  writing (and hashing), state_restore.c reading; state_size.c  how large it may become
  *   state_check.c     every invariant
  *   state_list, state_tree, state_index, state_arena: generic pieces
  *
@@ -254,6 +254,7 @@ struct state {
 
     struct state_counts counts; /* finished, memory_bytes: worked out when asked */
     uint64_t memory;
+    uint64_t message_bytes; /* of state_bytes: the messages, with their replies */
 };
 
 #define DELIVERY_OF(link, member) MR_CONTAINER(link, struct state_delivery, member)
@@ -298,6 +299,9 @@ enum apply_result state_enqueue_check(const struct state *s, const Mailraft__Enq
 /* After a check that gave APPLIED. */
 void state_enqueue_do(struct state *s, const Mailraft__Enqueue *e, struct mr_id id);
 bool state_enqueue_valid(const Mailraft__Enqueue *e, struct mr_id *id);
+bool state_enqueue_has_extras(const Mailraft__Enqueue *e);
+/* Bytes of its texts with a zero byte behind each, without the next hops. */
+size_t state_enqueue_texts(const Mailraft__Enqueue *e);
 /* A message with all links but those of its deliveries; told to nobody. The enqueue is valid. */
 struct state_message *state_message_add(struct state *s, const Mailraft__Enqueue *e, struct mr_id id,
                                         uint64_t sequence);
@@ -315,6 +319,12 @@ void state_parts_extend(struct state *s, struct state_parts *p, const uint8_t *d
 void state_parts_drop(struct state *s, struct state_parts *p);
 void state_parts_expire(struct state *s);
 bool state_known_fields(const ProtobufCMessage *m);
+
+/* state_size.c */
+/* Of state_bytes: header, rules (56 KiB at most, by the leader), 63 nodes of three texts each, the end. */
+enum { STATE_HEAD_BYTES = 512 * 1024 };
+/* Of a message in state_bytes, without its replies. */
+uint64_t state_message_bytes(const struct state_message *m);
 
 /* state_chunks.c */
 /* Messages that follow each other by sequence: what a held state shares, and is written as a whole. No more than

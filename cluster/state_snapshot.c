@@ -15,7 +15,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { FLUSH = 64 * 1024, GROW = 4096 };
+enum { FLUSH = 64 * 1024, GROW = 4096, END_BYTES = SNAPSHOT_RECORD_HEADER + SNAPSHOT_CHECKSUM };
 
 /* ---- bytes ---- */
 
@@ -379,6 +379,16 @@ static void write_all(struct state_writer *w, const struct state *s)
     state_write_tail(w, s);
 }
 
+/* What state_bytes promises; the head's generous share apart, so that it hides nothing. */
+static void check_size(const struct state *s, size_t len)
+{
+    struct state_writer head = {0};
+
+    state_write_head(&head, s);
+    mr_assert(head.len <= STATE_HEAD_BYTES && len - head.len <= state_bytes(s) - STATE_HEAD_BYTES + END_BYTES);
+    free(head.base);
+}
+
 void state_snapshot(const struct state *s, struct state_buffer **buffers, unsigned *count)
 {
     struct state_writer w = {0};
@@ -387,6 +397,7 @@ void state_snapshot(const struct state *s, struct state_buffer **buffers, unsign
     reserve(&w, s->memory + s->parts.bytes + s->finished.count * 40 + FLUSH);
     write_all(&w, s);
     state_write_end(&w, XXH3_128bits(w.base, w.len));
+    check_size(s, w.len);
     *buffers = mr_malloc(sizeof(**buffers));
     (*buffers)->base = mr_realloc(w.base, w.len);
     (*buffers)->len = w.len;

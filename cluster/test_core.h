@@ -80,6 +80,7 @@ struct world {
     struct message messages[MOST_MESSAGES];
     unsigned n_messages;
     const struct mr_clock *clock; /* NULL: the real one */
+    uint64_t max_state;           /* 0: as usual */
     /* On the worker's thread; NULL: nobody looks. */
     void (*seen)(const struct attempt *a);
     void (*noticed)(const struct notice *n);
@@ -436,6 +437,7 @@ TEST_FUNCTION void node_open(struct node *n)
         .commit_timeout_ms = 30000,
         .rules = w->rules,
         .max_attempts = 1000,
+        .max_state = w->max_state,
     };
     if (cluster_open(&n->c, &config, error, sizeof(error)) != 0)
         fail_msg("%s", error);
@@ -533,11 +535,13 @@ TEST_FUNCTION Mailraft__Rules *make_rules(uint64_t expire_ms)
     return r;
 }
 
-TEST_FUNCTION struct world *world_open(unsigned n, uint64_t expire_ms, const struct mr_clock *clock)
+TEST_FUNCTION struct world *world_open_small(unsigned n, uint64_t expire_ms, const struct mr_clock *clock,
+                                             uint64_t max_state)
 {
     struct world *w = mr_calloc(1, sizeof(*w));
     w->n_nodes = n;
     w->clock = clock;
+    w->max_state = max_state;
     w->rules = make_rules(expire_ms);
     for (unsigned i = 0; i < n; i++) {
         struct node *node = &w->nodes[i];
@@ -553,6 +557,11 @@ TEST_FUNCTION struct world *world_open(unsigned n, uint64_t expire_ms, const str
     for (unsigned i = 0; i < n; i++)
         WAIT_FOR(node_ready(&w->nodes[i]));
     return w;
+}
+
+TEST_FUNCTION struct world *world_open(unsigned n, uint64_t expire_ms, const struct mr_clock *clock)
+{
+    return world_open_small(n, expire_ms, clock, 0);
 }
 
 TEST_FUNCTION int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)

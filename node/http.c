@@ -99,6 +99,7 @@ static const char *const readiness_texts[] = {
     [CLUSTER_DRAINING] = "shutting down",
     [CLUSTER_REFUSED] = "refused by the cluster: see status",
     [CLUSTER_SLOW_DISK] = "disk slow: no mail is accepted here",
+    [CLUSTER_QUEUE_FULL] = "queue full: no mail is accepted",
 };
 
 static enum MHD_Result respond_ready(struct http *h, struct MHD_Connection *connection)

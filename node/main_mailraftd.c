@@ -162,6 +162,7 @@ static int open_cluster(struct daemon *d, char *error, size_t error_len)
         .commit_timeout_ms = config->cluster.commit_timeout_ms,
         .rules = config->rules,
         .max_attempts = config->delivery.max_attempts,
+        .max_state = config->cluster.max_state,
         .apply_trace = config->debug.apply_trace,
         .state_hash_every = config->debug.state_hash_every,
     };

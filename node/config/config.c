@@ -2,6 +2,7 @@
  * must fit together is checked -> config. Every problem found is told, not only the first. */
 #include "node/config/config.h"
 
+#include "cluster/cluster.h"
 #include "node/config/config_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
@@ -112,6 +113,8 @@ static void check_cluster(struct yaml_reader *r, yaml_node_t *node, struct confi
         yaml_problem(r, node, "lease must not be shorter than election_timeout");
     if (c->cluster.node_timeout_ms < c->cluster.lease_ms + c->cluster.election_timeout_ms)
         yaml_problem(r, node, "node_timeout has to be at least lease + election_timeout");
+    if (c->cluster.max_state < CLUSTER_MIN_STATE || c->cluster.max_state > CLUSTER_MAX_STATE)
+        yaml_problem(r, node, "max_state has to be 1MiB to 1536MiB");
 }
 
 static void read_cluster(struct yaml_reader *r, yaml_node_t *node, void *target)
@@ -128,6 +131,7 @@ static void read_cluster(struct yaml_reader *r, yaml_node_t *node, void *target)
                                     {"lease", yaml_read_ms, &c->cluster.lease_ms},
                                     {"node_timeout", yaml_read_ms, &c->cluster.node_timeout_ms},
                                     {"commit_timeout", yaml_read_ms, &c->cluster.commit_timeout_ms},
+                                    {"max_state", yaml_read_size, &c->cluster.max_state},
                                     {NULL, NULL, NULL}};
     yaml_read_mapping(r, node, keys);
     check_cluster(r, node, c);
@@ -231,6 +235,7 @@ static struct config *defaults(const char *file)
     c->cluster.lease_ms = 3000;
     c->cluster.node_timeout_ms = 5000;
     c->cluster.commit_timeout_ms = 30000;
+    c->cluster.max_state = CLUSTER_MAX_STATE;
     config_smtp_init(c);
     config_delivery_init(c);
     c->log.level = LOG_INFO;

@@ -88,6 +88,7 @@ struct config {
         char *ca, *cert, *key;
         unsigned replicas;
         unsigned heartbeat_ms, election_timeout_ms, lease_ms, node_timeout_ms, commit_timeout_ms;
+        uint64_t max_state; /* bytes */
     } cluster;
     struct {
         char *hostname;

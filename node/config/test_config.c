@@ -67,7 +67,7 @@ static void every_key(void **state)
                    "cluster:\n  listen: '[::]:7400'\n  advertise: mx1.example.net:7401\n"
                    "  initial: ['mx1=mx1.example.net:7400', 'mx2=[2001:db8::2]:7400']\n"
                    "  tls: {ca: ca.pem, cert: c.pem, key: k.pem}\n  replicas: 5\n  heartbeat: 50ms\n"
-                   "  election_timeout: 400ms\n  lease: 2s\n  node_timeout: 1m\n  commit_timeout: 11s\n"
+                   "  election_timeout: 400ms\n  lease: 2s\n  node_timeout: 1m\n  commit_timeout: 11s\n  max_state: 64MiB\n"
                    "smtp:\n  hostname: mx.example.net\n"
                    "  listeners:\n    - {listen: '[::]:25', profile: mx}\n    - {listen: '127.0.0.1:0'}\n"
                    "  max_message_size: 10MiB\n  max_recipients: 77\n  relay_from: [10.0.0.0/8, '::1/128', 192.0.2.1]\n"
@@ -108,6 +108,7 @@ static void every_key(void **state)
     assert_int_equal(c->cluster.lease_ms, 2000);
     assert_int_equal(c->cluster.node_timeout_ms, 60000);
     assert_int_equal(c->cluster.commit_timeout_ms, 11000);
+    assert_int_equal(c->cluster.max_state, 64 << 20);
     assert_string_equal(c->smtp.hostname, "mx.example.net");
     assert_int_equal(c->smtp.n_listeners, 2);
     assert_string_equal(c->smtp.listeners[0].listen, "[::]:25");
@@ -425,6 +426,8 @@ static void wrong_sections(void **state)
         {NODE SMTP "cluster: {heartbeat: 400ms}\n", 3, "cluster: election_timeout has to be at least twice heartbeat"},
         {NODE SMTP "cluster: {lease: 400ms}\n", 3, "cluster: lease must not be shorter than election_timeout"},
         {NODE SMTP "cluster: {node_timeout: 3s}\n", 3, "cluster: node_timeout has to be at least lease"},
+        {NODE SMTP "cluster: {max_state: 2GiB}\n", 3, "cluster: max_state has to be 1MiB to 1536MiB"},
+        {NODE SMTP "cluster: {max_state: 1000KiB}\n", 3, "cluster: max_state has to be 1MiB to 1536MiB"},
         {NODE SMTP, 1, "the section cluster is missing"},
         {NODE "smtp: {}\n", 2, "smtp: listeners is missing"},
         {NODE "smtp: {listeners: [{profile: mx}]}\n", 2, "smtp.listeners.0: needs listen"},

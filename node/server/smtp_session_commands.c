@@ -86,6 +86,7 @@ const struct smtp_reply *smtp_readiness(const struct smtp_server *server, enum s
         [CLUSTER_REFUSED] = {{451, "4.3.0", "This node may not take part in the cluster, no quorum here"},
                              {421, "4.3.2", "This node may not take part in the cluster, no quorum here"}},
         [CLUSTER_SLOW_DISK] = {{451, "4.3.2", "Disk too slow now, try later or another server"}, {0, NULL, NULL}},
+        [CLUSTER_QUEUE_FULL] = {{452, "4.3.1", "Queue full, try later"}, {0, NULL, NULL}},
     };
     enum cluster_readiness ready = server->ops->readiness(server->worker->cluster);
     const struct smtp_reply *why;

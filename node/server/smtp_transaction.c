@@ -52,6 +52,7 @@ static const struct smtp_reply *reply_to_refused(enum apply_result reason)
     static const struct smtp_reply quota = {450, "4.7.1", "You have sent to too many recipients in an hour, try later"};
     static const struct smtp_reply version = {451, "4.3.0",
                                               "Some nodes do not know this kind of message yet, try later"};
+    static const struct smtp_reply full = {452, "4.3.1", "Queue full, try later"};
 
     switch (reason) {
     case APPLY_CANCELLED:
@@ -66,6 +67,8 @@ static const struct smtp_reply *reply_to_refused(enum apply_result reason)
         return &quota;
     case APPLY_VERSION:
         return &version;
+    case APPLY_FULL:
+        return &full;
     default:
         return &local_error;
     }

@@ -461,6 +461,7 @@ static void test_cluster_failures(void **state)
         {FAKE_SUBMIT, MR_UNKNOWN, APPLIED, "451 4.3.0"},
         {FAKE_SUBMIT, MR_REFUSED, APPLY_NOT_MAJORITY, "451 4.3.0"},
         {FAKE_SUBMIT, MR_REFUSED, APPLY_STALE, "451 4.3.0"},
+        {FAKE_SUBMIT, MR_REFUSED, APPLY_FULL, "452 4.3.1 Queue full"},
         {FAKE_SUBMIT, MR_REFUSED, APPLY_CANCELLED, "451 4.3.0"},
         {FAKE_SUBMIT, MR_REFUSED, APPLY_INVALID, "451 4.3.0"},
         {FAKE_SUBMIT, MR_REFUSED, APPLY_DUPLICATE, "250 2.0.0"},
@@ -519,6 +520,7 @@ static void test_readiness(void **state)
         {CLUSTER_LOW_DISK, "220 ", "452 4.3.1", "452 4.3.1"},
         {CLUSTER_BUSY, "220 ", "451 4.3.2", "451 4.3.2"},
         {CLUSTER_SLOW_DISK, "220 ", "451 4.3.2", "451 4.3.2"},
+        {CLUSTER_QUEUE_FULL, "220 ", "452 4.3.1", "452 4.3.1"},
         {CLUSTER_DRAINING, "421 4.3.2", "421 4.3.2", "354 "},
     };
 
