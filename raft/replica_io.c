@@ -295,7 +295,7 @@ static void written(void *arg)
         snapshot_stored(&g->inner, RAFT_CANCELED);
         return;
     }
-    if (bytes > INT32_MAX) /* raft_uv writes it with one call and counts in an int; of some twelve million messages */
+    if (bytes > INT32_MAX) /* raft_uv writes it with one call and counts in an int; cluster/core_full.c stays below */
         mr_panic("raft snapshot of %llu bytes is more than libraft can store", (unsigned long long)bytes);
     rio->snapshot_bytes = bytes;
     mr_put_le32(rio->header, REPLICA_SNAPSHOT_MAGIC);
