@@ -1,9 +1,6 @@
-/* Happy path: wire_dial -> syn -> on_connected | accept_one -> wire_accept -> wire_send -> transmit -> run_end: frame
- * -> wire_close -> the other end: broken.
- * A coroutine may wait inside an event, or its node may die there; so nothing is kept across one but a reference. What
- * a post to a dead life held is never given back: it goes with the world's process. */
-#include "chaos-tests/sim/sim_wire.h"
-
+/* Happy path: wire_dial -> syn -> on_connected | accept_one -> wire_accept (sim_wire_open.c) -> wire_send -> transmit
+ * -> run_end: frame -> wire_close -> the other end: broken. */
+#include "chaos-tests/sim/sim_wire_internal.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 #include "proto/frame.h"
@@ -11,68 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NEVER UINT64_MAX
+enum { LATE_MS = 30 }; /* how much later a reordered frame comes */
 
-enum {
-    MS = 1000 * 1000,
-    USER_TIMEOUT_MS = 3000, /* link_conn.h */
-    SYN_TRIES = 3,
-    RETRANSMIT_MS = 400, /* a healed path is noticed by the next retransmission */
-    LATE_MS = 30,        /* how much later a reordered frame comes */
-};
-
+struct wire *wires;
+const char wire_reset[] = "connection reset by peer";
 static const char closed_text[] = "closed by the other side";
-static const char reset_text[] = "connection reset by peer";
-static const char timeout_text[] = "connection timed out";
-
-struct frames {
-    struct wire_frame *first, **end;
-};
-
-struct wire_end {
-    struct wire *wire;
-    struct wire_end *other;
-    unsigned node;
-    uint64_t life;
-    uv_loop_t *loop;
-    const struct wire_events *events; /* NULL: no program has this end (not yet, or no more) */
-    void *arg;
-    bool gone;          /* its kernel sends and takes nothing more */
-    const char *reason; /* why its kernel gave up, when it did so by itself */
-
-    /* towards the other end */
-    struct frames out; /* in the program: the window is full */
-    size_t out_bytes;
-    struct frames flight; /* in one of the kernels or between */
-    size_t flight_bytes;
-    struct frames late; /* Raft's frames that lost their place */
-    uint64_t last_arrival;
-    uint64_t end_arrives; /* FIN or RST; 0: none */
-    const char *end_reason;
-
-    uint64_t posted; /* run_end is due then; NEVER: not posted */
-    bool room_posted;
-    uint64_t quiet_since, unacked_since, full_since; /* 0: not so */
-    uint64_t idle_patience;
-};
-
-struct wire {
-    struct wire *next, **at;
-    unsigned refs; /* ends, posts, events */
-    unsigned tries;
-    uint64_t check_at;
-    struct wire_end ends[2]; /* 0 dialled */
-};
-
-static struct wire *wires;
-static struct listener {
-    uv_loop_t *loop;
-    uint64_t life;
-    void (*incoming)(void *arg);
-    void *arg;
-    struct wire *waiting[WIRE_BACKLOG];
-    unsigned n;
-} listeners[SIM_MAX_NODES + 1];
 
 /* ---- memory ---- */
 
@@ -88,7 +28,7 @@ struct wire_frame *wire_frame_new(size_t meta_len, size_t tail_len)
     return f;
 }
 
-static void frames_init(struct frames *list)
+void frames_init(struct frames *list)
 {
     list->first = NULL;
     list->end = &list->first;
@@ -111,13 +51,13 @@ static struct wire_frame *pop(struct frames *list)
     return f;
 }
 
-static void drop_all(struct frames *list)
+void frames_drop(struct frames *list)
 {
     while (list->first != NULL)
         free(pop(list));
 }
 
-static void unref(struct wire *w)
+void wire_unref(struct wire *w)
 {
     mr_assert(w->refs > 0);
     if (--w->refs > 0)
@@ -126,22 +66,22 @@ static void unref(struct wire *w)
     if (w->next != NULL)
         w->next->at = w->at;
     for (unsigned i = 0; i < 2; i++) {
-        drop_all(&w->ends[i].out);
-        drop_all(&w->ends[i].flight);
-        drop_all(&w->ends[i].late);
+        frames_drop(&w->ends[i].out);
+        frames_drop(&w->ends[i].flight);
+        frames_drop(&w->ends[i].late);
     }
     free(w);
 }
 
-static void detach(struct wire_end *e)
+void wire_detach(struct wire_end *e)
 {
     if (e->events == NULL)
         return;
     e->events = NULL;
-    unref(e->wire);
+    wire_unref(e->wire);
 }
 
-static uint64_t later(uint64_t low_ms, uint64_t high_ms)
+uint64_t wire_later(uint64_t low_ms, uint64_t high_ms)
 {
     return sim_now() + sim_between(SIM_NET, low_ms * MS, high_ms * MS);
 }
@@ -163,7 +103,7 @@ static uint64_t next_event(const struct wire_end *e)
 
 static void run_end(void *arg);
 
-static void schedule(struct wire_end *e)
+void wire_schedule(struct wire_end *e)
 {
     if (e->events == NULL)
         return;
@@ -195,8 +135,7 @@ static struct wire_frame *take_due(struct wire_end *from)
 
 static void run_room(void *arg);
 
-/* The program at e has read: the window towards it is open again. */
-static void has_read(struct wire_end *e)
+void wire_has_read(struct wire_end *e)
 {
     struct wire_end *from = e->other;
     if (from->out.first == NULL || from->gone || from->events == NULL)
@@ -220,9 +159,9 @@ static void tell_broken(struct wire_end *e)
     const struct wire_events *events = e->events;
     void *arg = e->arg;
     e->gone = true;
-    drop_all(&e->out);
+    frames_drop(&e->out);
     e->out_bytes = 0;
-    detach(e);
+    wire_detach(e);
     events->broken(arg, reason);
 }
 
@@ -240,30 +179,27 @@ static void run_end(void *arg)
     if (e->events != NULL)
         tell_broken(e);
     if (read)
-        has_read(e);
-    schedule(e);
-    unref(e->wire);
+        wire_has_read(e);
+    wire_schedule(e);
+    wire_unref(e->wire);
 }
 
 /* ---- sending ---- */
 
-static void arm_check(struct wire *w, uint64_t when);
-
-static bool is_quiet(const struct wire_end *e)
+bool wire_is_quiet(const struct wire_end *e)
 {
     return sim_net_is_cut(e->node, e->other->node) || sim_net_is_cut(e->other->node, e->node) ||
            !net_machine_is_up(e->other->node);
 }
 
-/* What it sends does not arrive. */
-static bool is_stalled(const struct wire_end *e)
+bool wire_is_stalled(const struct wire_end *e)
 {
     return sim_net_is_cut(e->node, e->other->node) || !net_machine_is_up(e->other->node);
 }
 
-static uint64_t arrival(struct wire_end *e, size_t size)
+uint64_t wire_arrival(struct wire_end *e, size_t size)
 {
-    if (is_stalled(e))
+    if (wire_is_stalled(e))
         return NEVER;
     uint64_t at = net_arrival(e->node, e->other->node, size);
     e->last_arrival = at > e->last_arrival ? at : e->last_arrival;
@@ -272,7 +208,7 @@ static uint64_t arrival(struct wire_end *e, size_t size)
 
 static void out_of_place(struct wire_end *e, struct wire_frame *f)
 {
-    uint64_t at = arrival(e, f->size);
+    uint64_t at = wire_arrival(e, f->size);
     if (at == NEVER) {
         free(f);
         return;
@@ -285,7 +221,7 @@ static void transmit(struct wire_end *e, struct wire_frame *f)
 {
     if (e->quiet_since != 0 && e->unacked_since == 0) {
         e->unacked_since = sim_now();
-        arm_check(e->wire, later(USER_TIMEOUT_MS, USER_TIMEOUT_MS + 200));
+        wire_arm_check(e->wire, wire_later(USER_TIMEOUT_MS, USER_TIMEOUT_MS + 200));
     }
     if (e->other->gone) {
         free(f); /* its RST is on the way, or it has no power */
@@ -298,7 +234,7 @@ static void transmit(struct wire_end *e, struct wire_frame *f)
     }
     if (fate == NET_LATE) {
         out_of_place(e, f);
-        schedule(e->other);
+        wire_schedule(e->other);
         return;
     }
     if (fate == NET_DOUBLED) {
@@ -307,10 +243,10 @@ static void transmit(struct wire_end *e, struct wire_frame *f)
         memcpy(copy->bytes, f->bytes, (size_t)f->meta_len + f->tail_len);
         out_of_place(e, copy);
     }
-    f->arrives = arrival(e, f->size);
+    f->arrives = wire_arrival(e, f->size);
     push(&e->flight, f);
     e->flight_bytes += f->size;
-    schedule(e->other);
+    wire_schedule(e->other);
 }
 
 static bool has_room(const struct wire_end *e, size_t size)
@@ -338,7 +274,7 @@ static void run_room(void *arg)
     e->room_posted = false;
     if (e->events != NULL && !e->gone && pump(e))
         e->events->room(e->arg);
-    unref(e->wire);
+    wire_unref(e->wire);
 }
 
 void wire_send(struct wire_end *e, struct wire_frame *f)
@@ -355,7 +291,7 @@ void wire_send(struct wire_end *e, struct wire_frame *f)
     e->out_bytes += f->size;
     if (e->full_since == 0) {
         e->full_since = sim_now();
-        arm_check(e->wire, later(USER_TIMEOUT_MS, USER_TIMEOUT_MS + 200));
+        wire_arm_check(e->wire, wire_later(USER_TIMEOUT_MS, USER_TIMEOUT_MS + 200));
     }
 }
 
@@ -389,354 +325,43 @@ static void lose_tail(struct wire_end *e)
     e->flight.end = at;
     if (e->flight.first == NULL)
         e->flight.end = &e->flight.first;
-    drop_all(&e->late);
+    frames_drop(&e->late);
 }
 
-/* FIN or RST leaves. */
-static void send_end(struct wire_end *e, const char *reason)
+void wire_send_end(struct wire_end *e, const char *reason)
 {
     e->end_reason = reason;
-    e->end_arrives = arrival(e, 0);
-    schedule(e->other);
+    e->end_arrives = wire_arrival(e, 0);
+    wire_schedule(e->other);
 }
 
-/* Its kernel has done with it. orderly: what it took goes out before the end does. */
-static void end_ends(struct wire_end *e, bool orderly, bool silent)
+void wire_end_ends(struct wire_end *e, bool orderly, bool silent)
 {
     if (e->gone)
         return;
     e->gone = true;
-    drop_all(&e->out);
+    frames_drop(&e->out);
     e->out_bytes = 0;
     e->quiet_since = e->unacked_since = e->full_since = 0;
     if (!orderly)
         lose_tail(e);
     if (!silent && !e->other->gone)
-        send_end(e, orderly ? closed_text : reset_text);
+        wire_send_end(e, orderly ? closed_text : wire_reset);
     lose_tail(e->other); /* what has not arrived never will */
 }
 
 void wire_close(struct wire_end *e)
 {
     bool unread = e->other->flight.first != NULL && e->other->flight.first->arrives <= sim_now();
-    end_ends(e, !unread, false);
-    detach(e);
+    wire_end_ends(e, !unread, false);
+    wire_detach(e);
 }
 
-/* The kernel gives up by itself; the program will read what has arrived, then of it. */
-static void give_up(struct wire_end *e, const char *reason)
+void wire_give_up(struct wire_end *e, const char *reason)
 {
     if (e->gone)
         return;
-    end_ends(e, false, false);
+    wire_end_ends(e, false, false);
     e->reason = reason;
-    schedule(e);
-}
-
-/* ---- silence ---- */
-
-static uint64_t due(const struct wire_end *e)
-{
-    uint64_t when = NEVER;
-    const uint64_t timeout = (uint64_t)USER_TIMEOUT_MS * MS;
-    if (e->gone)
-        return NEVER;
-    if (e->quiet_since != 0)
-        when = e->unacked_since != 0 ? e->unacked_since + timeout : e->quiet_since + e->idle_patience;
-    if (e->full_since != 0 && e->full_since + timeout < when)
-        when = e->full_since + timeout;
-    return when;
-}
-
-static void check(void *arg)
-{
-    struct wire *w = arg;
-    uint64_t next = NEVER;
-    w->check_at = NEVER;
-    for (unsigned i = 0; i < 2; i++) {
-        struct wire_end *e = &w->ends[i];
-        uint64_t when = due(e);
-        if (when <= sim_now())
-            give_up(e, timeout_text);
-        else
-            next = when < next ? when : next;
-    }
-    if (next != NEVER)
-        arm_check(w, next);
-    unref(w);
-}
-
-static void arm_check(struct wire *w, uint64_t when)
-{
-    if (w->check_at <= when)
-        return;
-    w->check_at = when;
-    w->refs++;
-    sim_at(when, check, w);
-}
-
-static void note_quiet(struct wire_end *e)
-{
-    if (e->gone)
-        return;
-    if (!is_quiet(e)) {
-        e->quiet_since = e->unacked_since = 0;
-        return;
-    }
-    if (e->quiet_since != 0)
-        return;
-    e->quiet_since = sim_now();
-    e->unacked_since = e->flight.first != NULL ? sim_now() : 0;
-    e->idle_patience = sim_between(SIM_NET, 2000, 4000) * MS; /* since the last probe that was answered */
-    arm_check(e->wire, due(e));
-}
-
-/* ---- the path ---- */
-
-static void stall(struct wire_end *e)
-{
-    for (struct wire_frame *f = e->flight.first; f != NULL; f = f->next)
-        if (f->arrives > sim_now())
-            f->arrives = NEVER;
-    drop_all(&e->late);
-    if (e->end_arrives > sim_now())
-        e->end_arrives = NEVER;
-}
-
-static void retime(struct wire_end *e, uint64_t least)
-{
-    uint64_t now = sim_now();
-    e->last_arrival = least;
-    for (struct wire_frame *f = e->flight.first; f != NULL; f = f->next)
-        if (f->arrives > now)
-            f->arrives = arrival(e, f->size);
-    if (e->end_arrives > now)
-        e->end_arrives = arrival(e, 0);
-    schedule(e->other);
-}
-
-static void path_changed(struct wire_end *e)
-{
-    if (is_stalled(e))
-        stall(e);
-    else
-        retime(e, later(0, RETRANSMIT_MS));
-    note_quiet(e);
-    note_quiet(e->other);
-    has_read(e); /* a window update may have been lost */
-}
-
-void wires_path_changed(unsigned from, unsigned to)
-{
-    for (struct wire *w = wires; w != NULL; w = w->next)
-        for (unsigned i = 0; i < 2; i++)
-            if (w->ends[i].node == from && w->ends[i].other->node == to)
-                path_changed(&w->ends[i]);
-}
-
-void wires_machine_changed(unsigned node)
-{
-    for (struct wire *w = wires; w != NULL; w = w->next)
-        for (unsigned i = 0; i < 2; i++) {
-            struct wire_end *e = &w->ends[i];
-            if (e->node != node || e->other->gone)
-                continue;
-            if (net_machine_is_up(node) && e->gone && e->end_arrives == 0) { /* to what it does not know it says RST */
-                e->last_arrival = later(0, 1000);
-                send_end(e, reset_text);
-            }
-            note_quiet(e->other);
-        }
-}
-
-void wires_retime(void)
-{
-    for (struct wire *w = wires; w != NULL; w = w->next)
-        for (unsigned i = 0; i < 2; i++)
-            if (!is_stalled(&w->ends[i]))
-                retime(&w->ends[i], sim_now());
-}
-
-void wires_drop(unsigned a, unsigned b)
-{
-    struct wire *next;
-    for (struct wire *w = wires; w != NULL; w = next) {
-        next = w->next;
-        bool between = (w->ends[0].node == a && w->ends[1].node == b) || (w->ends[0].node == b && w->ends[1].node == a);
-        if (!between)
-            continue;
-        w->refs++;
-        for (unsigned i = 0; i < 2; i++)
-            give_up(&w->ends[i], reset_text);
-        unref(w);
-    }
-}
-
-void wires_node_ended(unsigned node, enum sim_end how)
-{
-    struct wire *next;
-    bool power = how == SIM_POWER;
-    struct listener *l = &listeners[node];
-    for (struct wire *w = wires; w != NULL; w = next) {
-        next = w->next;
-        w->refs++;
-        for (unsigned i = 0; i < 2; i++) {
-            struct wire_end *e = &w->ends[i];
-            if (e->node != node || (e->gone && e->events == NULL))
-                continue;
-            end_ends(e, !power && sim_chance(SIM_NET, 0.5), power);
-            detach(e);
-        }
-        unref(w);
-    }
-    for (unsigned i = 0; i < l->n; i++)
-        unref(l->waiting[i]);
-    *l = (struct listener){0};
-}
-
-/* ---- beginnings ---- */
-
-static void end_init(struct wire *w, unsigned i, unsigned node, uv_loop_t *loop)
-{
-    struct wire_end *e = &w->ends[i];
-    e->wire = w;
-    e->other = &w->ends[1 - i];
-    e->node = node;
-    e->life = sim_node_life(node);
-    e->loop = loop;
-    e->posted = NEVER;
-    frames_init(&e->out);
-    frames_init(&e->flight);
-    frames_init(&e->late);
-}
-
-static void on_connected(void *arg)
-{
-    struct wire_end *e = arg;
-    if (e->events != NULL && !e->gone)
-        e->events->connected(e->arg, NULL);
-    schedule(e);
-    unref(e->wire);
-}
-
-static void on_refused(void *arg)
-{
-    struct wire_end *e = arg;
-    const struct wire_events *events = e->events;
-    if (events != NULL) {
-        e->gone = true;
-        detach(e);
-        events->connected(e->arg, "connection refused");
-    }
-    unref(e->wire);
-}
-
-static void run_incoming(void *arg)
-{
-    struct listener *l = arg;
-    if (l->n > 0)
-        l->incoming(l->arg);
-}
-
-/* The last packet of the handshake has come. */
-static void accept_one(void *arg)
-{
-    struct wire *w = arg;
-    struct wire_end *e = &w->ends[1];
-    struct listener *l = &listeners[e->node];
-    if (e->gone || l->loop == NULL || l->life != e->life || l->n == WIRE_BACKLOG) {
-        end_ends(e, false, false);
-        unref(w);
-        return;
-    }
-    e->loop = l->loop;
-    l->waiting[l->n++] = w; /* with the reference */
-    sim_loop_post(l->loop, sim_now(), run_incoming, l);
-}
-
-static void syn(void *arg)
-{
-    struct wire *w = arg;
-    struct wire_end *e = &w->ends[0];
-    struct listener *l = &listeners[e->other->node];
-    if (e->gone || e->events == NULL) {
-        unref(w);
-        return;
-    }
-    if (is_quiet(e)) {
-        if (++w->tries < SYN_TRIES)
-            sim_at(sim_now() + ((uint64_t)1000 << (w->tries - 1)) * MS, syn, w);
-        else
-            unref(w);
-        return;
-    }
-    uint64_t back = net_arrival(e->other->node, e->node, 0);
-    if (l->loop == NULL || l->life != sim_node_life(e->other->node)) {
-        sim_loop_post(e->loop, back, on_refused, e); /* with the reference */
-        return;
-    }
-    e->other->life = l->life;
-    e->other->gone = false;
-    w->refs++;
-    sim_loop_post(e->loop, back, on_connected, e);
-    sim_at(back + (back - sim_now()), accept_one, w);
-}
-
-struct wire_end *wire_dial(uv_loop_t *loop, unsigned to, const struct wire_events *events, void *arg)
-{
-    struct wire *w = mr_calloc(1, sizeof(*w));
-    w->check_at = NEVER;
-    w->next = wires;
-    w->at = &wires;
-    if (wires != NULL)
-        wires->at = &w->next;
-    wires = w;
-    end_init(w, 0, sim_node(), loop);
-    end_init(w, 1, to, NULL);
-    w->ends[1].gone = true; /* until the handshake */
-    w->ends[0].events = events;
-    w->ends[0].arg = arg;
-    w->refs = 2; /* the dialled end, and syn's */
-    sim_at(net_arrival(sim_node(), to, 0), syn, w);
-    return &w->ends[0];
-}
-
-void wire_listen(uv_loop_t *loop, void (*incoming)(void *arg), void *arg)
-{
-    unsigned node = sim_node();
-    listeners[node] = (struct listener){.loop = loop, .life = sim_node_life(node), .incoming = incoming, .arg = arg};
-    net_machine_started(node);
-}
-
-void wire_unlisten(void)
-{
-    struct listener *l = &listeners[sim_node()];
-    for (unsigned i = 0; i < l->n; i++) {
-        end_ends(&l->waiting[i]->ends[1], false, false);
-        unref(l->waiting[i]);
-    }
-    l->n = 0;
-    l->loop = NULL;
-}
-
-struct wire_end *wire_accept(const struct wire_events *events, void *arg)
-{
-    struct listener *l = &listeners[sim_node()];
-    mr_assert(l->n > 0);
-    struct wire *w = l->waiting[0];
-    l->n--;
-    memmove(l->waiting, l->waiting + 1, l->n * sizeof(struct wire *));
-    struct wire_end *e = &w->ends[1];
-    e->events = events; /* the backlog's reference is the end's now */
-    e->arg = arg;
-    if (is_quiet(e))
-        note_quiet(e);
-    schedule(e);
-    return e;
-}
-
-void wires_start(void)
-{
-    mr_assert(wires == NULL);
-    memset(listeners, 0, sizeof(listeners));
+    wire_schedule(e);
 }
