@@ -15,6 +15,15 @@ void state_index_init(struct state_index *index)
     index->buckets = mr_calloc(MIN_SIZE, sizeof(void *));
 }
 
+void state_index_reserve(struct state_index *index, size_t count)
+{
+    mr_assert(index->count == 0 && index->old == NULL);
+    while (index->size < count)
+        index->size *= 2;
+    free(index->buckets);
+    index->buckets = mr_calloc(index->size, sizeof(void *));
+}
+
 void state_index_close(struct state_index *index)
 {
     free(index->buckets);

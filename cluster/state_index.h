@@ -21,6 +21,8 @@ struct state_index {
 };
 
 void state_index_init(struct state_index *index);
+/* Room for so many at once, in an empty table: where a whole state comes in. */
+void state_index_reserve(struct state_index *index, size_t count);
 /* The nodes stay their owner's. */
 void state_index_close(struct state_index *index);
 void state_index_insert(struct state_index *index, struct state_index_node *node, uint64_t hash);

@@ -37,6 +37,15 @@ static int id_of(ProtobufCBinaryData bytes, struct mr_id *id)
 
 /* ---- header, nodes ---- */
 
+/* A header that promises more than there are bytes for is found out at the end; until then it gets no memory for it. */
+static size_t believable(const struct reader *r, uint64_t count)
+{
+    enum { SHORTEST = 32 }; /* record of a message or a finished id */
+    size_t most = (size_t)(r->end - r->at) / SHORTEST;
+
+    return count < most ? (size_t)count : most;
+}
+
 static int read_header(struct reader *r, const Mailraft__SnapshotHeader *h)
 {
     struct state *s = r->s;
@@ -54,6 +63,8 @@ static int read_header(struct reader *r, const Mailraft__SnapshotHeader *h)
     r->parts = h->parts;
     r->sites = h->sites;
     r->users = h->users;
+    state_index_reserve(&s->message_index, believable(r, r->messages));
+    state_index_reserve(&s->finished.index, believable(r, r->finished));
     if (h->next_site > STATE_MAX_SEQUENCE || h->next_site == 1)
         return MR_MALFORMED;
     if (h->next_site != 0)
@@ -398,7 +409,11 @@ static int link_lists(struct reader *r)
 {
     struct state *s = r->s;
 
-    if (r->n_placed > 0)
+    /* What nobody has tried yet, which is nearly all of a large queue, stands in order already. */
+    bool sorted = true;
+    for (size_t i = 1; i < r->n_placed && sorted; i++)
+        sorted = by_order(&r->placed[i - 1], &r->placed[i]) < 0;
+    if (!sorted)
         qsort(r->placed, r->n_placed, sizeof(struct state_delivery *), by_order);
     for (size_t i = 0; i < r->n_placed; i++) {
         struct state_delivery *d = r->placed[i];

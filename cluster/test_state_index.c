@@ -52,10 +52,34 @@ static void finds_what_is_in_it_while_it_grows_and_shrinks(void **arg)
     free(nodes);
 }
 
+static void room_made_before_is_enough(void **arg)
+{
+    struct state_index index;
+    struct state_index_node *nodes = calloc(N, sizeof(*nodes));
+    (void)arg;
+    state_index_init(&index);
+    size_t small = state_index_memory(&index);
+    state_index_reserve(&index, N);
+    size_t reserved = state_index_memory(&index);
+    for (unsigned i = 0; i < N; i++) {
+        state_index_insert(&index, &nodes[i], hash_of(i));
+        assert_true(holds(&index, &nodes[i], i) && holds(&index, &nodes[i / 2], i / 2));
+    }
+    assert_int_equal(state_index_memory(&index), reserved);
+    for (unsigned i = 0; i < N; i++) {
+        state_index_remove(&index, &nodes[i]);
+        assert_true(i + 1 >= N || holds(&index, &nodes[N - 1], N - 1));
+    }
+    assert_true(state_index_memory(&index) <= small * 4);
+    state_index_close(&index);
+    free(nodes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_what_is_in_it_while_it_grows_and_shrinks),
+        cmocka_unit_test(room_made_before_is_enough),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
