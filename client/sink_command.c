@@ -25,37 +25,32 @@ static void greet(struct sink_session *s, bool extended)
                (unsigned long long)s->server->options->max_size);
 }
 
-static void do_ehlo(struct sink_session *s, const char *args, size_t len)
+static void hello(struct sink_session *s, size_t len, bool lmtp, bool extended)
 {
-    (void)args;
-    if (s->server->options->lmtp)
-        sink_reply(s, "500 5.5.1 this is LMTP");
+    if (s->server->options->lmtp != lmtp)
+        sink_reply(s, lmtp ? "500 5.5.1 this is not LMTP" : "500 5.5.1 this is LMTP");
     else if (len == 0)
         sink_reply(s, "501 5.5.4 a name is needed");
     else
-        greet(s, true);
+        greet(s, extended);
+}
+
+static void do_ehlo(struct sink_session *s, const char *args, size_t len)
+{
+    (void)args;
+    hello(s, len, false, true);
 }
 
 static void do_helo(struct sink_session *s, const char *args, size_t len)
 {
     (void)args;
-    if (s->server->options->lmtp)
-        sink_reply(s, "500 5.5.1 this is LMTP");
-    else if (len == 0)
-        sink_reply(s, "501 5.5.4 a name is needed");
-    else
-        greet(s, false);
+    hello(s, len, false, false);
 }
 
 static void do_lhlo(struct sink_session *s, const char *args, size_t len)
 {
     (void)args;
-    if (!s->server->options->lmtp)
-        sink_reply(s, "500 5.5.1 this is not LMTP");
-    else if (len == 0)
-        sink_reply(s, "501 5.5.4 a name is needed");
-    else
-        greet(s, true);
+    hello(s, len, true, true);
 }
 
 /* Value of SIZE= among MAIL's parameters (RFC 1870); 0: not given. MR_INVAL: no number. */
