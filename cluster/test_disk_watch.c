@@ -1,15 +1,13 @@
 /* Calls to the disk that do not come back: who is slow, who is dead, and what does not count. */
 #include "cluster/disk_watch.h"
 #include "proto/base/clock.h"
+#include "proto/base/test_dies.h"
 
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -93,25 +91,6 @@ static void a_stop_of_the_process_does_not_count(void **state)
     disk_watch_close(w);
 }
 
-/* W1, for a process that is the test's child. */
-static void assert_dies(void (*part)(void))
-{
-    int status;
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct rlimit none = {0, 0};
-        setrlimit(RLIMIT_CORE, &none);
-        signal(SIGABRT, SIG_DFL);
-        part();
-        _exit(7);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFSIGNALED(status));
-    assert_int_equal(WTERMSIG(status), SIGABRT);
-}
-
 static void hang(void)
 {
     struct disk_watch *w = disk_watch_open();
@@ -138,8 +117,8 @@ static void hang_for_real(void)
 static void who_hangs_ends_the_process(void **state)
 {
     (void)state;
-    assert_dies(hang);
-    assert_dies(hang_for_real);
+    test_assert_dies(hang);
+    test_assert_dies(hang_for_real);
 }
 
 static void closes_while_it_waits(void **state)

@@ -4,6 +4,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/test_dies.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +19,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -505,12 +505,10 @@ static void an_example_of_version_1(void **state)
 static void expect_abort(struct fixture *f, bool writes)
 {
     pid_t pid = fork();
-    int status;
     assert_true(pid >= 0);
     if (pid == 0) {
-        struct rlimit none = {0, 0}, small = {100, 100};
-        (void)setrlimit(RLIMIT_CORE, &none);
-        (void)signal(SIGABRT, SIG_DFL);
+        struct rlimit small = {100, 100};
+        test_let_die();
         (void)signal(SIGXFSZ, SIG_IGN);
         int null = open("/dev/null", O_WRONLY);
         if (null >= 0)
@@ -524,8 +522,7 @@ static void expect_abort(struct fixture *f, bool writes)
         (void)uv_run(&f->loop, UV_RUN_DEFAULT);
         _exit(0);
     }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    test_assert_died(pid);
 }
 
 static void failed_writes_and_syncs_end_the_process(void **state)

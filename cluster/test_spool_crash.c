@@ -1,10 +1,10 @@
 /* The spool's process ends, by itself, killed, or with its machine's power: what was acknowledged is there after it. */
 #include "cluster/test_spool_disk.h"
 #include "proto/base/log.h"
+#include "proto/base/test_dies.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -21,9 +21,7 @@ static void child_puts(struct spool_test *t, int out, int count)
 
 static void quiet_child(void)
 {
-    struct rlimit none = {0, 0};
-    (void)setrlimit(RLIMIT_CORE, &none);
-    (void)signal(SIGABRT, SIG_DFL);
+    test_let_die();
     int null = open("/dev/null", O_WRONLY);
     if (null >= 0)
         (void)dup2(null, STDERR_FILENO);
@@ -35,7 +33,7 @@ static void failed_writes_and_syncs_end_the_process(void **state)
     struct spool_test *t = *state;
     static struct bad_disk d;
     for (int round = 0; round < 16; round++) {
-        int ends[2], status;
+        int ends[2];
         assert_int_equal(pipe(ends), 0);
         pid_t pid = fork();
         assert_true(pid >= 0);
@@ -52,8 +50,7 @@ static void failed_writes_and_syncs_end_the_process(void **state)
         while (count < N && read(ends[0], acked[count].bytes, MR_ID_SIZE) == MR_ID_SIZE)
             count++;
         close(ends[0]);
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        test_assert_died(pid);
         assert_true(count < N);
         t->io = NULL;
         spool_test_open(t, 8192);

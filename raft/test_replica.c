@@ -1,5 +1,6 @@
 /* test_replica.c - three replicas: elections, agreement, loss of leadership, restart, what directories are refused, the
  * guards. */
+#include "proto/base/test_dies.h"
 #include "raft/acked.h"
 #include "raft/raft_wire.h"
 #include "raft/replica_io.h"
@@ -8,7 +9,6 @@
 #include <dirent.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 
 static void elects_and_applies_everywhere(void **state)
 {
@@ -581,25 +581,19 @@ static bool never(struct cluster *c, void *arg)
 static void assert_panics(void (*part)(void))
 {
     char dir[] = "/tmp/mailraft-panic-XXXXXX";
-    int status;
     pid_t pid;
 
     assert_non_null(mkdtemp(dir));
     pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        struct rlimit none = {0, 0};
-
         setenv("TMPDIR", dir, 1); /* what it leaves behind goes with it */
-        setrlimit(RLIMIT_CORE, &none);
-        signal(SIGABRT, SIG_DFL);
+        test_let_die();
         part();
         _exit(7);
     }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
+    test_assert_died(pid);
     nftw(dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-    assert_true(WIFSIGNALED(status));
-    assert_int_equal(WTERMSIG(status), SIGABRT);
 }
 
 /* The directory goes away under a running node: the next term cannot be stored. */

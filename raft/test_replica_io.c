@@ -1,19 +1,17 @@
 /* The watch on the log's appends (PROTOCOL.md 8.4): what is slow, what is dead, what is only full, and what does not
  * count. raft_uv is there, but its append is replaced by one that keeps what it is given. */
 #include "proto/base/memory.h"
+#include "proto/base/test_dies.h"
 #include "raft/replica_io.h"
 
 #include <ftw.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -191,25 +189,6 @@ static void a_stop_of_the_process_does_not_count(void **state)
     world_close(w);
 }
 
-/* The part runs in a child that must end by abort. */
-static void assert_dies(void (*part)(void))
-{
-    int status;
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct rlimit none = {0, 0};
-        setrlimit(RLIMIT_CORE, &none);
-        signal(SIGABRT, SIG_DFL);
-        part();
-        _exit(7);
-    }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFSIGNALED(status));
-    assert_int_equal(WTERMSIG(status), SIGABRT);
-}
-
 static struct world *dying; /* opened by the parent, who removes its folder */
 
 static void hang(void)
@@ -230,8 +209,8 @@ static void who_hangs_or_fails_ends_the_process(void **state)
 {
     (void)state;
     dying = world_open(100);
-    assert_dies(hang);
-    assert_dies(fail_append);
+    test_assert_dies(hang);
+    test_assert_dies(fail_append);
     world_close(dying);
 }
 
