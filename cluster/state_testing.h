@@ -117,9 +117,9 @@ TESTING void on_outcome(void *arg, uint32_t node, const char *next_hop, bool del
     rig_tell(arg, "outcome %u %s%s%s;", node, next_hop, delivered ? " delivered" : "", unreached ? " unreached" : "");
 }
 
-TESTING void rig_open(struct rig *rig)
+/* An empty state that tells the rig. */
+TESTING struct state *rig_state(struct rig *rig)
 {
-    memset(rig, 0, sizeof(*rig));
     struct state_observer observer = {
         .arg = rig,
         .assigned = on_assigned,
@@ -134,7 +134,13 @@ TESTING void rig_open(struct rig *rig)
         .in_doubt = on_doubt,
         .outcome = on_outcome,
     };
-    rig->s = state_open(&observer);
+    return state_open(&observer);
+}
+
+TESTING void rig_open(struct rig *rig)
+{
+    memset(rig, 0, sizeof(*rig));
+    rig->s = rig_state(rig);
     rig->now = 1000000;
 }
 

@@ -509,19 +509,7 @@ static void restore_b(struct run *run)
     assert_memory_equal(a->base, b->base, a->len);
     if (below(run, 2) == 0) { /* a new node */
         state_close(run->b.s);
-        struct state_observer observer = {.arg = &run->b,
-                                          .assigned = on_assigned,
-                                          .unassigned = on_unassigned,
-                                          .notice_assigned = on_notice,
-                                          .enqueued = on_enqueued,
-                                          .recipient_done = on_done,
-                                          .removed = on_removed,
-                                          .node_changed = on_node,
-                                          .rules_changed = on_rules,
-                                          .late_outcome = on_late,
-                                          .in_doubt = on_doubt,
-                                          .outcome = on_outcome};
-        run->b.s = state_open(&observer);
+        run->b.s = rig_state(&run->b);
     }
     rig_quiet(&run->b);
     assert_int_equal(state_restore(run->b.s, run->a.index, a->base, a->len), 0);
