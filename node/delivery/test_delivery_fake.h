@@ -22,7 +22,7 @@
 
 #include <cmocka.h>
 
-enum { LIMIT_MS = 30000, MOST_TOLD = 64 };
+enum { MOST_TOLD = 64 };
 
 /* ---- the core ---- */
 
@@ -305,16 +305,6 @@ static inline void turn(void)
     server_turn();
     dns_turn();
 }
-
-#define WAIT_FOR(condition)                                                                                            \
-    do {                                                                                                               \
-        uint64_t end_ = mr_boot_ns(&mr_clock_real) + LIMIT_MS * MR_NS_PER_MS;                                          \
-        while (!(condition)) {                                                                                         \
-            if (mr_boot_ns(&mr_clock_real) > end_)                                                                     \
-                fail_msg("never: %s", #condition);                                                                     \
-            turn();                                                                                                    \
-        }                                                                                                              \
-    } while (0)
 
 static const struct delivery_backend fake_backend = {
     .may_send = fake_may_send,

@@ -3,6 +3,7 @@
 #ifndef MR_DNS_TEST_DNS_SERVER_H
 #define MR_DNS_TEST_DNS_SERVER_H
 
+#include "proto/base/clock.h"
 #include "proto/base/panic.h"
 
 #include <arpa/inet.h>
@@ -262,5 +263,18 @@ static inline void dns_let_go(void)
     dns_answer(dns.held, dns.held_len, &dns.held_from, -1);
     dns.held_len = 0;
 }
+
+enum { LIMIT_MS = 30000 };
+
+/* The test has a turn() of its own, in which dns_turn has its part. */
+#define WAIT_FOR(condition)                                                                                            \
+    do {                                                                                                               \
+        uint64_t end_ = mr_boot_ns(&mr_clock_real) + LIMIT_MS * MR_NS_PER_MS;                                          \
+        while (!(condition)) {                                                                                         \
+            if (mr_boot_ns(&mr_clock_real) > end_)                                                                     \
+                fail_msg("never: %s", #condition);                                                                     \
+            turn();                                                                                                    \
+        }                                                                                                              \
+    } while (0)
 
 #endif
