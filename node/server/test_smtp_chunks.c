@@ -1,15 +1,6 @@
 /* test_smtp_chunks.c - BDAT over loopback: chunks that come, chunks that are refused, and what comes behind them. */
 #include "node/server/test_smtp_harness.h"
 
-static void expect_stored(const char *text, size_t len)
-{
-    size_t stored_len;
-    const char *stored = stored_text(&stored_len);
-
-    assert_int_equal(stored_len, len);
-    assert_memory_equal(stored, text, len);
-}
-
 static void client_envelope(struct client *c, const char *parameters)
 {
     char line[128];
@@ -37,7 +28,7 @@ static void test_chunks(void **state)
     client_expect(&c, "250 2.0.0");
     client_send(&c, "BDAT 2 LAST\r\n\r\n");
     client_expect(&c, "250 2.0.0 Ok: queued as ");
-    expect_stored("A: b\r\n\r\n.\r\n..x\r\n.\r\n", 19);
+    expect_stored_bytes("A: b\r\n\r\n.\r\n..x\r\n.\r\n", 19);
     /* All at once, with the next message behind it. */
     client_send(&c, "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nBDAT 3\r\nxy\rBDAT 1\r\n\nBDAT 0 last\r\n"
                     "MAIL FROM:<a@b>\r\nRCPT TO:<u@example.net>\r\nBDAT 2 LAST\r\nzzRSET\r\n");
@@ -51,14 +42,14 @@ static void test_chunks(void **state)
         client_expect(&c, "250 2.0.0 Ok: queued as ");
     }
     client_expect(&c, "250 2.0.0 Ok");
-    expect_stored("zz\r\n", 4); /* no next hop could be sent a line without its end */
+    expect_stored_bytes("zz\r\n", 4); /* no next hop could be sent a line without its end */
     /* Octet by octet. */
     client_envelope(&c, "");
     for (const char *p = "BDAT 4\r\na\r\nbBDAT 3 LAST\r\n\r\nc"; *p != '\0'; p++)
         client_send_n(&c, p, 1);
     client_expect(&c, "250 2.0.0 Ok: 4");
     client_expect(&c, "250 2.0.0 Ok: queued as ");
-    expect_stored("a\r\nb\r\nc\r\n", 9);
+    expect_stored_bytes("a\r\nb\r\nc\r\n", 9);
     assert_int_equal(fake.submitted, 4);
     client_close(&c);
     host_stop();
@@ -159,7 +150,7 @@ static void test_refused(void **state)
     client_say(&c, "NOOP", "250");
     client_send(&c, "BDAT 0 LAST\r\n");
     client_expect(&c, "250 2.0.0 Ok: queued as");
-    expect_stored("xx\r\n", 4);
+    expect_stored_bytes("xx\r\n", 4);
     /* RSET, EHLO between chunks: forgotten. */
     client_envelope(&c, "");
     client_send(&c, "BDAT 2\r\nxx");

@@ -325,4 +325,19 @@ static const char *stored_text(size_t *len)
     return end + 7;
 }
 
+/* The last body that was stored, behind the trace. */
+static inline void expect_stored_bytes(const char *bytes, size_t len)
+{
+    size_t stored_len;
+    const char *stored = stored_text(&stored_len);
+
+    assert_int_equal(stored_len, len);
+    assert_memory_equal(stored, bytes, len);
+}
+
+static inline void expect_stored(const char *text)
+{
+    expect_stored_bytes(text, strlen(text));
+}
+
 #endif

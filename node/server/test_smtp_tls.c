@@ -11,15 +11,6 @@ static void send_message(struct secure *c)
     secure_say(c, "Subject: x\r\n\r\nbody\r\n.", "250 2.0.0 Ok: queued as ");
 }
 
-static void expect_stored(const char *expected)
-{
-    size_t len;
-    const char *text = stored_text(&len);
-
-    assert_int_equal(len, strlen(expected));
-    assert_memory_equal(text, expected, len);
-}
-
 static void test_starttls(void **state)
 {
     struct secure c;
