@@ -62,30 +62,31 @@ static void every_key(void **state)
     char text[4096];
     (void)state;
     put_file(token, "s3cret\n");
-    (void)snprintf(text, sizeof(text),
-                   "node:\n  name: mx1\n  data_dir: /var/lib/mailraft\n  workers: 3\n  shutdown_timeout: 7s\n"
-                   "cluster:\n  listen: '[::]:7400'\n  advertise: mx1.example.net:7401\n"
-                   "  initial: ['mx1=mx1.example.net:7400', 'mx2=[2001:db8::2]:7400']\n"
-                   "  tls: {ca: ca.pem, cert: c.pem, key: k.pem}\n  replicas: 5\n  heartbeat: 50ms\n"
-                   "  election_timeout: 400ms\n  lease: 2s\n  node_timeout: 1m\n  commit_timeout: 11s\n  max_state: 64MiB\n"
-                   "smtp:\n  hostname: mx.example.net\n"
-                   "  listeners:\n    - {listen: '[::]:25', profile: mx}\n    - {listen: '127.0.0.1:0'}\n"
-                   "  max_message_size: 10MiB\n  max_recipients: 77\n  relay_from: [10.0.0.0/8, '::1/128', 192.0.2.1]\n"
-                   "  max_sessions: 5\n  max_errors: 6\n  max_hops: 7\n  max_transactions: 8\n"
-                   "  idle_timeout: 1s\n  data_timeout: 2s\n  session_timeout: 3s\n"
-                   "domains:\n  - {name: Example.NET, route: 'lmtp://Mail.example.net:24'}\n"
-                   "routes:\n  default: 'smtp://user@relay.example.net'\n  partner.example: 'smtp://10.1.2.3:2525'\n"
-                   "delivery:\n  port: 2525\n  suspended: true\n  credentials: secrets\n"
-                   "  retry: {first: 1m, factor: 1.5, max: 2h, warn_after: 0, expire: 3d}\n"
-                   "  limits:\n    Gmail.com: {rate: 30/m, connections: unlimited}\n"
-                   "    default: {connections: 9, rate: 500/s, messages_per_connection: 10, recipients_per_message: "
-                   "11}\n"
-                   "  hostname: out.example.net\n  max_attempts: 12\n  connect_timeout: 13s\n  command_timeout: 14s\n"
-                   "  data_timeout: 15s\n  idle_connection: 16s\n"
-                   "dns: {servers: ['127.0.0.1:53', '[::1]:54'], timeout: 250ms, tries: 4}\n"
-                   "http: {listen: '0.0.0.0:8025', token_file: %s}\n"
-                   "log: {level: debug, format: text}\n",
-                   token);
+    (void)snprintf(
+        text, sizeof(text),
+        "node:\n  name: mx1\n  data_dir: /var/lib/mailraft\n  workers: 3\n  shutdown_timeout: 7s\n"
+        "cluster:\n  listen: '[::]:7400'\n  advertise: mx1.example.net:7401\n"
+        "  initial: ['mx1=mx1.example.net:7400', 'mx2=[2001:db8::2]:7400']\n"
+        "  tls: {ca: ca.pem, cert: c.pem, key: k.pem}\n  replicas: 5\n  heartbeat: 50ms\n"
+        "  election_timeout: 400ms\n  lease: 2s\n  node_timeout: 1m\n  commit_timeout: 11s\n  max_state: 64MiB\n"
+        "smtp:\n  hostname: mx.example.net\n"
+        "  listeners:\n    - {listen: '[::]:25', profile: mx}\n    - {listen: '127.0.0.1:0'}\n"
+        "  max_message_size: 10MiB\n  max_recipients: 77\n  relay_from: [10.0.0.0/8, '::1/128', 192.0.2.1]\n"
+        "  max_sessions: 5\n  max_errors: 6\n  max_hops: 7\n  max_transactions: 8\n"
+        "  idle_timeout: 1s\n  data_timeout: 2s\n  session_timeout: 3s\n"
+        "domains:\n  - {name: Example.NET, route: 'lmtp://Mail.example.net:24'}\n"
+        "routes:\n  default: 'smtp://user@relay.example.net'\n  partner.example: 'smtp://10.1.2.3:2525'\n"
+        "delivery:\n  port: 2525\n  suspended: true\n  credentials: secrets\n"
+        "  retry: {first: 1m, factor: 1.5, max: 2h, warn_after: 0, expire: 3d}\n"
+        "  limits:\n    Gmail.com: {rate: 30/m, connections: unlimited}\n"
+        "    default: {connections: 9, rate: 500/s, messages_per_connection: 10, recipients_per_message: "
+        "11}\n"
+        "  hostname: out.example.net\n  max_attempts: 12\n  connect_timeout: 13s\n  command_timeout: 14s\n"
+        "  data_timeout: 15s\n  idle_connection: 16s\n"
+        "dns: {servers: ['127.0.0.1:53', '[::1]:54'], timeout: 250ms, tries: 4}\n"
+        "http: {listen: '0.0.0.0:8025', token_file: %s}\n"
+        "log: {level: debug, format: text}\n",
+        token);
     if (load(text, &c) != 0)
         fail_msg("%s", error);
     assert_string_equal(c->node.name, "mx1");
