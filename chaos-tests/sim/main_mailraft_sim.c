@@ -39,8 +39,12 @@ static const char usage[] =
     "  --trace             a line for each event, on stdout (one seed only)\n"
     "  --shrink            for each finding, look for the smallest run that still shows it\n"
     "  --json              findings and summary as JSON, a line each\n"
+    "  --sums              a line for each seed with its sum over all events: builds that run alike have the same\n"
     "  --seen              a table of log events, faults and ends of nodes: how often, in how many seeds\n"
     "  --quiet             no line of progress\n"
+    "\n"
+    "A machine hour is an hour of one node in simulated time: the sum over the nodes, without the time that each was\n"
+    "dead. CPU minutes are user and system time of all seeds' processes (getrusage), load and waits do not count.\n"
     "\n"
     "Exit status: 0 nothing found, 1 something found, 64 wrong usage.\n";
 
@@ -110,6 +114,7 @@ static const struct option options[] = {{"seeds", required_argument, NULL, 'S'},
                                         {"shrink", no_argument, NULL, 'k'},
                                         {"json", no_argument, NULL, 'J'},
                                         {"seen", no_argument, NULL, 'e'},
+                                        {"sums", no_argument, NULL, 'H'},
                                         {"quiet", no_argument, NULL, 'q'},
                                         {"help", no_argument, NULL, 'h'},
                                         {NULL, 0, NULL, 0}};
@@ -179,6 +184,9 @@ static void set(struct run_wishes *w, int option, const char *value)
         break;
     case 'e':
         w->seen = true;
+        break;
+    case 'H':
+        w->sums = true;
         break;
     case 'q':
         w->quiet = true;

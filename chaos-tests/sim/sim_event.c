@@ -1,8 +1,11 @@
-/* The heap of what is to come. A binary heap with the keys in it, so that a comparison touches no event; each event
- * knows its place, so that a thread's wake-up can be moved instead of leaving stale ones behind. */
+/* The heap of what is to come. Its keys are in it, so that a comparison touches no event, and a place has four
+ * children: half the levels of two, in one or two lines of the cache each. Each event knows its place, so that a
+ * thread's wake-up can be moved instead of leaving stale ones behind. */
 #include "chaos-tests/sim/sim_kernel.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+
+enum { CHILDREN = 4 };
 
 struct entry {
     uint64_t when, order;
@@ -31,7 +34,7 @@ static void put(uint32_t at, struct entry entry)
 static void up(uint32_t at, struct entry entry)
 {
     while (at > 0) {
-        uint32_t parent = (at - 1) / 2;
+        uint32_t parent = (at - 1) / CHILDREN;
         if (!before(&entry, &heap.entries[parent]))
             break;
         put(at, heap.entries[parent]);
@@ -43,11 +46,13 @@ static void up(uint32_t at, struct entry entry)
 static void down(uint32_t at, struct entry entry)
 {
     for (;;) {
-        uint32_t child = at * 2 + 1;
-        if (child >= heap.count)
+        uint32_t first = at * CHILDREN + 1, child = first;
+        if (first >= heap.count)
             break;
-        if (child + 1 < heap.count && before(&heap.entries[child + 1], &heap.entries[child]))
-            child++;
+        uint32_t end = heap.count - first < CHILDREN ? heap.count : first + CHILDREN;
+        for (uint32_t i = first + 1; i < end; i++)
+            if (before(&heap.entries[i], &heap.entries[child]))
+                child = i;
         if (!before(&heap.entries[child], &entry))
             break;
         put(at, heap.entries[child]);
@@ -58,7 +63,7 @@ static void down(uint32_t at, struct entry entry)
 
 static void place(uint32_t at, struct entry entry)
 {
-    if (at > 0 && before(&entry, &heap.entries[(at - 1) / 2]))
+    if (at > 0 && before(&entry, &heap.entries[(at - 1) / CHILDREN]))
         up(at, entry);
     else
         down(at, entry);

@@ -28,7 +28,16 @@ static uint8_t *copy_of(const uint8_t *page)
     return page == NULL ? NULL : mr_memdup(page, PAGE);
 }
 
-/* These bytes of the page will change. */
+/* A new page: zeros but where it is to be written at once. */
+static uint8_t *page_new(size_t from, size_t to)
+{
+    uint8_t *page = mr_malloc(PAGE);
+    memset(page, 0, from);
+    memset(page + to, 0, PAGE - to);
+    return page;
+}
+
+/* The caller writes these bytes of the page, all of them. */
 static void touch(struct sim_file *f, size_t i, size_t from, size_t to)
 {
     struct page *p = page_at(f, i);
@@ -55,7 +64,7 @@ static void touch(struct sim_file *f, size_t i, size_t from, size_t to)
     if (i >= f->dirty_high)
         f->dirty_high = i + 1;
     if (p->now == NULL)
-        p->now = mr_calloc(1, PAGE);
+        p->now = page_new(from, to);
 }
 
 static void read_bytes(const struct sim_file *f, uint8_t *out, size_t len, uint64_t offset)

@@ -44,16 +44,29 @@ struct sim_result *sim_result(void)
     return world.result;
 }
 
+/* Its length; out has zeros behind it. */
+static size_t join(char out[SIM_SEEN_NAME], const char *prefix, const char *what)
+{
+    size_t n = strnlen(prefix, SIM_SEEN_NAME - 1), m = strnlen(what, SIM_SEEN_NAME - 1 - n);
+    memset(out, 0, SIM_SEEN_NAME);
+    memcpy(out, prefix, n);
+    memcpy(out + n, what, m);
+    return n + m;
+}
+
 void sim_see(const char *prefix, const char *what)
 {
+    static uint8_t places[256]; /* by the name's hash: where a name of it stood last */
     char name[SIM_SEEN_NAME];
     struct sim_result *r = world.result;
-    unsigned i = 0;
-    (void)snprintf(name, sizeof(name), "%s%s", prefix, what);
-    while (i < r->n_seen && strcmp(r->seen[i].name, name) != 0)
-        i++;
+    uint8_t *place = &places[XXH3_64bits(name, join(name, prefix, what)) & 255];
+    unsigned i = *place;
+    if (i >= r->n_seen || memcmp(r->seen[i].name, name, sizeof(name)) != 0)
+        for (i = 0; i < r->n_seen && memcmp(r->seen[i].name, name, sizeof(name)) != 0;)
+            i++;
     if (i == SIM_SEEN_MAX)
         return;
+    *place = (uint8_t)i;
     if (i == r->n_seen) {
         memcpy(r->seen[i].name, name, sizeof(name));
         r->n_seen++;

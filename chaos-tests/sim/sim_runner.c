@@ -6,6 +6,7 @@
 #include "proto/base/memory.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -198,6 +199,8 @@ static bool ended(struct run *run, struct job *job, struct run_outcome *o)
         (void)snprintf(o->result.what, sizeof(o->result.what), "two runs of the seed differ");
     }
     add(&run->totals, &o->result);
+    if (run->wishes->sums)
+        printf("sum %" PRIu64 " %016" PRIx64 "\n", o->options.seed, o->result.trace_hash);
     if (o->result.invariant != 0)
         finding(run, o);
     return true;

@@ -20,6 +20,7 @@ struct run_wishes {
     bool shrink;
     bool json;
     bool seen;                      /* a table of what was seen */
+    bool sums;                      /* a line for each seed with its trace_hash */
     const char *program, *mutation; /* for the commands that are told; mutation NULL: none */
     struct sim_options options;     /* of all seeds */
 };

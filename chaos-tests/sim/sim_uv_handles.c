@@ -254,22 +254,31 @@ WATCHER(idle, UV_IDLE)
 WATCHER(prepare, UV_PREPARE)
 WATCHER(check, UV_CHECK)
 
+static void watcher_run(void **queue, uv_handle_type type)
+{
+    if (type == UV_IDLE)
+        idle_run(queue);
+    else if (type == UV_PREPARE)
+        prepare_run(queue);
+    else
+        check_run(queue);
+}
+
 void sim_watchers_run(uv_loop_t *loop, uv_handle_type type)
 {
     sim_ring *ring = ring_of(sim_loop_of(loop), type);
     sim_ring now;
     if (sim_ring_empty(ring))
         return;
+    if ((*ring)[0] == (*ring)[1]) { /* the only one stays where it is; what it starts has the next turn */
+        watcher_run((*ring)[0], type);
+        return;
+    }
     sim_ring_move(ring, &now);
     while (!sim_ring_empty(&now)) {
         void **queue = now[0];
         sim_ring_remove(queue);
         sim_ring_add_last(ring, queue);
-        if (type == UV_IDLE)
-            idle_run(queue);
-        else if (type == UV_PREPARE)
-            prepare_run(queue);
-        else
-            check_run(queue);
+        watcher_run(queue, type);
     }
 }

@@ -52,16 +52,31 @@ struct message *message_new(struct mr_id id)
 }
 
 /* Bytes by place: a message's content is a function of its seed. */
+static uint64_t content_word(const struct message *m, uint64_t number)
+{
+    uint64_t word = (number + 1) * 0x9E3779B97F4A7C15ULL ^ m->seed * 0xD6E8FEB86659FD93ULL;
+    return word ^ word >> 29;
+}
+
 void message_content(const struct message *m, uint64_t offset, uint8_t *out, size_t len)
 {
-    for (size_t i = 0; i < len;) {
-        uint64_t at = offset + i, word = (at / 8 + 1) * 0x9E3779B97F4A7C15ULL ^ m->seed * 0xD6E8FEB86659FD93ULL;
-        uint8_t bytes[8];
-        size_t from = at % 8, n = 8 - from < len - i ? 8 - from : len - i;
-        word ^= word >> 29;
-        memcpy(bytes, &word, 8);
-        memcpy(out + i, bytes + from, n);
-        i += n;
+    uint64_t number = offset / 8;
+    size_t from = offset % 8;
+
+    if (from != 0 && len > 0) {
+        uint64_t word = content_word(m, number++);
+        size_t n = 8 - from < len ? 8 - from : len;
+        memcpy(out, (uint8_t *)&word + from, n);
+        out += n;
+        len -= n;
+    }
+    for (; len >= 8; out += 8, len -= 8) {
+        uint64_t word = content_word(m, number++);
+        memcpy(out, &word, 8);
+    }
+    if (len > 0) {
+        uint64_t word = content_word(m, number);
+        memcpy(out, &word, len);
     }
 }
 
