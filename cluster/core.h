@@ -152,6 +152,9 @@ struct core_disk {
     uint64_t hand_overs;
 };
 
+/* A bit a bucket: where something is to be looked for, of thousands that are mostly empty. */
+typedef uint64_t core_bucket_bits[CORE_SLOT_BUCKETS / 64];
+
 /* A connection of this node to a next hop, from the first attempt handed to a worker until the worker says it is
  * closed. */
 struct core_slot {
@@ -246,9 +249,11 @@ struct cluster {
     struct cluster_port *ports[CORE_MAX_PORTS];
     unsigned n_ports;
     struct core_slot *slots[CORE_SLOT_BUCKETS]; /* by next hop alone: one's slots stand together */
+    core_bucket_bits slots_in;                  /* of the buckets that are not empty */
     uint64_t n_slots;
     struct core_running *running[CORE_SLOT_BUCKETS];
-    uint64_t n_running; /* without those that have ended */
+    core_bucket_bits ended_in; /* of the buckets with ended ones */
+    uint64_t n_running;        /* without those that have ended */
     uint64_t n_ended;
     struct core_request *waiting; /* bodies and submissions that have a time limit, in order of arrival */
     struct core_request *waiting_last;
@@ -349,6 +354,8 @@ void core_node_up_try(struct cluster *c);
 void core_attempts_assigned(struct cluster *c, const struct state_message *m, uint32_t delivery);
 void core_attempts_notice(struct cluster *c, const struct state_message *m);
 void core_attempts_restored(struct cluster *c);
+/* The first bucket from there on whose bit is set; CORE_SLOT_BUCKETS: none. */
+unsigned core_bucket_next(const core_bucket_bits bits, unsigned from);
 void core_attempts_tick(struct cluster *c);
 void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice);
 struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,

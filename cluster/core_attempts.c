@@ -100,8 +100,10 @@ void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, ui
         return;
     c->n_running--;
     if (is_assigned(c, r)) {
+        unsigned bucket = (unsigned)(link - c->running);
         r->ended = true;
         c->n_ended++;
+        c->ended_in[bucket / 64] |= (uint64_t)1 << bucket % 64;
         return;
     }
     while (*link != r)
@@ -110,18 +112,40 @@ void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, ui
     free(r);
 }
 
+unsigned core_bucket_next(const core_bucket_bits bits, unsigned from)
+{
+    for (unsigned word = from / 64; word < CORE_SLOT_BUCKETS / 64; word++) {
+        uint64_t left = bits[word];
+        if (word == from / 64)
+            left &= UINT64_MAX << from % 64;
+        if (left != 0)
+            return word * 64 + (unsigned)__builtin_ctzll(left);
+    }
+    return CORE_SLOT_BUCKETS;
+}
+
+/* True: ended ones are left in it. */
+static bool forget_ended(struct cluster *c, struct core_running **link)
+{
+    bool left = false;
+    for (struct core_running *r; (r = *link) != NULL;) {
+        if (!r->ended || is_assigned(c, r)) {
+            left = left || r->ended;
+            link = &r->next;
+            continue;
+        }
+        *link = r->next;
+        free(r);
+        c->n_ended--;
+    }
+    return left;
+}
+
 void core_attempts_tick(struct cluster *c)
 {
-    for (unsigned i = 0; i < CORE_SLOT_BUCKETS && c->n_ended > 0; i++)
-        for (struct core_running **link = &c->running[i], *r; (r = *link) != NULL;) {
-            if (!r->ended || is_assigned(c, r)) {
-                link = &r->next;
-                continue;
-            }
-            *link = r->next;
-            free(r);
-            c->n_ended--;
-        }
+    for (unsigned i = 0; (i = core_bucket_next(c->ended_in, i)) < CORE_SLOT_BUCKETS; i++)
+        if (!forget_ended(c, &c->running[i]))
+            c->ended_in[i / 64] &= ~((uint64_t)1 << i % 64);
 }
 
 /* ---- slots ---- */
@@ -131,9 +155,14 @@ static uint64_t name_hash(const char *next_hop)
     return XXH3_64bits(next_hop, strlen(next_hop));
 }
 
+static unsigned slot_bucket(const char *next_hop)
+{
+    return (unsigned)(name_hash(next_hop) % CORE_SLOT_BUCKETS);
+}
+
 static struct core_slot **find_slot(struct cluster *c, const char *next_hop, uint32_t slot)
 {
-    struct core_slot **link = &c->slots[name_hash(next_hop) % CORE_SLOT_BUCKETS];
+    struct core_slot **link = &c->slots[slot_bucket(next_hop)];
     while (*link != NULL && ((*link)->slot != slot || strcmp((*link)->next_hop, next_hop) != 0))
         link = &(*link)->next;
     return link;
@@ -149,6 +178,8 @@ static void count_slot(struct cluster *c, const char *next_hop, uint32_t slot)
         s->slot = slot;
         *link = s;
         c->n_slots++;
+        unsigned bucket = slot_bucket(next_hop);
+        c->slots_in[bucket / 64] |= (uint64_t)1 << bucket % 64;
     }
     (*link)->handed++;
 }
@@ -163,9 +194,12 @@ void core_slot_closed(struct cluster *c, const char *next_hop, uint32_t slot, ui
     s->handed -= MR_MUTANT(MUTANT_SLOT_FORGOTTEN) ? s->handed : attempts;
     if (s->handed > 0)
         return; /* one is on its way to the worker */
+    unsigned bucket = slot_bucket(next_hop);
     *link = s->next;
     free(s);
     c->n_slots--;
+    if (c->slots[bucket] == NULL)
+        c->slots_in[bucket / 64] &= ~((uint64_t)1 << bucket % 64);
 }
 
 /* ---- attempts ---- */

@@ -16,7 +16,7 @@ static void fill_slots(const struct cluster *c, Mailraft__Heartbeat *hb)
     if (c->n_slots == 0)
         return;
     hb->slots = mr_calloc(c->n_slots, sizeof(*hb->slots));
-    for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++) {
+    for (unsigned i = 0; (i = core_bucket_next(c->slots_in, i)) < CORE_SLOT_BUCKETS; i++) {
         size_t from = hb->n_slots;
         for (struct core_slot *s = c->slots[i]; s != NULL; s = s->next) {
             Mailraft__OpenSlot *open = NULL;

@@ -196,9 +196,8 @@ uint64_t leader_lease_quorum_ns(const struct leader_lease *l, uint64_t now_ns)
 
     if (l->term == 0)
         return 0;
-    for (uint32_t node = 0; node < LEASE_MAX_NODES; node++) {
-        if (!(l->voters >> node & 1))
-            continue;
+    for (uint64_t left = l->voters; left != 0; left &= left - 1) {
+        uint32_t node = (uint32_t)__builtin_ctzll(left);
         uint64_t stamp = node == l->self ? now_ns : l->echoed_ns[node];
         size_t at = n++;
         for (; at > 0 && sorted[at - 1] < stamp; at--)

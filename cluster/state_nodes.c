@@ -240,8 +240,10 @@ void state_node_view(const struct state *s, unsigned position, struct node_view 
 {
     mr_assert(position < s->n_nodes);
     for (uint32_t i = 1; i <= STATE_MAX_NODES; i++)
-        if (s->nodes[i] != NULL && position-- == 0)
+        if (s->nodes[i] != NULL && position-- == 0) {
             node_view_of(s->nodes[i], out);
+            return;
+        }
 }
 
 bool state_node_by_id(const struct state *s, uint32_t node, struct node_view *out)

@@ -49,6 +49,8 @@ static struct replica_peer *find_peer(struct replica_send *s, uint64_t id)
 
         if (p->id == id)
             return p;
+        if (p->id == 0 && spare != NULL)
+            break; /* places are taken in order: all behind one that never was in use are free */
         if (spare == NULL && (p->id == 0 || (!p->transferring && !p->behind && p->anchor == 0)))
             spare = p;
     }
@@ -351,6 +353,8 @@ bool replica_send_holds(const struct replica_send *s)
     for (unsigned i = 0; i < REPLICA_MAX_PEERS; i++) {
         const struct replica_peer *p = &s->peers[i];
 
+        if (p->id == 0)
+            break; /* the rest was never in use */
         if (p->transferring || (p->behind && now < p->heard + REPLICA_SNAPSHOT_HEARD_MS))
             return true;
     }
