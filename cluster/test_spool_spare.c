@@ -4,7 +4,12 @@
 #include "cluster/test_spool_util.h"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 enum { SEGMENT = 64 * 1024, BODY = 2000, A_SEGMENT_S = SEGMENT / (BODY + 200) };
 
@@ -227,6 +232,156 @@ static void spares_are_given_back_when_space_is_low(void **state)
     spool_test_close(t);
 }
 
+/* ---- a directory that cannot be synced ---- */
+
+/* Only after a rename to a name with this ending, in the same thread: dead segments become spares on one, spares
+ * segments on another. */
+struct bad_dir {
+    struct mr_fileio io;
+    const char *ending;
+    _Atomic bool fails;
+    atomic_uint failed;
+};
+
+static _Thread_local bool renamed;
+
+static int rename_in_bad_dir(const struct mr_fileio *io, const char *from, const char *to)
+{
+    const struct bad_dir *d = (const struct bad_dir *)io; /* io is first in it */
+    const char *dot = strrchr(to, '.');
+    renamed = dot != NULL && strcmp(dot, d->ending) == 0;
+    return mr_fileio_real.rename_file(&mr_fileio_real, from, to);
+}
+
+static int sync_bad_dir(const struct mr_fileio *io, const char *path)
+{
+    struct bad_dir *d = (struct bad_dir *)(uintptr_t)io;
+    bool here = renamed;
+    renamed = false;
+    if (!here || !atomic_load(&d->fails))
+        return mr_fileio_real.sync_dir(&mr_fileio_real, path);
+    atomic_fetch_add(&d->failed, 1);
+    return -EIO;
+}
+
+static void bad_dir_init(struct spool_test *t, struct bad_dir *d, const char *ending)
+{
+    d->io = mr_fileio_real;
+    d->ending = ending;
+    d->io.rename_file = rename_in_bad_dir;
+    d->io.sync_dir = sync_bad_dir;
+    atomic_store(&d->fails, false);
+    atomic_store(&d->failed, 0);
+    t->io = &d->io;
+}
+
+static bool has_number(const struct file *list, size_t count, uint32_t number)
+{
+    bool has = false;
+    for (size_t i = 0; i < count; i++)
+        has = has || list[i].number == number;
+    return has;
+}
+
+/* Its new name may not be on the disk, and under the old one it would be a damaged segment once it is written over: the
+ * dead segment is no spare, then, and its file is gone. What is put afterwards does not suffer from it. */
+static void a_dead_segment_whose_name_is_not_synced_is_no_spare(void **state)
+{
+    enum { SEGMENTS = 8 };
+    struct spool_test *t = *state;
+    struct mr_id first[SEGMENTS * A_SEGMENT_S], second[SEGMENTS * A_SEGMENT_S];
+    struct file dead[64], spares[SPOOL_SPARES], left[64];
+    struct bad_dir bad;
+    bad_dir_init(t, &bad, ".spare");
+    spool_test_open(t, SEGMENT);
+    put_segments(t, first, SEGMENTS);
+    wait_for_spares(t, SPOOL_SPARES_FILLED, spares);
+    size_t n = files(t, ".seg", dead, 64);
+    assert_true(n > 2 && n <= 64);
+    atomic_store(&bad.fails, true); /* nothing is put: only dead segments have their directory synced */
+    for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++)
+        spool_drop(t->sp, first[i]);
+    uint64_t until = uv_hrtime() + 60 * 1000000000ULL;
+    while (files(t, ".seg", left, 64) > 1 || files(t, ".spare", spares, SPOOL_SPARES) != SPOOL_SPARES_FILLED) {
+        assert_true(uv_hrtime() < until);
+        (void)uv_run(&t->loop, UV_RUN_NOWAIT);
+        (void)usleep(1000);
+    }
+    assert_int_equal(atomic_load(&bad.failed), n - 1); /* each was to become one; the open segment is not dead */
+    for (size_t i = 0; i < SPOOL_SPARES_FILLED; i++)
+        assert_false(has_number(dead, n, spares[i].number));
+    atomic_store(&bad.fails, false);
+    put_segments(t, second, SEGMENTS);
+    spool_test_close(t);
+    spool_test_open(t, SEGMENT);
+    for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++)
+        assert_int_equal(spool_test_check(t, second[i], BODY), 0);
+    spool_test_close(t);
+    t->io = NULL;
+}
+
+struct shared {
+    struct bad_dir bad;
+    struct mr_id kept[2 * A_SEGMENT_S], acked[8 * A_SEGMENT_S];
+    size_t n_acked;
+};
+
+/* Ends by the spool's panic; any other end is told by its status. */
+__attribute__((noreturn)) static void child_takes_a_spare(struct spool_test *t, struct shared *s)
+{
+    const struct rlimit none = {0, 0};
+    struct mr_id dropped[6 * A_SEGMENT_S];
+    struct file spares[SPOOL_SPARES];
+    (void)setrlimit(RLIMIT_CORE, &none);
+    (void)signal(SIGABRT, SIG_DFL);
+    int null = open("/dev/null", O_WRONLY);
+    if (null >= 0)
+        (void)dup2(null, STDERR_FILENO);
+    bad_dir_init(t, &s->bad, ".seg");
+    spool_test_open(t, SEGMENT);
+    put_segments(t, dropped, 6);
+    put_segments(t, s->kept, 2);
+    for (size_t i = 0; i < sizeof(dropped) / sizeof(dropped[0]); i++)
+        spool_drop(t->sp, dropped[i]);
+    wait_for_spares(t, SPOOL_SPARES, spares);
+    atomic_store(&s->bad.fails, true);
+    while (s->n_acked < sizeof(s->acked) / sizeof(s->acked[0])) {
+        struct mr_id id = mr_id_at(1);
+        if (spool_test_put(t, id, BODY) != 0)
+            _exit(2);
+        if (atomic_load(&s->bad.failed) != 0)
+            _exit(3); /* acknowledged in a segment that may have no name */
+        s->acked[s->n_acked++] = id;
+    }
+    _exit(4);
+}
+
+/* A spare that becomes the open segment has to have its name: nothing is acknowledged in one without, and a failed sync
+ * is not tried again. The process ends, and what it has acknowledged before is there after the next start. */
+static void a_spare_that_cannot_be_named_ends_the_process(void **state)
+{
+    struct spool_test *t = *state;
+    int status;
+    struct shared *s = mmap(NULL, sizeof(*s), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(s != MAP_FAILED);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        child_takes_a_spare(t, s);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT)
+        fail_msg("the process did not end by its panic, but with wait status %d", status);
+    assert_int_equal(atomic_load(&s->bad.failed), 1);
+    t->io = NULL;
+    spool_test_open(t, SEGMENT);
+    for (size_t i = 0; i < sizeof(s->kept) / sizeof(s->kept[0]); i++)
+        assert_int_equal(spool_test_check(t, s->kept[i], BODY), 0);
+    for (size_t i = 0; i < s->n_acked; i++)
+        assert_int_equal(spool_test_check(t, s->acked[i], BODY), 0);
+    spool_test_close(t);
+    assert_int_equal(munmap(s, sizeof(*s)), 0);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, spool_test_setup, spool_test_teardown)
 
 int main(void)
@@ -237,6 +392,8 @@ int main(void)
         TEST(spares_are_filled_while_nobody_comes),
         TEST(the_open_segment_is_filled),
         TEST(spares_are_given_back_when_space_is_low),
+        TEST(a_dead_segment_whose_name_is_not_synced_is_no_spare),
+        TEST(a_spare_that_cannot_be_named_ends_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
