@@ -120,8 +120,22 @@ static bool begins(const char *message, const char *prefix)
     return strncmp(message, prefix, strlen(prefix)) == 0;
 }
 
+/* For want of space raft_uv unlinks what it began and tries again, and so it may for long. A segment that is there was
+ * allocated, and its directory not synced: a failed fsync, and each further try would only find the file (UPSTREAM.md
+ * 36). */
+static void on_segment_retried(struct replica_io *rio, const char *name)
+{
+    char path[PATH_MAX];
+
+    (void)snprintf(path, sizeof(path), "%s/%s", rio->dir, name);
+    if (access(path, F_OK) == 0)
+        mr_panic("raft log in %s: the name of segment %s was not synced; nothing more is acknowledged", rio->dir, name);
+    atomic_fetch_add(&rio->prepare_retries, 1);
+}
+
 static void trace(struct raft_tracer *tracer, int type, const void *data)
 {
+    static const char segment_retried[] = "retry creating segment ";
     struct replica_io *rio = tracer->impl;
     const struct raft_tracer_info *info = data;
     const char *message;
@@ -135,8 +149,8 @@ static void trace(struct raft_tracer *tracer, int type, const void *data)
      */
     if (begins(message, "truncate segment "))
         mr_panic("raft log in %s: a segment was not closed: %s; nothing more is acknowledged", rio->dir, message);
-    if (begins(message, "retry creating segment"))
-        atomic_fetch_add(&rio->prepare_retries, 1);
+    if (begins(message, segment_retried))
+        on_segment_retried(rio, message + sizeof(segment_retried) - 1);
     else if (begins(message, "retry snapshot write"))
         log_event(LOG_WARN, "raft_snapshot_write_retried", LOG_S("dir", rio->dir));
     else if (begins(message, "uv truncate work cb ok"))

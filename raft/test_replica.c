@@ -633,6 +633,29 @@ static void lose_open_segments(void)
     run_until(c, never, NULL, 10);
 }
 
+/* What a failed sync of their directory leaves of the segments to come: files that are there. */
+static void find_segments_in_the_way(void)
+{
+    struct cluster *c = cluster_start(0x8888, 0);
+
+    for (unsigned i = 0; i < NODES; i++)
+        for (unsigned n = 1; n < 20; n++) {
+            char path[512];
+            snprintf(path, sizeof(path), "%s/open-%u", c->nodes[i].dir, n);
+            int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+            if (fd >= 0)
+                close(fd);
+        }
+    load_cluster(c, c->threshold + 200, 16, 100, 60);
+    run_until(c, never, NULL, 10);
+}
+
+static void stops_when_a_segment_to_come_was_not_synced(void **state)
+{
+    (void)state;
+    assert_panics(find_segments_in_the_way);
+}
+
 static void stops_when_a_segment_cannot_be_closed(void **state)
 {
     (void)state;
@@ -668,6 +691,7 @@ int main(void)
         cmocka_unit_test(refuses_a_wrong_configuration),
         cmocka_unit_test(stops_when_a_term_cannot_be_stored),
         cmocka_unit_test(stops_when_a_segment_cannot_be_closed),
+        cmocka_unit_test(stops_when_a_segment_to_come_was_not_synced),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -84,7 +84,7 @@ def fail_disk(world, node, what, error="EIO"):
             words = wait_end(world, node, f"{error} at {what}", 40)
         # raft_uv tells of the failure of a write that waited behind another one to nobody: the watchdog sees that it does not
         # come back (PROTOCOL.md 8.4).
-        wanted = {"EIO": ("Input/output error", "I/O error", "i/o error", "has not come back"), "ENOSPC": ("No space left", "disk space")}[error]
+        wanted = {"EIO": ("Input/output error", "I/O error", "i/o error", "was not synced", "has not come back"), "ENOSPC": ("No space left", "disk space")}[error]
         assert any(w in words for w in wanted), f"{node.name} ended without the reason: {words}"
         world.wait_accepted(100)
         node.start()
