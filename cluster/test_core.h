@@ -78,7 +78,7 @@ struct world {
     struct cluster_member members[NODES];
     Mailraft__Rules *rules;
     struct message messages[MOST_MESSAGES];
-    unsigned n_messages;
+    atomic_uint n_messages;       /* the core's threads look messages up while more come */
     const struct mr_clock *clock; /* NULL: the real one */
     uint64_t max_state;           /* 0: as usual */
     /* On the worker's thread; NULL: nobody looks. */

@@ -44,6 +44,15 @@ static size_t files(const struct spool_test *t, const char *ending, struct file 
     return count;
 }
 
+/* A spare has its name before it is in the spool's list. */
+static unsigned listed(struct spool *sp)
+{
+    pthread_mutex_lock(&sp->spares.mutex);
+    unsigned n = sp->spares.count;
+    pthread_mutex_unlock(&sp->spares.mutex);
+    return n;
+}
+
 /* Until there are n whole spares: they come from other threads. */
 static void wait_for_spares(struct spool_test *t, size_t n, struct file out[SPOOL_SPARES])
 {
@@ -52,7 +61,7 @@ static void wait_for_spares(struct spool_test *t, size_t n, struct file out[SPOO
         size_t whole = 0, count = files(t, ".spare", out, SPOOL_SPARES);
         for (size_t i = 0; i < count && i < SPOOL_SPARES; i++)
             whole += out[i].size >= SEGMENT / 2;
-        if (count == n && whole == n)
+        if (count == n && whole == n && listed(t->sp) == n)
             return;
         if (uv_hrtime() > until)
             fail_msg("%zu spares, %zu of them whole, instead of %zu", count, whole, n);
