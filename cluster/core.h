@@ -240,8 +240,9 @@ struct cluster {
     bool hung;     /* a worker is silent: no heartbeats, no new incarnation (5.10) */
     uint64_t hung_since_ns;
     uint64_t takeovers;
-    bool full;             /* the queue: no mail is taken here */
-    uint64_t full_refused; /* enqueues, as the leader */
+    bool full;              /* the queue: no mail is taken here */
+    uint64_t full_refused;  /* enqueues, as the leader */
+    uint64_t full_warnings; /* left out, as the leader */
 
     Mailraft__Rules *own_rules;  /* of this node's configuration, with hash */
     struct cluster_rules *rules; /* in force */
@@ -332,7 +333,8 @@ enum core_growth {
     CORE_CANCELS, /* op has become a cancel of the enqueue, and its results are those of core_full_reason */
     CORE_REFUSES, /* APPLY_FULL */
 };
-/* May the leader propose op, as the queue's size goes? An outcome for which there is hardly any room loses its texts.
+/* May the leader propose op, as the queue's size goes? An outcome for which there is hardly any room loses its texts, a
+ * warning its DSN.
  */
 enum core_growth core_full_admit(struct cluster *c, Mailraft__Op *op, uint64_t *bytes);
 enum apply_result core_full_reason(enum apply_result of_cancel);

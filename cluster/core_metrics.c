@@ -114,6 +114,7 @@ static void add_core(json_t *o, struct cluster *c)
         {"state_max_bytes", c->config.max_state},
         {"queue_full", c->full},
         {"queue_full_refused_total", c->full_refused},
+        {"queue_full_warnings_total", c->full_warnings},
         {"proposals_waiting", proposals_waiting(c->proposals)},
         {"attempts_running", c->n_running},
         {"connections_out", c->n_slots},

@@ -138,8 +138,10 @@ static json_t *status_alarms(const struct cluster *c)
     if (c->disk.slow)
         json_array_append_new(alarms, text("disk slow: a call to it hangs, no new mail here"));
     if (c->full)
-        json_array_append_new(alarms,
-                              text("queue full: its envelopes take max_state, no new mail; deliver or drop some"));
+        json_array_append_new(
+            alarms,
+            text("queue full: its envelopes, and what is remembered of the last ten minutes, take max_state: no new "
+                 "mail until deliveries and expiries make room, or max_state is larger"));
     for (unsigned i = 0; c->lead.leading && i < state_nodes(c->state); i++) {
         struct node_view v;
         state_node_view(c->state, i, &v);

@@ -204,6 +204,8 @@ void state_release_held(struct state_held *held);
 /* Never less than the bytes of a snapshot taken now, and about twice as many. Of what is in the queue only replies of
  * next hops make it grow, and assignments while they run. O(1). */
 uint64_t state_bytes(const struct state *s);
+/* Of a message in it, without its replies. */
+uint64_t state_message_bytes(const struct state_message *m);
 /* At least what the message will add to it. */
 uint64_t state_enqueue_bytes(const Mailraft__Enqueue *e);
 /* Replaces the whole state, all or nothing. MR_MALFORMED, MR_CHECKSUM, MR_VERSION: the state is as it was. */

@@ -323,8 +323,6 @@ bool state_known_fields(const ProtobufCMessage *m);
 /* state_size.c */
 /* Of state_bytes: header, rules (56 KiB at most, by the leader), 63 nodes of three texts each, the end. */
 enum { STATE_HEAD_BYTES = 512 * 1024 };
-/* Of a message in state_bytes, without its replies. */
-uint64_t state_message_bytes(const struct state_message *m);
 
 /* state_chunks.c */
 /* Messages that follow each other by sequence: what a held state shares, and is written as a whole. No more than

@@ -129,7 +129,10 @@ static void on_segment_retried(struct replica_io *rio, const char *name)
 
     (void)snprintf(path, sizeof(path), "%s/%s", rio->dir, name);
     if (access(path, F_OK) == 0)
-        mr_panic("raft log in %s: the name of segment %s was not synced; nothing more is acknowledged", rio->dir, name);
+        mr_panic(
+            "raft log in %s: the name of segment %s was not synced (its directory's fsync failed, or no descriptor "
+            "was left to open it); nothing more is acknowledged",
+            rio->dir, name);
     atomic_fetch_add(&rio->prepare_retries, 1);
 }
 
@@ -309,7 +312,8 @@ static void written(void *arg)
         snapshot_stored(&g->inner, RAFT_CANCELED);
         return;
     }
-    if (bytes > INT32_MAX) /* raft_uv writes it with one call and counts in an int; cluster/core_full.c stays below */
+    /* raft_uv writes it with one call, of which Linux takes no more; cluster/core_full.c stays below. */
+    if (bytes + sizeof(rio->header) > REPLICA_SNAPSHOT_MOST)
         mr_panic("raft snapshot of %llu bytes is more than libraft can store", (unsigned long long)bytes);
     rio->snapshot_bytes = bytes;
     mr_put_le32(rio->header, REPLICA_SNAPSHOT_MAGIC);

@@ -17,9 +17,10 @@
 #include <stdatomic.h>
 
 enum {
-    REPLICA_SEGMENT_SIZE = 8 << 20, /* raft_uv's capacity field wraps at 64 MiB for its pool of open segments */
-    REPLICA_DISK_SLOW_MS = 2000,    /* an append this old: leadership is handed over (PROTOCOL.md 8.4) */
-    REPLICA_DISK_DEAD_MS = 10000,   /* this old: the process stops */
+    REPLICA_SNAPSHOT_MOST = 0x7ffff000, /* bytes with the header: what Linux takes in one write */
+    REPLICA_SEGMENT_SIZE = 8 << 20,     /* raft_uv's capacity field wraps at 64 MiB for its pool of open segments */
+    REPLICA_DISK_SLOW_MS = 2000,        /* an append this old: leadership is handed over (PROTOCOL.md 8.4) */
+    REPLICA_DISK_DEAD_MS = 10000,       /* this old: the process stops */
     REPLICA_MAX_UNPERSISTED = 16 << 20,
 };
 

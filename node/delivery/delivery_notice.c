@@ -9,6 +9,7 @@
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct telling {
     struct delivery *d;
@@ -23,13 +24,37 @@ static void ended(struct delivery *d, struct notice *n)
     delivery_ended(d);
 }
 
+/* For the log, once it is known what became of it. */
+struct told {
+    char id[MR_ID_TEXT + 1];
+    bool expired;
+    bool dsn;
+    uint32_t recipients;
+    char sender[]; /* ends with 0 */
+};
+
+static void on_told(void *arg, int status, enum apply_result reason)
+{
+    struct told *t = arg;
+    if (status == 0 && reason == APPLIED)
+        log_event(LOG_WARN, t->expired ? "expired" : "delay_warning", LOG_S("id", t->id), LOG_S("sender", t->sender),
+                  LOG_N("recipients", t->recipients), LOG_B("dsn", t->dsn));
+    else
+        log_event(LOG_INFO, "notice_refused", LOG_S("id", t->id), LOG_B("expiry", t->expired),
+                  LOG_S("reason", status == 0 ? apply_result_text(reason) : mr_strerror(status)));
+    free(t);
+}
+
 static void done(struct delivery *d, struct notice *n, Mailraft__Enqueue *dsn)
 {
-    char id[MR_ID_TEXT + 1];
-    bool expired = n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE;
-    log_event(LOG_WARN, expired ? "expired" : "delay_warning", LOG_S("id", mr_id_format(n->id, id)),
-              LOG_S("sender", n->reverse_path), LOG_N("recipients", n->n_recipients), LOG_B("dsn", dsn != NULL));
-    delivery_backend.notice_done(d->w->port, n, dsn, NULL, NULL);
+    size_t len = strlen(n->reverse_path) + 1;
+    struct told *t = mr_malloc(sizeof(*t) + len);
+    mr_id_format(n->id, t->id);
+    t->expired = n->kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE;
+    t->dsn = dsn != NULL;
+    t->recipients = n->n_recipients;
+    memcpy(t->sender, n->reverse_path, len);
+    delivery_backend.notice_done(d->w->port, n, dsn, on_told, t);
     ended(d, n);
 }
 
