@@ -311,6 +311,20 @@ int replica_send_snapshot_get(struct replica_send *s, struct raft_io_snapshot_ge
     return 0;
 }
 
+/* A rejection that came late, or twice: within a term nobody loses again what the leader knows that he has. */
+static bool is_late(struct replica_peer *p, uint64_t last, const struct raft_append_entries_result *result)
+{
+    uint64_t index = result->last_log_index < last ? result->last_log_index : last;
+
+    if (p->matched_term != result->term) {
+        p->matched_term = result->term;
+        p->matched = 0;
+    }
+    if (result->rejected == 0 && index > p->matched)
+        p->matched = index;
+    return result->rejected != 0 && result->last_log_index < p->matched;
+}
+
 void replica_send_filter(struct replica_send *s, uint64_t from, uint64_t last,
                          struct raft_append_entries_result *result)
 {
@@ -320,6 +334,11 @@ void replica_send_filter(struct replica_send *s, uint64_t from, uint64_t last,
     if (p == NULL)
         return;
     p->heard = uv_now(s->loop);
+    if (is_late(p, last, result)) {
+        result->rejected = 0;
+        result->last_log_index = 0;
+        return;
+    }
     if (result->rejected == 0 && result->last_log_index + REPLICA_CAUGHT_UP >= last)
         p->behind = false;
     if (p->anchor == 0)

@@ -33,6 +33,8 @@ struct replica_peer {
     uint64_t started;     /* uv_now, ms */
     uint64_t heard;       /* its last answer; uv_now, ms */
     uint64_t quiet_until; /* uv_now, ms */
+    uint64_t matched;     /* the largest index that it acknowledged in matched_term, as libraft counts */
+    uint64_t matched_term;
 };
 
 struct replica_send {
@@ -58,8 +60,9 @@ int replica_send_message(struct replica_send *s, struct raft_io_send *req, const
 /* raft_io's snapshot_get: answers at once with an empty snapshot, since only send is told for which peer it is; the
  * real load begins there. */
 int replica_send_snapshot_get(struct replica_send *s, struct raft_io_snapshot_get *req, raft_io_snapshot_get_cb cb);
-/* Before a leader's libraft sees this result of a peer: rewrites what N3 says. last: index of the leader's newest
- * entry. */
+/* Before a leader's libraft sees this result of a peer, of its own term: rewrites what N3 says, and takes a rejection
+ * for contact alone that is older than what the peer has acknowledged since (UPSTREAM.md 35). last: index of the
+ * leader's newest entry. */
 void replica_send_filter(struct replica_send *s, uint64_t from, uint64_t last,
                          struct raft_append_entries_result *result);
 /* A peer is on its way from a snapshot to the log: N4. */

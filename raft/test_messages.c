@@ -1,5 +1,6 @@
 /* test_messages.c - replicas and messages that come late, lie, or belong to another log. */
 #include "raft/raft_wire.h"
+#include "raft/replica_send.h"
 #include "raft/test_cluster.h"
 
 /* The answer to a pre-vote carries the term that the vote would have been for. Who has become leader or follower in the
@@ -152,6 +153,38 @@ static void keeps_what_is_committed(void **state)
     cluster_stop(c);
 }
 
+static struct raft_append_entries_result filtered(struct replica_send *s, uint64_t term, uint64_t rejected,
+                                                  uint64_t last)
+{
+    struct raft_append_entries_result result = {.term = term, .rejected = rejected, .last_log_index = last};
+
+    replica_send_filter(s, 2, 100, &result);
+    return result;
+}
+
+/* A rejection that comes late, or twice, would set the leader back behind what the peer has acknowledged since. */
+static void ignores_late_rejections(void **state)
+{
+    uv_loop_t loop;
+    struct replica_send s = {.loop = &loop};
+    struct raft_append_entries_result result;
+    (void)state;
+
+    assert_int_equal(uv_loop_init(&loop), 0);
+    s.peers[0].id = 2;
+    result = filtered(&s, 3, 10, 5); /* the first time it is news */
+    assert_true(result.rejected == 10 && result.last_log_index == 5);
+    result = filtered(&s, 3, 0, 10);
+    assert_true(result.rejected == 0 && result.last_log_index == 10);
+    result = filtered(&s, 3, 10, 5);
+    assert_true(result.rejected == 0 && result.last_log_index == 0);
+    result = filtered(&s, 3, 12, 10);
+    assert_true(result.rejected == 12 && result.last_log_index == 10);
+    result = filtered(&s, 4, 10, 5); /* another term: what it had then may have been replaced */
+    assert_true(result.rejected == 10 && result.last_log_index == 5);
+    assert_int_equal(uv_loop_close(&loop), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,6 +192,7 @@ int main(void)
         cmocka_unit_test(tells_the_term_with_a_refused_pre_vote),
         cmocka_unit_test(refuses_what_contradicts_the_committed),
         cmocka_unit_test(keeps_what_is_committed),
+        cmocka_unit_test(ignores_late_rejections),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
