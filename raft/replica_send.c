@@ -49,9 +49,11 @@ static struct replica_peer *find_peer(struct replica_send *s, uint64_t id)
 
         if (p->id == id)
             return p;
-        if (p->id == 0 && spare != NULL)
-            break; /* places are taken in order: all behind one that never was in use are free */
-        if (spare == NULL && (p->id == 0 || (!p->transferring && !p->behind && p->anchor == 0)))
+        if (p->id == 0) {
+            spare = p; /* places are taken in order: all behind it are free too */
+            break;
+        }
+        if (spare == NULL && !p->transferring && !p->behind && p->anchor == 0)
             spare = p;
     }
     if (spare != NULL)
