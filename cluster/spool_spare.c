@@ -8,9 +8,9 @@
  *
  * What a spare holds does not count: each record's checksum is seeded with its segment's number, and no number is used
  * twice, a spare's neither (spool_load looks at both). Its head is written and synced before it gets its new name, so
- * that a file with a segment's name is one. Failure: a spare that cannot be made, taken or kept is done without; a
- * failed write or sync of one that is to be written on ends the process, as that of any segment. When space is low all
- * are given back. */
+ * that a file with a segment's name is one. Failure: a spare that cannot be made, taken or kept is done without; a sync
+ * of the directory that fails ends the process; a failed write or sync of one that is to be written on ends the
+ * process, as that of any segment. When space is low all are given back. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -114,6 +114,9 @@ bool spool_spare_keep(struct spool *sp, uint32_t number, uint64_t size)
     /* Before anything is written over it: under its old name it would be a damaged segment. */
     if (renamed)
         rc = sp->io->sync_dir(sp->io, sp->dir);
+    /* A failed fsync, which may be told once only: the writer's next one, for a segment's name, could pass. */
+    if (renamed && rc < 0 && rc != -EMFILE && rc != -ENFILE && rc != -ENOMEM)
+        mr_panic("spool: syncing %s: %s", sp->dir, strerror(-rc));
     if (rc < 0)
         log_event(LOG_WARN, "spool_spare", LOG_S("path", from), LOG_S("error", strerror(-rc)));
     free(from);

@@ -2,6 +2,7 @@
  * that was in one is ever taken for a body. */
 #include "cluster/spool_internal.h"
 #include "cluster/test_spool_util.h"
+#include "proto/base/test_dies.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -248,6 +249,7 @@ static void spares_are_given_back_when_space_is_low(void **state)
 struct bad_dir {
     struct mr_fileio io;
     const char *ending;
+    int error;
     _Atomic bool fails;
     atomic_uint failed;
 };
@@ -270,13 +272,14 @@ static int sync_bad_dir(const struct mr_fileio *io, const char *path)
     if (!here || !atomic_load(&d->fails))
         return mr_fileio_real.sync_dir(&mr_fileio_real, path);
     atomic_fetch_add(&d->failed, 1);
-    return -EIO;
+    return d->error;
 }
 
 static void bad_dir_init(struct spool_test *t, struct bad_dir *d, const char *ending)
 {
     d->io = mr_fileio_real;
     d->ending = ending;
+    d->error = -EIO;
     d->io.rename_file = rename_in_bad_dir;
     d->io.sync_dir = sync_bad_dir;
     atomic_store(&d->fails, false);
@@ -292,8 +295,9 @@ static bool has_number(const struct file *list, size_t count, uint32_t number)
     return has;
 }
 
-/* Its new name may not be on the disk, and under the old one it would be a damaged segment once it is written over: the
- * dead segment is no spare, then, and its file is gone. What is put afterwards does not suffer from it. */
+/* No descriptor to sync it by: its new name may not be on the disk, and under the old one it would be a damaged segment
+ * once it is written over: the dead segment is no spare, then, and its file is gone. What is put afterwards does not
+ * suffer from it. */
 static void a_dead_segment_whose_name_is_not_synced_is_no_spare(void **state)
 {
     enum { SEGMENTS = 8 };
@@ -302,6 +306,7 @@ static void a_dead_segment_whose_name_is_not_synced_is_no_spare(void **state)
     struct file dead[64], spares[SPOOL_SPARES], left[64];
     struct bad_dir bad;
     bad_dir_init(t, &bad, ".spare");
+    bad.error = -EMFILE;
     spool_test_open(t, SEGMENT);
     put_segments(t, first, SEGMENTS);
     wait_for_spares(t, SPOOL_SPARES_FILLED, spares);
@@ -327,6 +332,34 @@ static void a_dead_segment_whose_name_is_not_synced_is_no_spare(void **state)
         assert_int_equal(spool_test_check(t, second[i], BODY), 0);
     spool_test_close(t);
     t->io = NULL;
+}
+
+static struct spool_test *dying; /* its folder is the parent's to remove */
+
+static void drop_where_nothing_is_synced(void)
+{
+    enum { SEGMENTS = 8 };
+    struct spool_test *t = dying;
+    struct mr_id ids[SEGMENTS * A_SEGMENT_S];
+    struct bad_dir bad;
+    bad_dir_init(t, &bad, ".spare");
+    atomic_store(&bad.fails, true);
+    spool_test_open(t, SEGMENT);
+    put_segments(t, ids, SEGMENTS);
+    for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++)
+        spool_drop(t->sp, ids[i]);
+    uint64_t until = uv_hrtime() + 60 * 1000000000ULL;
+    while (uv_hrtime() < until) {
+        (void)uv_run(&t->loop, UV_RUN_NOWAIT);
+        (void)usleep(1000);
+    }
+}
+
+/* The kernel may tell of it once only, and the next sync of that directory may be for a segment that takes mail. */
+static void a_failed_sync_of_a_spare_s_name_ends_the_process(void **state)
+{
+    dying = *state;
+    test_assert_dies(drop_where_nothing_is_synced);
 }
 
 struct shared {
@@ -402,6 +435,7 @@ int main(void)
         TEST(the_open_segment_is_filled),
         TEST(spares_are_given_back_when_space_is_low),
         TEST(a_dead_segment_whose_name_is_not_synced_is_no_spare),
+        TEST(a_failed_sync_of_a_spare_s_name_ends_the_process),
         TEST(a_spare_that_cannot_be_named_ends_the_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
