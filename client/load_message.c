@@ -3,13 +3,13 @@
 #include "client/load_message.h"
 
 #include "proto/base/clock.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 void load_text_init(struct load_text *text, uint64_t seed)
 {

@@ -7,12 +7,12 @@
 #define MR_CLIENT_SINK_MESSAGE_H
 
 #include "client/journal.h"
+#include "proto/base/hash.h"
 #include "proto/base/id.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <xxhash.h>
 
 enum {
     MESSAGE_KEY_MAX = 128,

@@ -3,6 +3,7 @@
 #include "cluster/apply_trace.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
@@ -13,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum { LINE = 256, HASH = 16, HASH_TEXT = 2 * HASH };
 

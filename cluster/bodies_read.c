@@ -7,11 +7,11 @@
 #include "cluster/bodies_internal.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* What a read keeps in its own words. */
 struct read_words {

@@ -9,6 +9,7 @@
 
 #include "proto/base/error.h"
 #include "proto/base/fileio.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
@@ -20,7 +21,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 static Mailraft__Rules *copy_rules(const Mailraft__Rules *rules)
 {

@@ -4,6 +4,7 @@
  * or release proposed -> its fate known -> core_attempts_end. A slot stays with one worker: the worker is chosen by
  * next hop and slot number. */
 #include "cluster/core.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/mutation.h"
@@ -11,7 +12,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* ---- one allocation for a struct with strings ---- */
 

@@ -3,11 +3,11 @@
  * checksum first. Whatever comes, every invariant holds, and a snapshot of what came out restores to the same hash. */
 #include "cluster/state.h"
 #include "cluster/state_records.h"
+#include "proto/base/hash.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

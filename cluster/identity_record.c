@@ -1,6 +1,7 @@
 #include "cluster/identity_record.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
@@ -8,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 static const char first_word[] = "mailraft-identity ";
 static const char checksum_word[] = "checksum ";

@@ -1,13 +1,13 @@
 #include "cluster/journal_format.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/le.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { VERSION = 1, FIRST_ROOM = 64 };
 

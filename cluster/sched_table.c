@@ -3,12 +3,12 @@
  * Sizes: next hops are those of the state that were looked at, and those that nodes hold connections to; both go when
  * nothing is known of them any more (sched_sweep). Slots of a lane: SCHED_SLOT_NUMBERS. Grants: SCHED_MAX_GRANTS. */
 #include "cluster/sched_internal.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { TABLE_FIRST = 64, LANE_FIRST = 8 };
 

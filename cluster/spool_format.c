@@ -1,10 +1,10 @@
 #include "cluster/spool_format.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/le.h"
 
 #include <string.h>
-#include <xxhash.h>
 
 enum { VERSION = 1, FLAG_LAST = 1 };
 

@@ -11,11 +11,11 @@
 
 #include "cluster/spool.h"
 #include "cluster/spool_format.h"
+#include "proto/base/hash.h"
 #include "proto/base/mailbox.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <xxhash.h>
 
 /* ---- index (spool_index.c) ---- */
 struct spool_loc {

@@ -4,12 +4,12 @@
  * Every other way out of ASSIGNED (release, outcome that defers, fall of the node, a late outcome of an older attempt)
  * goes through delivery_move too, which tells `unassigned` exactly once for each `assigned`. */
 #include "cluster/state_internal.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* ---- next hops ---- */
 

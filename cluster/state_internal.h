@@ -27,9 +27,8 @@
 #include "cluster/state_index.h"
 #include "cluster/state_list.h"
 #include "cluster/state_tree.h"
+#include "proto/base/hash.h"
 #include "proto/base/mailbox.h" /* MR_CONTAINER */
-
-#include <xxhash.h>
 
 enum {
     STATE_NOTICE_AGAIN_MS = 60 * 1000, /* a notice that could not be given: again after so long */

@@ -6,13 +6,13 @@
 #include "cluster/state_internal.h"
 #include "cluster/state_records.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 #include "snapshot.pb-c.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 struct reader {
     struct state *s;

@@ -6,6 +6,7 @@
 #include "cluster/state_internal.h"
 #include "cluster/state_records.h"
 #include "cluster/state_writer.h"
+#include "proto/base/hash.h"
 #include "proto/base/le.h"
 #include "proto/base/memory.h"
 #include "proto/base/mutation.h"
@@ -13,7 +14,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { FLUSH = 64 * 1024, GROW = 4096, END_BYTES = SNAPSHOT_RECORD_HEADER + SNAPSHOT_CHECKSUM };
 

@@ -6,8 +6,7 @@
 #define MR_CLUSTER_STATE_WRITER_H
 
 #include "cluster/state_internal.h"
-
-#include <xxhash.h>
+#include "proto/base/hash.h"
 
 struct state_writer {
     uint8_t *base;

@@ -2,6 +2,7 @@
 #include "cluster/apply_trace.h"
 #include "cluster/state_testing.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -11,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

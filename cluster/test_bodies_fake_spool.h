@@ -5,13 +5,13 @@
 
 #include "cluster/bodies_internal.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

@@ -2,6 +2,7 @@
 #include "cluster/bodies_internal.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 
 #include <dirent.h>
@@ -13,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

@@ -4,6 +4,7 @@
 
 #include "cluster/core.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
@@ -18,7 +19,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

@@ -1,8 +1,7 @@
 /* Three nodes on one loop, with TLS and without: order, volume, back-pressure, restarts, changes of peers, close at any
  * turn. */
 #include "cluster/test_link.h"
-
-#include <xxhash.h>
+#include "proto/base/hash.h"
 
 /* ---- frames in order ---- */
 

@@ -5,6 +5,7 @@
 
 #include "cluster/spool.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 
 #include <dirent.h>
@@ -15,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

@@ -5,13 +5,13 @@
 #include "cluster/state_records.h"
 #include "cluster/state_testing.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "snapshot.pb-c.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <time.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

@@ -2,6 +2,7 @@
 #include "raft/acked.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/le.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
@@ -12,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum { RECORD_SIZE = 32, AT_VERSION = 4, AT_INDEX = 8, AT_SUM = 24, RECORD_VERSION = 1 };
 #define RECORD_MAGIC 0x4b41524dU /* "MRAK" */

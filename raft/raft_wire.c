@@ -2,12 +2,12 @@
 #include "raft/raft_wire.h"
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { WIRE_VERSION = 1, ENTRY_SIZE = 16, CHECKED_FROM = 16 };
 #define WIRE_MAGIC 0x3152524dU /* "MRR1" */

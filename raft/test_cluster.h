@@ -5,6 +5,7 @@
 #define MR_RAFT_TEST_CLUSTER_H
 
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "raft/replica.h"
 
@@ -16,7 +17,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 /* cmocka.h wants the four above. */
 #include <cmocka.h>
 

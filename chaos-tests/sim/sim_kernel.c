@@ -2,6 +2,7 @@
 #include "chaos-tests/sim/sim_kernel.h"
 
 #include "chaos-tests/sim/sim_chance.h"
+#include "proto/base/hash.h"
 #include "proto/base/panic.h"
 
 #include <inttypes.h>
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 enum {
     STUCK_STEPS = 20000000, /* at one time of the world: something turns in a circle */

@@ -6,10 +6,10 @@
  * restart, must do the same to the same state (invariant 7). */
 #include "chaos-tests/sim/sim_oracle_internal.h"
 #include "cluster/state_internal.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 
 #include <string.h>
-#include <xxhash.h>
 
 struct decided {
     uint64_t entry, counts; /* hashes of the entry's bytes, of cheap sums over the state behind it */

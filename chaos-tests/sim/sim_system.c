@@ -1,5 +1,6 @@
 /* What program code asks the system besides files: time, chance, the log, and its own end. By the linker's --wrap. */
 #include "chaos-tests/sim/sim_kernel.h"
+#include "proto/base/hash.h"
 #include "proto/base/panic.h"
 
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <sys/random.h>
 #include <sys/time.h>
 #include <time.h>
-#include <xxhash.h>
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
 int __wrap_gettimeofday(struct timeval *t, void *zone);

@@ -9,8 +9,7 @@
 #define MR_SIM_WORKER_INTERNAL_H
 
 #include "chaos-tests/sim/sim_world.h"
-
-#include <xxhash.h>
+#include "proto/base/hash.h"
 
 enum { RCPT_TAKEN = 200 }; /* the recipient, not yet the message */
 

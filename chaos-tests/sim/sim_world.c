@@ -3,12 +3,12 @@
  * form -> load and faults -> heal -> settle (until everything that was accepted has come to its end, everywhere) ->
  * check; some go on until the collector's grace has passed and no body is left. */
 #include "chaos-tests/sim/sim_world.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 struct world world;
 

@@ -4,6 +4,7 @@
 #include "node/auth/sasl.h"
 #include "node/auth/text_file.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
@@ -20,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 struct auth_file {
     atomic_uint references;

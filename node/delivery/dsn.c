@@ -8,13 +8,13 @@
 #include "node/delivery/delivery_internal.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 struct making {
     struct worker *w;

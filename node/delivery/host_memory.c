@@ -1,12 +1,12 @@
 /* host_memory.c - a set-associative table of addresses, and two families. */
 #include "node/delivery/host_memory.h"
 
+#include "proto/base/hash.h"
 #include "proto/base/id.h"
 #include "proto/base/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* A time of being put back, which grows with each failure after it. */
 struct away {

@@ -10,6 +10,7 @@
 #include "node/dns/test_dns_server.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 
@@ -18,7 +19,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 

@@ -5,6 +5,7 @@
  * algorithm). */
 #include "node/server/client_table.h"
 
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
@@ -12,7 +13,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { RATES = 4, NONE = -1 };
 enum { KEY_V4 = 1, KEY_V6, KEY_NETWORK_V4, KEY_NETWORK_V6 };

@@ -7,12 +7,12 @@
 #include "cluster/route.h"
 #include "cluster/state.h"
 #include "proto/base/error.h"
+#include "proto/base/hash.h"
 #include "proto/base/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <xxhash.h>
 
 void smtp_envelope_close(struct smtp_envelope *e)
 {

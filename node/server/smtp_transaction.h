@@ -15,9 +15,9 @@
 #include "node/server/smtp_envelope.h"
 #include "node/server/smtp_received.h"
 #include "node/server/smtp_server_internal.h"
+#include "proto/base/hash.h"
 
 #include <netinet/in.h>
-#include <xxhash.h>
 
 enum {
     SMTP_PIECE = 256 << 10,
