@@ -15,7 +15,7 @@ build_packages=(
     build-essential cmake ninja-build pkg-config
     libraft-dev libuv1-dev libssl-dev libprotobuf-c-dev protobuf-c-compiler libc-ares-dev
     libyaml-dev libmicrohttpd-dev libjansson-dev libxxhash-dev libcurl4-openssl-dev libsmartcols-dev
-    libgsasl-dev libcrypt-dev libidn2-dev
+    libgsasl-dev libcrypt-dev libidn2-dev libmimalloc-dev
 )
 test_packages=(
     git libcmocka-dev clang libclang-rt-dev clang-format clang-tidy lld python3 python3-pytest openssl faketime nftables util-linux
