@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -129,6 +130,15 @@ static void watch(struct daemon *d, uv_signal_t *handle, int number, uv_signal_c
 }
 
 /* ---- start ---- */
+
+/* A thread that is woken does not push the running one aside: it takes what has come meanwhile in one go, and is woken
+ * less often. Who has chosen a policy (CPUSchedulingPolicy=, chrt) keeps it. All threads inherit it. */
+static void schedule_batches(void)
+{
+    struct sched_param none = {0};
+    if (sched_getscheduler(0) == SCHED_OTHER)
+        (void)sched_setscheduler(0, SCHED_BATCH, &none);
+}
 
 static void raise_descriptors(void)
 {
@@ -303,6 +313,7 @@ static int run(const char *file)
         return 1;
     }
     log_configure(d.config->log.level, d.config->log.json, d.config->node.name);
+    schedule_batches();
     raise_descriptors();
     (void)signal(SIGPIPE, SIG_IGN);
     uv_loop_init(&d.loop);
