@@ -1,7 +1,7 @@
 /* replica_io.c - see replica_io.h.
  *
  * An append: libraft -> guarded_append -> raft_uv -> appended (oldest first) -> libraft.
- * A snapshot: libraft -> guarded_snapshot_put -> snapshot_write -> written -> raft_uv -> snapshot_stored -> libraft.
+ * A snapshot: replica_put.c.
  * Close: raft_uv's close, then the network's last done, then libraft's close callback. */
 #include "raft/replica_io.h"
 
@@ -12,6 +12,7 @@
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 #include "raft/open_segments.h"
+#include "raft/replica_put.h"
 #include "raft/snapshot_write.h"
 #include "raft/unfinished.h"
 
@@ -34,19 +35,6 @@ struct append_guard {
     uint64_t last; /* index of its last entry that no truncation took */
     size_t bytes;
     uint64_t started_ms; /* running_ms */
-};
-
-struct put_guard {
-    struct replica_io *owner;
-    struct raft_io_snapshot_put inner;
-    struct raft_io_snapshot_put *outer;
-    raft_io_snapshot_put_cb cb;
-    bool install;
-    uint64_t index;
-    /* Not of one that is installed. */
-    struct raft_snapshot own; /* libraft's, with the bytes */
-    unsigned trailing;
-    uint64_t log_bytes; /* when it was taken */
 };
 
 static struct replica_io *owner_of(struct raft_io *io)
@@ -237,8 +225,7 @@ static int guarded_append(struct raft_io *io, struct raft_io_append *req, const 
     return 0;
 }
 
-/* Entries from index on are no longer what was acknowledged. */
-static void forget_from(struct replica_io *rio, uint64_t index)
+void replica_io_forget_from(struct replica_io *rio, uint64_t index)
 {
     for (struct append_guard *g = rio->appends; g != NULL; g = g->next)
         if (g->last >= index)
@@ -253,7 +240,7 @@ static int guarded_truncate(struct raft_io *io, raft_index index)
 
     /* libraft calls it before each append, where it has nothing to do. */
     if (index < rio->next_index) {
-        forget_from(rio, index);
+        replica_io_forget_from(rio, index);
         rio->next_index = index;
     }
     rv = rio->uv.truncate(io, index);
@@ -262,97 +249,10 @@ static int guarded_truncate(struct raft_io *io, raft_index index)
     return 0;
 }
 
-static void maybe_closed(struct replica_io *rio);
-
-static void snapshot_stored(struct raft_io_snapshot_put *inner, int status)
-{
-    struct put_guard *g = MR_CONTAINER(inner, struct put_guard, inner);
-    struct replica_io *rio = g->owner;
-    raft_io_snapshot_put_cb cb = g->cb;
-    struct raft_io_snapshot_put *outer = g->outer;
-
-    if (status != 0 && !(rio->closing && status == RAFT_CANCELED))
-        mr_panic("raft snapshot was not stored in %s: %s (%s)", rio->dir, raft_strerror(status), rio->io.errmsg);
-    if (status == 0) {
-        rio->send.snapshot_index = g->index;
-        rio->log_bytes -= g->log_bytes;
-        if (g->install) {
-            acked_raise(&rio->acked, g->index);
-            rio->snapshots_installed++;
-        } else {
-            rio->snapshots_taken++;
-        }
-    }
-    if (g->install) {
-        rio->installing = false;
-    } else {
-        rio->taking = false;
-        snapshot_write_free(rio->write);
-        rio->write = NULL;
-    }
-    free(g);
-    cb(outer, status);
-    if (rio->closing)
-        maybe_closed(rio);
-}
-
-/* All bytes are there. */
-static void written(void *arg)
-{
-    struct put_guard *g = arg;
-    struct replica_io *rio = g->owner;
-    uint64_t started = uv_hrtime(), bytes;
-
-    rio->fsm->snapshot_done(rio->fsm->arg, rio->held);
-    rio->held = NULL;
-    rio->snapshot_stall_ns = rio->held_ns + (uv_hrtime() - started);
-    bool whole = snapshot_write_result(rio->write, &g->own.bufs, &g->own.n_bufs, &bytes);
-    if (!whole || rio->closing) {
-        mr_assert(rio->closing);
-        snapshot_stored(&g->inner, RAFT_CANCELED);
-        return;
-    }
-    /* raft_uv writes it with one call, of which Linux takes no more; cluster/core_full.c stays below. */
-    if (bytes + sizeof(rio->header) > REPLICA_SNAPSHOT_MOST)
-        mr_panic("raft snapshot of %llu bytes is more than libraft can store", (unsigned long long)bytes);
-    rio->snapshot_bytes = bytes;
-    mr_put_le32(rio->header, REPLICA_SNAPSHOT_MAGIC);
-    mr_put_le32(rio->header + 4, REPLICA_SNAPSHOT_VERSION);
-    mr_put_le64(rio->header + 8, bytes);
-    int rv = rio->uv.snapshot_put(&rio->io, g->trailing, &g->inner, &g->own, snapshot_stored);
-    if (rv != 0)
-        mr_panic("raft snapshot is not stored in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);
-}
-
 static int guarded_snapshot_put(struct raft_io *io, unsigned trailing, struct raft_io_snapshot_put *req,
                                 const struct raft_snapshot *snapshot, raft_io_snapshot_put_cb cb)
 {
-    struct replica_io *rio = owner_of(io);
-    struct put_guard *g = mr_calloc(1, sizeof(*g));
-    int rv;
-
-    mr_assert(!rio->taking && !rio->installing);
-    *g = (struct put_guard){.owner = rio,
-                            .outer = req,
-                            .cb = cb,
-                            .install = trailing == 0,
-                            .index = snapshot->index,
-                            .log_bytes = rio->log_bytes};
-    if (!g->install) {
-        g->own = *snapshot;
-        g->trailing = trailing;
-        rio->taking = true;
-        rio->write = snapshot_write_start(rio->loop, rio->fsm, rio->held, rio->header, sizeof(rio->header), written, g);
-        return 0;
-    }
-    rv = rio->uv.snapshot_put(io, trailing, &g->inner, snapshot, snapshot_stored);
-    if (rv != 0)
-        mr_panic("raft snapshot is not stored in %s: %s (%s)", rio->dir, raft_strerror(rv), io->errmsg);
-    rio->installing = true;
-    rio->installing_index = snapshot->index;
-    forget_from(rio, snapshot->index + 1);
-    rio->next_index = snapshot->index + 1;
-    return 0;
+    return replica_put_snapshot(owner_of(io), trailing, req, snapshot, cb);
 }
 
 /* --- network ----------------------------------------------------------------------------------------------------- */
@@ -443,7 +343,7 @@ static void stub_close(struct raft_uv_transport *t, raft_uv_transport_close_cb c
 
 /* --- close ------------------------------------------------------------------------------------------------------- */
 
-static void maybe_closed(struct replica_io *rio)
+void replica_io_maybe_closed(struct replica_io *rio)
 {
     raft_io_close_cb cb = rio->close_cb;
 
@@ -455,13 +355,13 @@ static void maybe_closed(struct replica_io *rio)
 
 static void sends_idle(void *arg)
 {
-    maybe_closed(arg);
+    replica_io_maybe_closed(arg);
 }
 
 static void uv_part_closed(struct raft_io *io)
 {
     owner_of(io)->uv_closed = true;
-    maybe_closed(owner_of(io));
+    replica_io_maybe_closed(owner_of(io));
 }
 
 /* raft_uv's close waits for its own sends; ours still hold libraft's entries, so libraft may not go before them. */

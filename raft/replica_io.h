@@ -106,6 +106,10 @@ uint64_t replica_io_loaded_snapshot(const struct replica_io *rio);
 void replica_io_forget(struct replica_io *rio);
 /* Age in ms of the oldest append that did not come back; a stop of the whole process does not count. */
 uint64_t replica_io_append_age(const struct replica_io *rio);
+/* Entries from index on are no longer what was acknowledged. */
+void replica_io_forget_from(struct replica_io *rio, uint64_t index);
+/* Something that the close waits for has ended. */
+void replica_io_maybe_closed(struct replica_io *rio);
 /* Once a tick: stops the process when the disk is dead. True: slow, leadership should go. */
 bool replica_io_watch(struct replica_io *rio);
 /* After libraft's close callback. */
