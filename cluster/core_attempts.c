@@ -443,13 +443,8 @@ void core_attempts_restored(struct cluster *c)
     struct ready_delivery d;
     while (state_assigned_next(c->state, c->self, &cursor, &d))
         core_attempts_assigned(c, d.message, d.delivery);
-    uint64_t after = 0;
-    for (const struct state_message *m; (m = state_next_message(c->state, after)) != NULL;) {
-        struct message_view view;
-        state_message_view(m, &view);
-        after = view.sequence;
+    for (const struct state_message *m = NULL; (m = state_notice_assigned_next(c->state, c->self, m)) != NULL;)
         core_attempts_notice(c, m);
-    }
 }
 
 void core_attempts_close(struct cluster *c)

@@ -4,6 +4,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+#include "proto/base/side_thread.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,11 +50,9 @@ static void on_snapshot_done(void *arg, void *held)
     state_release_held(held);
 }
 
-static int restore(struct cluster *c, uint64_t index, const uint8_t *data, size_t len)
+/* The state is the snapshot's now. */
+static void restored(struct cluster *c, uint64_t index, size_t len)
 {
-    int rc = state_restore(c->state, index, data, len);
-    if (rc != 0)
-        return rc;
     apply_trace_restored(c->trace, index, c->state);
     log_event(LOG_INFO, "restored", LOG_N("index", index), LOG_N("bytes", len));
     atomic_store(&c->version, state_version(c->state));
@@ -62,15 +61,63 @@ static int restore(struct cluster *c, uint64_t index, const uint8_t *data, size_
     core_attempts_restored(c);
     if (c->lead.leading)
         leader_lease_voters(&c->leader_lease, core_voters(c));
-    return 0;
 }
 
+/* At the start, when nobody waits for the loop. */
 static int on_restore(void *arg, uint64_t index, const uint8_t *data, size_t len)
 {
-    core_disk_computes(arg, true);
-    int rc = restore(arg, index, data, len);
-    core_disk_computes(arg, false);
+    struct cluster *c = arg;
+
+    core_disk_computes(c, true);
+    int rc = state_restore(c->state, index, data, len);
+    if (rc == 0)
+        restored(c, index, len);
+    core_disk_computes(c, false);
     return rc;
+}
+
+/* In a thread of its own. */
+static void *on_prepare(void *arg, uint64_t index, const uint8_t *data, size_t len)
+{
+    struct state_observer observer = core_observer(arg);
+    struct state *fresh;
+
+    return state_read(&observer, index, data, len, &fresh) == 0 ? fresh : NULL;
+}
+
+/* To free a large one takes as long as to read it. */
+struct farewell {
+    struct side_thread thread;
+    struct state *state;
+};
+
+static void run_farewell(void *arg)
+{
+    state_close(((struct farewell *)arg)->state);
+}
+
+static void close_beside(struct cluster *c, struct state *state)
+{
+    struct farewell *f = mr_calloc(1, sizeof(*f));
+
+    f->state = state;
+    side_thread_start(&f->thread, &c->loop, run_farewell, free, f);
+}
+
+static void on_restore_prepared(void *arg, uint64_t index, size_t len, void *prepared)
+{
+    struct cluster *c = arg;
+
+    core_disk_computes(c, true);
+    state_exchange(c->state, prepared);
+    restored(c, index, len);
+    close_beside(c, prepared);
+    core_disk_computes(c, false);
+}
+
+static void on_unprepare(void *arg, void *prepared)
+{
+    close_beside(arg, prepared);
 }
 
 static const char *const role_names[] = {"unavailable", "follower", "candidate", "leader"};
@@ -235,7 +282,10 @@ int core_raft_open(struct cluster *c, char *error, size_t error_len)
                 .snapshot = on_snapshot,
                 .snapshot_write = on_snapshot_write,
                 .snapshot_done = on_snapshot_done,
-                .restore = on_restore},
+                .restore = on_restore,
+                .prepare = on_prepare,
+                .restore_prepared = on_restore_prepared,
+                .unprepare = on_unprepare},
         .net = {.arg = c, .send = core_raft_send},
         .changed = on_changed,
         .changed_arg = c,

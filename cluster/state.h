@@ -210,6 +210,12 @@ uint64_t state_message_bytes(const struct state_message *m);
 uint64_t state_enqueue_bytes(const Mailraft__Enqueue *e);
 /* Replaces the whole state, all or nothing. MR_MALFORMED, MR_CHECKSUM, MR_VERSION: the state is as it was. */
 int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
+/* The same in two steps, of which the first is O(queue) and may run on any thread: a state of its own, in *out, to be
+ * closed on any thread. */
+int state_read(const struct state_observer *observer, uint64_t index, const uint8_t *data, size_t len,
+               struct state **out);
+/* Each is the other afterwards. Nothing is held of either. */
+void state_exchange(struct state *s, struct state *fresh);
 /* XXH3-128 over everything that is replicated; equal on all nodes at the same index. O(queue). */
 void state_hash(const struct state *s, uint8_t hash[16]);
 /* Checks every internal invariant (counts, lists, heaps, links); panics on a violation. For tests and debug builds. */
@@ -270,6 +276,9 @@ struct ready_delivery {
 bool state_ready_next(const struct state_next_hop *h, const void **cursor, struct ready_delivery *out);
 /* Assigned deliveries of a node (0: of all), in assignment order; *cursor NULL to begin. */
 bool state_assigned_next(const struct state *s, uint32_t node, const void **cursor, struct ready_delivery *out);
+/* Messages whose notice is assigned to a node, in no order; after: the one before, NULL to begin. */
+const struct state_message *state_notice_assigned_next(const struct state *s, uint32_t node,
+                                                       const struct state_message *after);
 /* Messages that want a notice now (warn_ms or expire_ms has passed and none is assigned), earliest first. */
 bool state_notice_next(const struct state *s, const void **cursor, const struct state_message **out,
                        Mailraft__NoticeKind *kind);

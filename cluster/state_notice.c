@@ -53,6 +53,15 @@ bool state_notice_next(const struct state *s, const void **cursor, const struct 
     return true;
 }
 
+const struct state_message *state_notice_assigned_next(const struct state *s, uint32_t node,
+                                                       const struct state_message *after)
+{
+    const struct state_node *n = node_find(s, node);
+    const struct state_link *next = after != NULL ? after->in_node.next : n != NULL ? n->notices.head : NULL;
+
+    return next != NULL ? MR_CONTAINER(next, struct state_message, in_node) : NULL;
+}
+
 void notice_assign_to(struct state *s, struct state_message *m, Mailraft__NoticeKind kind, uint32_t node,
                       uint64_t incarnation)
 {

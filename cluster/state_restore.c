@@ -1,8 +1,9 @@
 /* Reading a snapshot: into a state of its own, which takes the old one's place only when all of it was good.
  *
  * Happy path: read_frame (magic, checksum) -> header, nodes, messages, finished, parts in that order -> link_lists ->
- * exchange. The checksum finds what a disk or a network did. Every record is checked all the same: whatever passes here
- * has all of state_check's invariants, so that a snapshot of a program with a bug is refused instead of spreading. */
+ * state_exchange. The checksum finds what a disk or a network did. Every record is checked all the same: whatever
+ * passes here has all of state_check's invariants, so that a snapshot of a program with a bug is refused instead of
+ * spreading. */
 #include "cluster/state_internal.h"
 #include "cluster/state_records.h"
 #include "proto/base/error.h"
@@ -468,22 +469,40 @@ static int read_all(struct reader *r, const uint8_t *data, size_t len)
     return result != 0 ? result : link_lists(r);
 }
 
-int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len)
+int state_read(const struct state_observer *observer, uint64_t index, const uint8_t *data, size_t len,
+               struct state **out)
 {
-    mr_assert(s->held == NULL);
-    struct state *fresh = state_open(&s->observer);
+    struct state *fresh = state_open(observer);
     struct reader r = {.s = fresh};
     int result = read_all(&r, data, len);
 
     free(r.placed);
-    if (result == 0) {
-        /* Nothing in a state points at the struct itself (state_list.h L1). */
-        struct state old = *s;
-        fresh->index = index;
-        *s = *fresh;
-        *fresh = old;
-        state_arena_reset(&s->arena);
-    }
-    state_close(fresh);
+    fresh->index = index;
+    state_arena_reset(&fresh->arena);
+    if (result == 0)
+        *out = fresh;
+    else
+        state_close(fresh);
     return result;
+}
+
+void state_exchange(struct state *s, struct state *fresh)
+{
+    mr_assert(s->held == NULL && fresh->held == NULL);
+    /* Nothing in a state points at the struct itself (state_list.h L1). */
+    struct state old = *s;
+    *s = *fresh;
+    *fresh = old;
+}
+
+int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len)
+{
+    struct state *fresh;
+    int result = state_read(&s->observer, index, data, len, &fresh);
+
+    if (result != 0)
+        return result;
+    state_exchange(s, fresh);
+    state_close(fresh);
+    return 0;
 }

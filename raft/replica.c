@@ -15,6 +15,7 @@
 #include "raft/raft_refuse.h"
 #include "raft/raft_wire.h"
 #include "raft/replica_io.h"
+#include "raft/replica_put.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,22 +117,25 @@ static int fsm_snapshot_finalize(struct raft_fsm *fsm, struct raft_buffer *buffe
     return 0;
 }
 
-static int decode_snapshot(struct replica *r, uint64_t index, const struct raft_buffer *buf)
+static int restore(struct replica *r, uint64_t index, const struct raft_buffer *buf)
 {
-    const uint8_t *data = buf->base;
-    uint64_t len;
-    int rc;
+    const struct replica_fsm *fsm = &r->config.fsm;
+    void *prepared = replica_put_prepared(&r->rio);
+    const uint8_t *data;
+    size_t len;
+    int rc = replica_put_bytes(buf, &data, &len);
 
-    if (buf->len < REPLICA_SNAPSHOT_HEADER || mr_get_le32(data) != REPLICA_SNAPSHOT_MAGIC)
-        return MR_MALFORMED;
-    if (mr_get_le32(data + 4) != REPLICA_SNAPSHOT_VERSION)
-        return MR_VERSION;
-    len = mr_get_le64(data + 8);
-    if (len != buf->len - REPLICA_SNAPSHOT_HEADER)
-        return MR_MALFORMED;
+    if (rc != 0)
+        return rc;
+    uint64_t started = uv_hrtime();
     r->in_fsm = true;
-    rc = r->config.fsm.restore(r->config.fsm.arg, index, data + REPLICA_SNAPSHOT_HEADER, (size_t)len);
+    if (prepared != NULL)
+        fsm->restore_prepared(fsm->arg, index, len, prepared);
+    else
+        rc = fsm->restore(fsm->arg, index, data, len);
     r->in_fsm = false;
+    if (!r->starting)
+        r->rio.snapshot_stall_ns = uv_hrtime() - started;
     r->rio.snapshot_bytes = len;
     return rc;
 }
@@ -143,7 +147,7 @@ static int fsm_restore(struct raft_fsm *fsm, struct raft_buffer *buf)
     int rc;
 
     mr_assert(index >= r->applied);
-    rc = decode_snapshot(r, index, buf);
+    rc = restore(r, index, buf);
     if (rc != 0 && r->starting) {
         r->restore_error = rc;
         return RAFT_CORRUPT;

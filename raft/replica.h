@@ -43,6 +43,12 @@ struct replica_fsm {
     /* Replaces the whole state; index is the snapshot's last. A snapshot that does not decode is MR_MALFORMED or
      * MR_CHECKSUM: the process stops with that message. */
     int (*restore)(void *arg, uint64_t index, const uint8_t *data, size_t len);
+    /* The same in two steps, for a snapshot that a leader sent: the long one in a thread of its own, beside the state,
+     * which it does not touch; the short one on the loop, or unprepare, if it is not installed after all. prepare's
+     * NULL: restore says what is wrong. All three may be NULL. */
+    void *(*prepare)(void *arg, uint64_t index, const uint8_t *data, size_t len);
+    void (*restore_prepared)(void *arg, uint64_t index, size_t len, void *prepared);
+    void (*unprepare)(void *arg, void *prepared);
 };
 
 /* The network under it. */
@@ -131,7 +137,7 @@ struct replica_stats {
     uint64_t snapshots_installed;
     uint64_t snapshots_sent;
     uint64_t last_snapshot_bytes;
-    uint64_t last_snapshot_stall_ns; /* time of fsm.snapshot and snapshot_done on the loop */
+    uint64_t last_snapshot_stall_ns; /* on the loop: fsm.snapshot and snapshot_done, or the installation */
     uint64_t installs_dropped;       /* snapshots that came while one was being taken or installed */
     uint64_t oldest_append_ms;       /* a write that has not come back; 0: none waits */
     uint64_t unpersisted_bytes;      /* of entries that wait for the disk */

@@ -347,7 +347,7 @@ void replica_io_maybe_closed(struct replica_io *rio)
 {
     raft_io_close_cb cb = rio->close_cb;
 
-    if (!rio->uv_closed || rio->send.outstanding > 0 || rio->write != NULL || cb == NULL)
+    if (!rio->uv_closed || rio->send.outstanding > 0 || rio->write != NULL || rio->installing || cb == NULL)
         return;
     rio->close_cb = NULL;
     cb(&rio->io);

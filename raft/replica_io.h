@@ -83,6 +83,7 @@ struct replica_io {
     bool taking;
     bool installing;
     uint64_t installing_index;
+    void *prepared; /* while libraft is told that it is stored: of the state machine */
     bool closing;
     bool uv_closed;
     raft_io_close_cb close_cb;

@@ -1,12 +1,12 @@
 /* snapshot_write.c - see snapshot_write.h.
  *
- * Happy path: start -> run (thread): fsm.snapshot_write -> take, again and again -> on_ended (loop): join -> closed ->
- * done. Blocks are mapped, not allocated: some hundred megabytes that come and go would stay with the allocator. */
+ * Happy path: start -> run (thread): fsm.snapshot_write -> take, again and again -> done. Blocks are mapped, not
+ * allocated: some hundred megabytes that come and go would stay with the allocator. */
 #include "raft/snapshot_write.h"
 
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
-#include "proto/base/thread.h"
+#include "proto/base/side_thread.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +17,7 @@ enum { BLOCK = 4 << 20, TURN = 256 << 10 /* bytes between two looks at the clock
 struct snapshot_write {
     const struct replica_fsm *fsm;
     void *held;
-    pthread_t thread;
-    uv_async_t ended;
+    struct side_thread thread;
     void (*done)(void *arg);
     void *arg;
 
@@ -84,33 +83,21 @@ static bool take(void *arg, const void *data, size_t len)
     return true;
 }
 
-static void *run(void *arg)
+static void run(void *arg)
 {
     struct snapshot_write *w = arg;
 
     w->started_ns = uv_hrtime();
     w->whole = w->fsm->snapshot_write(w->fsm->arg, w->held, take, w);
-    (void)uv_async_send(&w->ended);
-    return NULL;
 }
 
 /* ---- the loop ---- */
 
-static void closed(uv_handle_t *handle)
+static void ended(void *arg)
 {
-    struct snapshot_write *w = handle->data;
+    struct snapshot_write *w = arg;
 
     w->done(w->arg);
-}
-
-static void on_ended(uv_async_t *handle)
-{
-    struct snapshot_write *w = handle->data;
-
-    if (uv_is_closing((uv_handle_t *)handle))
-        return;
-    pthread_join(w->thread, NULL);
-    uv_close((uv_handle_t *)handle, closed);
 }
 
 struct snapshot_write *snapshot_write_start(uv_loop_t *loop, const struct replica_fsm *fsm, void *held, void *header,
@@ -124,10 +111,9 @@ struct snapshot_write *snapshot_write_start(uv_loop_t *loop, const struct replic
     w->arg = arg;
     w->buffers = mr_calloc(1, sizeof(*w->buffers));
     w->buffers[w->n++] = (struct raft_buffer){header, header_len};
-    w->ended.data = w;
-    if (uv_mutex_init(&w->mutex) != 0 || uv_cond_init(&w->wake) != 0 || uv_async_init(loop, &w->ended, on_ended) != 0 ||
-        mr_thread_start(&w->thread, run, w) != 0)
-        mr_panic("no thread for the snapshot");
+    if (uv_mutex_init(&w->mutex) != 0 || uv_cond_init(&w->wake) != 0)
+        mr_panic("out of memory");
+    side_thread_start(&w->thread, loop, run, ended, w);
     return w;
 }
 

@@ -10,6 +10,7 @@
 #include "raft/replica.h"
 
 #include <ftw.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -64,6 +65,7 @@ struct node {
     enum replica_role role;
     uint64_t term, leader;
     unsigned changes;
+    unsigned unprepared;
 };
 
 struct cluster {
@@ -79,6 +81,7 @@ struct cluster {
     uint64_t bulk_bytes_per_s;
     unsigned bulk_sent; /* into links that were not cut */
     unsigned threshold, trailing;
+    void (*preparing)(struct node *n); /* in the thread that reads a snapshot; NULL: nothing */
     unsigned ok, unknown;
     uint64_t last_index; /* of a proposal that got MR_OK */
 };
@@ -153,6 +156,47 @@ UNUSED_OK static int machine_restore(void *arg, uint64_t index, const uint8_t *d
     n->trace[m.index % TRACE] = m.hash;
     n->machine = m;
     return MR_OK;
+}
+
+/* As restore, but in two steps. */
+struct prepared {
+    struct machine machine;
+    pthread_t by;
+};
+
+UNUSED_OK static void *machine_prepare(void *arg, uint64_t index, const uint8_t *data, size_t len)
+{
+    struct node *n = arg;
+    struct node image = {.machine = {0}};
+    struct prepared *p = mr_calloc(1, sizeof(*p));
+
+    if (n->cluster->preparing != NULL)
+        n->cluster->preparing(n);
+    assert_int_equal(machine_restore(&image, index, data, len), 0);
+    p->machine = image.machine;
+    p->by = pthread_self();
+    return p;
+}
+
+UNUSED_OK static void machine_restore_prepared(void *arg, uint64_t index, size_t len, void *prepared)
+{
+    struct node *n = arg;
+    struct prepared *p = prepared;
+
+    assert_false(pthread_equal(p->by, pthread_self()));
+    assert_true(len >= sizeof(p->machine) && p->machine.index <= index);
+    p->machine.restores = n->machine.restores + 1;
+    n->machine = p->machine;
+    n->trace[n->machine.index % TRACE] = n->machine.hash;
+    free(p);
+}
+
+UNUSED_OK static void machine_unprepare(void *arg, void *prepared)
+{
+    struct node *n = arg;
+
+    n->unprepared++;
+    free(prepared);
 }
 
 /* --- network ---------------------------------------------------------------------------------------------------------
@@ -275,7 +319,8 @@ UNUSED_OK static int node_open(struct cluster *c, unsigned number, char *error, 
         .snapshot_threshold = c->threshold,
         .snapshot_trailing = c->trailing,
         .seed = (unsigned)rnd(c),
-        .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_write, machine_snapshot_done, machine_restore},
+        .fsm = {n, machine_apply, machine_snapshot, machine_snapshot_write, machine_snapshot_done, machine_restore,
+                machine_prepare, machine_restore_prepared, machine_unprepare},
         .net = {n, net_send},
         .changed = on_changed,
         .changed_arg = n,

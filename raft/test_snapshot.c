@@ -3,6 +3,8 @@
 #include "raft/raft_wire.h"
 #include "raft/test_cluster.h"
 
+#include <stdatomic.h>
+
 /* Bytes of a large snapshot; RAFT_TEST_SNAPSHOT_MB changes it. */
 static uint64_t large(void)
 {
@@ -219,6 +221,96 @@ static void closes_while_one_is_written(void **state)
     cluster_stop(c);
 }
 
+/* What a snapshot's reading waits for, in its thread. */
+static atomic_bool is_read, may_be_read;
+
+static void wait_until_it_may(struct node *n)
+{
+    (void)n;
+    atomic_store(&is_read, true);
+    while (!atomic_load(&may_be_read))
+        (void)usleep(1000);
+}
+
+static bool reads(struct cluster *c, void *arg)
+{
+    (void)c;
+    (void)arg;
+    return atomic_load(&is_read);
+}
+
+/* One node was away, and now reads a snapshot until may_be_read. */
+static struct cluster *cluster_that_reads(uint64_t seed, struct node **away)
+{
+    struct cluster *c = cluster_start(seed, 1 << 20);
+
+    atomic_store(&is_read, false);
+    atomic_store(&may_be_read, false);
+    c->preparing = wait_until_it_may;
+    *away = &c->nodes[(leader_of(c)->number + 1) % NODES];
+    load_cluster(c, 200, 32, 100, 60);
+    cut_off(c, (*away)->number, true);
+    load_cluster(c, 4000, 64, 100, 60);
+    cut_off(c, (*away)->number, false);
+    assert_true(run_until(c, reads, NULL, 60));
+    return c;
+}
+
+/* The node goes on meanwhile, with its old state; it answers its leader, so nobody else is elected. */
+static void reads_one_beside_the_loop(void **state)
+{
+    struct still_busy b = {.load = {.window = 32, .size = 100}};
+    struct cluster *c = cluster_that_reads(0x7777, &b.away);
+    uint64_t applied = b.away->machine.index;
+    (void)state;
+
+    load_cluster(c, 1000, 64, 100, 60);
+    assert_int_equal(b.away->machine.restores, 0);
+    assert_true(b.away->machine.index == applied);
+    assert_true(replica_snapshotting(b.away->replica));
+    atomic_store(&may_be_read, true);
+    b.load.sent = c->ok + c->unknown;
+    b.load.until_ok = UINT32_MAX;
+    assert_true(run_until(c, is_back, &b, 60));
+    assert_true(b.away->machine.restores == 1);
+    assert_int_equal(b.away->unprepared, 0);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
+struct patience {
+    struct node *node;
+    unsigned turns;
+};
+
+static bool is_patient(struct cluster *c, void *arg)
+{
+    struct patience *p = arg;
+    (void)c;
+
+    assert_false(p->node->closed);
+    return ++p->turns > 200;
+}
+
+/* A close waits for the thread, and what it has read is given back. */
+static void closes_while_one_is_read(void **state)
+{
+    struct patience p = {0};
+    struct cluster *c = cluster_that_reads(0x6666, &p.node);
+    (void)state;
+
+    replica_close(p.node->replica, on_closed, p.node);
+    assert_true(run_until(c, is_patient, &p, 60));
+    atomic_store(&may_be_read, true);
+    assert_true(run_until(c, is_closed, p.node, 20));
+    assert_int_equal(p.node->machine.restores, 0);
+    assert_int_equal(p.node->unprepared, 1);
+    node_start(c, p.node->number);
+    load_cluster(c, 200, 32, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 static bool has_snapshots(struct cluster *c, void *arg)
 {
     struct replica_stats stats;
@@ -276,6 +368,8 @@ int main(void)
         cmocka_unit_test(sends_again_after_a_broken_link),
         cmocka_unit_test(drops_a_snapshot_that_comes_at_the_wrong_time),
         cmocka_unit_test(closes_while_one_is_written),
+        cmocka_unit_test(reads_one_beside_the_loop),
+        cmocka_unit_test(closes_while_one_is_read),
         cmocka_unit_test(a_snapshot_that_does_not_decode_is_an_error_at_start),
     };
 
