@@ -47,7 +47,7 @@ void state_init_contents(struct state *s)
 void state_close_contents(struct state *s)
 {
     mr_assert(s->held == NULL);
-    /* Nothing is taken out of lists and trees that go as a whole: an installed snapshot waits for this. */
+    /* Nothing is taken out of lists and trees that go as a whole: it takes as long as it is. */
     state_chunks_close(s);
     next_hops_close(s);
     while (s->parts.all.tail != NULL)

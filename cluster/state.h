@@ -7,7 +7,8 @@
  * Q4: the cost of applying one operation does not grow with the queue (but for log factors of heaps).
  * Q5: ready lists, deferred heaps and expiry order are kept here, on every node: becoming leader costs nothing.
  * Effects are told to an observer after the change, in order; the observer changes nothing here (PROTOCOL.md 4.7).
- * Thread: the core's only. Pointers handed out stay valid until the next apply or restore. */
+ * Thread: a state is one thread's at a time, the queue's the core's; two states share nothing. Pointers handed out stay
+ * valid until the next apply or restore. */
 #ifndef MR_CLUSTER_STATE_H
 #define MR_CLUSTER_STATE_H
 
@@ -210,8 +211,8 @@ uint64_t state_message_bytes(const struct state_message *m);
 uint64_t state_enqueue_bytes(const Mailraft__Enqueue *e);
 /* Replaces the whole state, all or nothing. MR_MALFORMED, MR_CHECKSUM, MR_VERSION: the state is as it was. */
 int state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
-/* The same in two steps, of which the first is O(queue) and may run on any thread: a state of its own, in *out, to be
- * closed on any thread. */
+/* The same in two steps, of which the first is O(queue): a state of its own, in *out, to be closed by the caller. Tells
+ * the observer nothing. */
 int state_read(const struct state_observer *observer, uint64_t index, const uint8_t *data, size_t len,
                struct state **out);
 /* Each is the other afterwards. Nothing is held of either. */

@@ -337,6 +337,62 @@ static void written_by_a_thread_while_all_changes(void **arg)
     rig_close(&rig);
 }
 
+/* ---- read by another thread ---- */
+
+struct reading {
+    struct bytes from;
+    uint64_t index;
+    struct state *fresh, *old;
+};
+
+static void *read_it(void *arg)
+{
+    struct reading *r = arg;
+
+    if (state_read(NULL, r->index, r->from.data, r->from.len, &r->fresh) != 0)
+        r->fresh = NULL;
+    return NULL;
+}
+
+static void *close_it(void *arg)
+{
+    state_close(((struct reading *)arg)->old);
+    return NULL;
+}
+
+/* As a node does that installs one: read while the old state goes on, exchanged, the old one closed beside it. */
+static void read_and_closed_by_threads(void **arg)
+{
+    struct rig rig;
+    pthread_t thread;
+    struct reading r = {0};
+    (void)arg;
+
+    open_full(&rig, MANY);
+    r.from = now_of(rig.s);
+    r.index = rig.index + 1;
+    assert_int_equal(pthread_create(&thread, NULL, read_it, &r), 0);
+    for (uint32_t i = 1; i <= MANY / 5; i++)
+        change(&rig, i);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_non_null(r.fresh);
+    state_exchange(rig.s, r.fresh);
+    r.old = r.fresh;
+    rig.index = r.index;
+    assert_int_equal(pthread_create(&thread, NULL, close_it, &r), 0);
+    state_check(rig.s);
+    assert_true(state_index(rig.s) == r.index);
+    struct bytes now = now_of(rig.s);
+    assert_same(&r.from, &now);
+    for (uint32_t i = 1; i <= MANY / 5; i++)
+        change(&rig, i);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    state_check(rig.s);
+    free(now.data);
+    free(r.from.data);
+    rig_close(&rig);
+}
+
 /* ---- cost ---- */
 
 static double now_ms(void)
@@ -386,6 +442,7 @@ int main(void)
         cmocka_unit_test(finished_ids_stay_until_the_release),
         cmocka_unit_test(few_that_stay_keep_little),
         cmocka_unit_test(written_by_a_thread_while_all_changes),
+        cmocka_unit_test(read_and_closed_by_threads),
         cmocka_unit_test(holding_does_not_grow_with_the_queue),
     };
 

@@ -96,7 +96,7 @@ int replica_bootstrap(struct replica *r, const struct replica_member *members, u
 /* Loads the log and begins to take part. apply/restore may run from here on. MR_MALFORMED, MR_CHECKSUM: the snapshot
  * does not decode. MR_IO. After an error only replica_close may follow. */
 int replica_start(struct replica *r, char *error, size_t error_len);
-/* Waiting proposals get MR_UNKNOWN, then cb; the memory is freed after cb. */
+/* Waiting proposals get MR_UNKNOWN, then cb; the memory is freed after cb. Waits for fsm.prepare, if it runs. */
 void replica_close(struct replica *r, void (*cb)(void *arg), void *arg);
 
 /* A message from a member; head and tail as send was given them (tail joined). Both are copied. MR_MALFORMED,

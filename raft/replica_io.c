@@ -2,11 +2,10 @@
  *
  * An append: libraft -> guarded_append -> raft_uv -> appended (oldest first) -> libraft.
  * A snapshot: replica_put.c.
- * Close: raft_uv's close, then the network's last done, then libraft's close callback. */
+ * Close: raft_uv's close, the network's last done and the threads of snapshots, then libraft's close callback. */
 #include "raft/replica_io.h"
 
 #include "proto/base/error.h"
-#include "proto/base/le.h"
 #include "proto/base/log.h"
 #include "proto/base/mailbox.h"
 #include "proto/base/memory.h"

@@ -72,8 +72,8 @@ struct replica_io {
     atomic_uint prepare_retries; /* failed segment preparations since the last append that came through */
     atomic_int truncated_ok;     /* successful truncations whose end the loop has not seen */
 
-    /* The snapshot being taken: at most one. */
     const struct replica_fsm *fsm;
+    /* The snapshot being taken: at most one. */
     void *held;                   /* of the state machine; NULL: nothing */
     struct snapshot_write *write; /* NULL: what was held is written */
     uint8_t header[REPLICA_SNAPSHOT_HEADER];

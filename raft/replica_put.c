@@ -51,12 +51,13 @@ int replica_put_bytes(const struct raft_buffer *buf, const uint8_t **data, size_
     return 0;
 }
 
-/* libraft restores, or does not, before its callback returns. */
+/* libraft restores, or does not, before its callback returns. While it closes, it frees what it gave only when it hears
+ * that nothing was stored (UPSTREAM.md 37). */
 static void tell_installed(struct replica_io *rio, struct put_guard *g)
 {
     rio->installing = false;
     rio->prepared = g->prepared;
-    g->cb(g->outer, g->status);
+    g->cb(g->outer, rio->closing ? RAFT_CANCELED : g->status);
     void *left = replica_put_prepared(rio);
     if (left != NULL)
         rio->fsm->unprepare(rio->fsm->arg, left);

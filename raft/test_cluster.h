@@ -7,6 +7,7 @@
 #include "proto/base/error.h"
 #include "proto/base/hash.h"
 #include "proto/base/memory.h"
+#include "proto/base/panic.h"
 #include "raft/replica.h"
 
 #include <ftw.h>
@@ -167,14 +168,15 @@ struct prepared {
 UNUSED_OK static void *machine_prepare(void *arg, uint64_t index, const uint8_t *data, size_t len)
 {
     struct node *n = arg;
-    struct node image = {.machine = {0}};
+    struct node *image = mr_calloc(1, sizeof(*image));
     struct prepared *p = mr_calloc(1, sizeof(*p));
 
     if (n->cluster->preparing != NULL)
         n->cluster->preparing(n);
-    assert_int_equal(machine_restore(&image, index, data, len), 0);
-    p->machine = image.machine;
+    mr_assert(machine_restore(image, index, data, len) == 0);
+    p->machine = image->machine;
     p->by = pthread_self();
+    free(image);
     return p;
 }
 

@@ -1,9 +1,9 @@
 /* The oracle: what the cluster has decided, as told by the first node that applies each index; and whether it may.
  *
- * state_open, state_apply, state_restore, state_hold, state_outcome, state_cancel, state_node_up and
- * state_node_down are wrapped by the linker: every call of the program's passes through here. Only the first
- * application of an index that comes to its end feeds the oracle; all others, on whatever node and after whatever
- * restart, must do the same to the same state (invariant 7). */
+ * state_open, state_apply, state_restore, state_read, state_exchange, state_hold, state_outcome, state_cancel,
+ * state_node_up and state_node_down are wrapped by the linker: every call of the program's passes through here. Only
+ * the first application of an index that comes to its end feeds the oracle; all others, on whatever node and after
+ * whatever restart, must do the same to the same state (invariant 7). */
 #include "chaos-tests/sim/sim_oracle_internal.h"
 #include "cluster/state_internal.h"
 #include "proto/base/hash.h"
@@ -146,14 +146,8 @@ int __wrap_state_apply(struct state *s, uint64_t index, const uint8_t *data, siz
     return rc;
 }
 
-int __real_state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
-int __wrap_state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
-int __wrap_state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len)
+static void check_restored(struct state *s, uint64_t index)
 {
-    int rc = __real_state_restore(s, index, data, len);
-
-    if (rc != 0)
-        return rc;
     /* A snapshot may end with entries of libraft's own, which change nothing here. */
     uint64_t last = index;
     while (last > 0 && decided_at(last)->entry == 0)
@@ -161,7 +155,43 @@ int __wrap_state_restore(struct state *s, uint64_t index, const uint8_t *data, s
     state_check(s);
     compare_hash(s, last, "after its snapshot was restored");
     sim_trace("restored", index);
+}
+
+int __real_state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
+int __wrap_state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len);
+int __wrap_state_restore(struct state *s, uint64_t index, const uint8_t *data, size_t len)
+{
+    int rc = __real_state_restore(s, index, data, len);
+
+    if (rc == 0)
+        check_restored(s, index);
     return rc;
+}
+
+/* state_restore calls its own, which is not wrapped. */
+int __real_state_read(const struct state_observer *observer, uint64_t index, const uint8_t *data, size_t len,
+                      struct state **out);
+int __wrap_state_read(const struct state_observer *observer, uint64_t index, const uint8_t *data, size_t len,
+                      struct state **out);
+int __wrap_state_read(const struct state_observer *observer, uint64_t index, const uint8_t *data, size_t len,
+                      struct state **out)
+{
+    enum { LONGEST_MS = 4096, SELDOM = 4 };
+    uint64_t r = sim_random(SIM_SCHEDULE);
+    int rc = __real_state_read(observer, index, data, len, out);
+
+    if (r % SELDOM == 0) /* of a large one */
+        sim_block(r / SELDOM % LONGEST_MS * MR_NS_PER_MS);
+    return rc;
+}
+
+void __real_state_exchange(struct state *s, struct state *fresh);
+void __wrap_state_exchange(struct state *s, struct state *fresh);
+void __wrap_state_exchange(struct state *s, struct state *fresh)
+{
+    __real_state_exchange(s, fresh);
+    check_restored(s, state_index(s));
+    sim_trace("installed", state_index(s));
 }
 
 struct state_held *__real_state_hold(struct state *s);

@@ -7,7 +7,7 @@ static void *run(void *arg)
 {
     struct side_thread *t = arg;
 
-    t->run(t->arg);
+    t->work(t->arg);
     (void)uv_async_send(&t->ended);
     return NULL;
 }
@@ -32,7 +32,7 @@ static void on_ended(uv_async_t *handle)
 void side_thread_start(struct side_thread *t, uv_loop_t *loop, void (*work)(void *arg), void (*done)(void *arg),
                        void *arg)
 {
-    t->run = work;
+    t->work = work;
     t->done = done;
     t->arg = arg;
     t->ended.data = t;
