@@ -5,8 +5,9 @@
 
 #include <stddef.h>
 
-/* Lengthens each by zeros, beyond whatever raft_uv reads for a batch whose lengths are damaged. Takes no space on the
- * disk, and lasts until raft_uv cuts the segment behind its last good batch. MR_IO. */
-int open_segments_pad(const char *dir, char *error, size_t error_len);
+/* Writes what each holds again, and syncs it (UPSTREAM.md 38). Lengthens each by zeros, beyond whatever raft_uv reads
+ * for a batch whose lengths are damaged. Takes no space on the disk, and lasts until raft_uv cuts the segment behind
+ * its last good batch. MR_IO. */
+int open_segments_mend(const char *dir, char *error, size_t error_len);
 
 #endif

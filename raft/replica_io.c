@@ -434,7 +434,7 @@ int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
 
     rv = unfinished_finish(rio->dir, rio->acked.index, error, error_len);
     if (rv == MR_OK)
-        rv = open_segments_pad(rio->dir, error, error_len);
+        rv = open_segments_mend(rio->dir, error, error_len);
     if (rv != MR_OK)
         return rv;
     rv = rio->uv.load(&rio->io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);

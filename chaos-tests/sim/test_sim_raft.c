@@ -371,7 +371,7 @@ static void live(void *arg)
     char error[400];
     rv = unfinished_finish(DIR_PATH, acked_index(), error, sizeof(error));
     EXPECT(rv == 0, "%s", error);
-    rv = open_segments_pad(DIR_PATH, error, sizeof(error));
+    rv = open_segments_mend(DIR_PATH, error, sizeof(error));
     EXPECT(rv == 0, "%s", error);
     load();
     EXPECT(l.io.start(&l.io, 100, on_tick, NULL) == 0, "start");
