@@ -85,6 +85,18 @@ static bool leader_has_stored_one(struct cluster *c, void *arg)
     return stats.snapshots_taken > 0 && !replica_snapshotting(leader->replica);
 }
 
+static uint64_t taken_by_all(struct cluster *c)
+{
+    struct replica_stats stats;
+    uint64_t taken = 0;
+
+    for (unsigned i = 0; i < NODES; i++) {
+        replica_stats(c->nodes[i].replica, &stats);
+        taken += stats.snapshots_taken;
+    }
+    return taken;
+}
+
 /* A slow link: the transfer takes seconds, in which libraft asks for it at every rejected heartbeat. */
 static void sends_a_large_snapshot_once(void **state)
 {
@@ -103,6 +115,7 @@ static void sends_a_large_snapshot_once(void **state)
     assert_true(run_until(c, leader_has_stored_one, NULL, 60));
     before = c->ok;
     elections = (unsigned)replica_term(leader_of(c)->replica);
+    uint64_t taken = taken_by_all(c);
     cut_off(c, b.away->number, false);
     b.load.sent = c->ok + c->unknown;
     b.load.until_ok = UINT32_MAX;
@@ -110,11 +123,13 @@ static void sends_a_large_snapshot_once(void **state)
     assert_true(c->ok > before);
     assert_converges(c, 30);
     assert_true(b.away->machine.ballast == large());
-    /* Once by each leader: on a busy machine one may be elected meanwhile, which begins anew. */
+    /* Once by each leader: on a busy machine one may be elected meanwhile, which begins anew; on one whose disk hardly
+     * moves the node may fall behind a newer one, and that may come while it takes its own. */
     unsigned leaders = (unsigned)replica_term(leader_of(c)->replica) - elections + 1;
+    unsigned newer = (unsigned)(taken_by_all(c) - taken);
     assert_in_range(leaders, 1, 4);
-    assert_in_range(c->bulk_sent, 1, leaders);
-    assert_in_range(sent_by_all(c), 1, leaders);
+    assert_in_range(c->bulk_sent, 1, leaders + 2 * newer);
+    assert_in_range(sent_by_all(c), 1, leaders + 2 * newer);
     cluster_stop(c);
 }
 
