@@ -42,8 +42,11 @@ static int write_again(int fd)
     ssize_t n;
 
     for (off_t at = 0; (n = pread(fd, chunk, sizeof(chunk), at)) > 0; at += n)
-        if (!is_zero(chunk, (size_t)n) && pwrite(fd, chunk, (size_t)n, at) != n)
-            return -1;
+        if (!is_zero(chunk, (size_t)n)) {
+            errno = ENOSPC; /* of a write that is cut short, which says nothing itself */
+            if (pwrite(fd, chunk, (size_t)n, at) != n)
+                return -1;
+        }
     return n < 0 ? -1 : fdatasync(fd);
 }
 

@@ -1,9 +1,11 @@
 /* replica_put.c - see replica_put.h.
  *
- * One that is taken: libraft -> replica_put_snapshot -> snapshot_write -> written -> raft_uv -> snapshot_stored ->
- * libraft. One that is installed: libraft -> replica_put_snapshot -> raft_uv and, at the same time, prepare (thread) ->
- * when both are done: put_end -> libraft -> replica_put_prepared. Failure: a write that fails ends the process. Close:
- * the writing thread is told to stop, and the end of both is waited for. */
+ * Taken here: libraft -> replica_put_snapshot -> snapshot_write -> written -> raft_uv -> put_end -> libraft.
+ * Installed: libraft -> replica_put_snapshot -> raft_uv and, at the same time, prepare (thread) -> when both are done:
+ * put_end -> libraft -> replica_put_prepared.
+ *
+ * Failure: a write that fails ends the process. Close: the writing thread is told to stop, the reading one goes on to
+ * its end; both are waited for. */
 #include "raft/replica_put.h"
 
 #include "proto/base/error.h"
@@ -25,6 +27,7 @@ struct put_guard {
     uint64_t index;
     int status;         /* of raft_uv */
     unsigned under_way; /* raft_uv, the thread */
+    uint64_t log_bytes; /* when it began */
     /* Of one that is installed. */
     struct side_thread thread;
     const uint8_t *data; /* libraft's, until it is told */
@@ -33,7 +36,6 @@ struct put_guard {
     /* Of one that is taken. */
     struct raft_snapshot own; /* libraft's, with the bytes */
     unsigned trailing;
-    uint64_t log_bytes; /* when it was taken */
 };
 
 int replica_put_bytes(const struct raft_buffer *buf, const uint8_t **data, size_t *len)

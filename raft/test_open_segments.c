@@ -25,11 +25,13 @@ static struct {
     bool written[SIZE / BLOCK]; /* since the last sync */
     unsigned syncs;
     bool synced[SIZE / BLOCK];
-    bool fail;
+    bool fail, full;
 } disk;
 
 ssize_t pwrite(int fd, const void *data, size_t len, off_t at)
 {
+    if (disk.full)
+        return (ssize_t)len - 1;
     for (size_t i = (size_t)at / BLOCK; i * BLOCK < (size_t)at + len; i++)
         disk.written[i] = true;
     return (ssize_t)syscall(SYS_pwrite64, fd, data, len, at);
@@ -106,6 +108,21 @@ static void fails_with_the_sync(void **state)
     free(path);
 }
 
+static void fails_with_a_write_that_is_cut_short(void **state)
+{
+    char error[256] = "";
+    char *path = make_segment("open-3");
+    (void)state;
+
+    memset(&disk, 0, sizeof(disk));
+    disk.full = true;
+    assert_int_equal(open_segments_mend(dir, error, sizeof(error)), MR_IO);
+    assert_non_null(strstr(error, strerror(ENOSPC)));
+    assert_int_equal(disk.syncs, 0);
+    assert_int_equal(unlink(path), 0);
+    free(path);
+}
+
 static void leaves_others_alone(void **state)
 {
     char error[256] = "";
@@ -127,6 +144,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(writes_again_what_is_there),
         cmocka_unit_test(fails_with_the_sync),
+        cmocka_unit_test(fails_with_a_write_that_is_cut_short),
         cmocka_unit_test(leaves_others_alone),
     };
 

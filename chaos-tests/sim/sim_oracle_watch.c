@@ -198,7 +198,7 @@ struct state *__wrap_state_open(const struct state_observer *observer);
 struct state *__wrap_state_open(const struct state_observer *observer)
 {
     if (observer != NULL && observer->enqueued == on_enqueued)
-        return __real_state_open(observer); /* by state_restore: it watches already */
+        return __real_state_open(observer); /* state_restore's: it watches already */
     struct watch *w = mr_calloc(1, sizeof(*w));
     if (observer != NULL)
         w->inner = *observer;
