@@ -207,7 +207,7 @@ def serial_times(load, server, messages):
 
 def run(load, kind, folder, resolver, tls, scale=1.0):
     """One run: a server of this kind that is new, a sink that is new. What fails is a result too: {"error": ...}."""
-    messages = max(20, load.sessions, int(load.messages * scale))
+    messages = max(20, load.sessions, int(load.messages * scale * kind.share))
     if kind.fails(load):
         return {"messages": messages, "error": kind.fails(load)}
     folder.mkdir()

@@ -132,8 +132,8 @@ def loads_part(section):
     return (
         f"## Side by side\n\n{by_run(rows)}\n"
         f"Rounds: {' or '.join(map(str, rounds))}; in each round every server in turn, newly started in an empty folder. Messages are 10 KB "
-        f"unless said; a run's messages: {counts}. Client: smtp-source, which ends when each message has its 250; over STARTTLS through "
-        "stunnel, which resumes its sessions; c by a small client of the bench's own that times each message from the first octet of its "
+        f"unless said; a run's messages: {counts}, and fewer for who says so below. Client: smtp-source, which ends when each message has its "
+        "250; over STARTTLS through stunnel, which resumes its sessions; c by a small client of the bench's own that times each message from the first octet of its "
         "text to its 250, a session to each node in turn. smtp-sink counts what is delivered. A load without \"deliver\" is accepted and held. "
         "CPU seconds are those of all processes of the server, ended ones included. \"idle\": of all processors, while the load ran; \"stolen\": what the "
         "hypervisor gave to other machines meanwhile, which also makes CPU seconds look longer.\n\n"

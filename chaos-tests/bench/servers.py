@@ -75,6 +75,7 @@ class Server:
 
     copies = 1
     notes = ()
+    share = 1.0  # of a load's messages: a slow one gets fewer, or the whole takes hours
     root = True  # it has to be started by root, who may mount
 
     def __init__(self, folder, resolver, next_port, held, tls, tracer=None):
@@ -191,12 +192,12 @@ begin retry
 
 
 class Exim(Server):
-    name, title = "exim", "Exim"
+    name, title, share = "exim", "Exim", 0.25
     notes = ("syncs three times before 250",
              "limits raised: smtp_accept_max 1000, smtp_connect_backlog 1000, smtp_accept_queue_per_connection 0 and "
              "smtp_accept_max_per_connection 0 (no limit)",
              "held: queue_only; client names are not looked up; it runs as its own user and needs no second exec to deliver "
-             "(deliver_drop_privilege), which costs it less")
+             "(deliver_drop_privilege), which costs it less", "gets a quarter of a run's messages")
 
     @staticmethod
     def missing():
@@ -235,12 +236,12 @@ match from any for any action "next"
 
 
 class OpenSMTPD(Server):
-    name, title = "opensmtpd", "OpenSMTPD"
+    name, title, share = "opensmtpd", "OpenSMTPD", 0.5
     notes = ("syncs nothing before 250: what it accepted may go with the machine's power",
              "limits raised: its listen queue, 5 when built, is 4096 by a preloaded listen() (backlog.c); smtp limit max-mails 1000000; "
              "mta limit: max-conn-per-host, -route and -connector 100 (10, 5 and 20), no delays between connections (5 s on a route), with "
              "which it would deliver some twenty messages a second to one host",
-             "held: smtpctl pause mta")
+             "held: smtpctl pause mta", "gets half of a run's messages")
 
     @classmethod
     def fails(cls, load):
