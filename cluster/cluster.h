@@ -91,7 +91,8 @@ int cluster_start(struct cluster *c);
 void cluster_drain(struct cluster *c, unsigned timeout_ms);
 /* Ends the core thread and frees everything. No worker may call anything any more. */
 void cluster_close(struct cluster *c);
-/* New rules from a reloaded configuration (a deep copy is made). Any thread. */
+/* New rules from a reloaded configuration (a deep copy is made); the files of cluster.tls are read again, and the links
+ * go on with the old ones where they are wrong (event reload_failed). Any thread. */
 void cluster_reconfigure(struct cluster *c, const Mailraft__Rules *rules);
 
 /* ---- any thread, no waiting ---- */

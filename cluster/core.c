@@ -182,7 +182,7 @@ static int begin_raft(struct cluster *c, char *error, size_t error_len)
     if (rc == 0 && before && replica_last(c->replica) == 0) {
         (void)snprintf(error, error_len,
                        "%s belonged to a formed node, but its Raft log is gone; a lost log never comes back under its "
-                       "old id: replace this node by a new member with an empty data directory",
+                       "old id: leave this node out, the cluster goes on with the rest",
                        c->config.data_dir);
         return MR_STALE;
     }
@@ -489,7 +489,9 @@ static void run_reconfigure(struct mail *mail)
 {
     struct reconfigure *r = MR_CONTAINER(mail, struct reconfigure, mail);
     struct cluster *c = r->c;
-    char error[200];
+    char error[400];
+    if (links_reload(c->links, error, sizeof(error)) != 0)
+        log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
     if (check_rules(r->rules, error, sizeof(error)) != 0) {
         log_event(LOG_ERROR, "rules_refused", LOG_S("reason", error));
         mailraft__rules__free_unpacked(r->rules, NULL);

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LISTEN_BACKLOG = 128, SHORT_MESSAGE = 1024 };
+enum { LISTEN_BACKLOG = 128, SHORT_MESSAGE = 1024, DAY_MS = 86400000 };
 
 /* ---- listener ---- */
 
@@ -102,6 +102,29 @@ static void start_listener(struct links *l, int fd)
         mr_panic("cannot watch the listening socket: %s", uv_strerror(rc));
 }
 
+/* ---- the certificates' end ---- */
+
+static void on_day(uv_timer_t *timer)
+{
+    const struct links *l = timer->data;
+    link_tls_log(&l->tls, l->ca, l->cert, true);
+}
+
+static void watch_certificates(struct links *l)
+{
+    link_tls_log(&l->tls, l->ca, l->cert, false);
+    mr_assert(uv_timer_init(l->env.loop, &l->daily) == 0);
+    l->daily.data = l;
+    link_env_handle_opened(&l->env);
+    mr_assert(uv_timer_start(&l->daily, on_day, DAY_MS, DAY_MS) == 0);
+}
+
+static void on_daily_closed(uv_handle_t *handle)
+{
+    struct links *l = handle->data;
+    link_env_handle_closed(&l->env);
+}
+
 /* ---- life ---- */
 
 static void free_links(struct links *l)
@@ -146,6 +169,8 @@ int links_open(struct links **out, const struct links_config *config, char *erro
     if (l->env.bio_method == NULL)
         mr_panic("out of memory");
     start_listener(l, fd);
+    if (!l->insecure)
+        watch_certificates(l);
     *out = l;
     return 0;
 
@@ -179,6 +204,8 @@ void links_close(struct links *l, void (*cb)(void *arg), void *arg)
     while (l->n_peers > 0)
         links_remove_peer(l, l->peers[0]->id);
     uv_close((uv_handle_t *)&l->listener, on_listener_closed);
+    if (!l->insecure)
+        uv_close((uv_handle_t *)&l->daily, on_daily_closed);
     link_env_close(&l->env, on_env_closed, l);
 }
 
@@ -192,6 +219,7 @@ int links_reload(struct links *l, char *error, size_t error_len)
         return rc;
     link_tls_close(&l->tls);
     l->tls = fresh;
+    link_tls_log(&l->tls, l->ca, l->cert, false);
     return 0;
 }
 

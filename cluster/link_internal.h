@@ -81,6 +81,7 @@ struct links {
     char *name, *ca, *cert, *key;
     bool insecure, closing;
     struct link_tls tls;
+    uv_timer_t daily; /* not where insecure */
     uv_tcp_t listener;
     int port;
     struct link_peer *peers[LINK_MAX_PEERS];

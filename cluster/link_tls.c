@@ -1,5 +1,6 @@
 #include "cluster/link_tls.h"
 
+#include "cluster/tls_expiry.h"
 #include "cluster/tls_files.h"
 #include "proto/base/error.h"
 
@@ -43,6 +44,26 @@ void link_tls_close(struct link_tls *tls)
     SSL_CTX_free(tls->accepting);
     SSL_CTX_free(tls->dialling);
     tls->accepting = tls->dialling = NULL;
+}
+
+static void log_one(const X509 *cert, const char *key, const char *file, bool only_warnings)
+{
+    char name[200] = "";
+    if (X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_commonName, name, sizeof(name)) < 0)
+        name[0] = 0;
+    tls_expiry_log(cert, key, file, name, only_warnings);
+}
+
+void link_tls_log(const struct link_tls *tls, const char *ca, const char *cert, bool only_warnings)
+{
+    /* No other thread has a hand on this store. */
+    const STACK_OF(X509_OBJECT) *trusted = X509_STORE_get0_objects(SSL_CTX_get_cert_store(tls->accepting));
+    log_one(SSL_CTX_get0_certificate(tls->accepting), "cluster.tls.cert", cert, only_warnings);
+    for (int i = 0; i < sk_X509_OBJECT_num(trusted); i++) {
+        const X509 *authority = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(trusted, i));
+        if (authority != NULL)
+            log_one(authority, "cluster.tls.ca", ca, only_warnings);
+    }
 }
 
 /* Compared with its length: a name with a zero byte inside is no name of ours. */

@@ -19,6 +19,10 @@ struct link_tls {
 int link_tls_open(struct link_tls *tls, const char *ca, const char *cert, const char *key, char *error,
                   size_t error_len);
 void link_tls_close(struct link_tls *tls);
+/* The events of tls_expiry.h for our certificate (key "cluster.tls.cert") and those of the authority
+ * ("cluster.tls.ca").
+ */
+void link_tls_log(const struct link_tls *tls, const char *ca, const char *cert, bool only_warnings);
 /* Does the certificate that the other side has shown (and that was verified) carry this name? */
 bool link_tls_peer_is(const SSL *ssl, const char *name);
 /* First name of the other side's certificate, for logs; "" without one. */

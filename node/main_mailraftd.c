@@ -99,7 +99,8 @@ static void reload(uv_timer_t *timer)
     cluster_reconfigure(d->cluster, fresh->rules);
     log_reconfigure(fresh->log.level, fresh->log.json);
     log_event(LOG_INFO, "reloaded", LOG_S("file", d->config->file),
-              LOG_S("note", "smtp.tls, the files and limits of users, domains, routes, delivery.tls, delivery.retry, "
+              LOG_S("note", "smtp.tls, the files of cluster.tls, the files and limits of users, domains, routes, "
+                            "delivery.tls, delivery.retry, "
                             "delivery.limits, delivery.suspended, delivery.credentials, cluster.replicas and log take "
                             "effect now; the rest at the next start"));
     config_free(fresh);

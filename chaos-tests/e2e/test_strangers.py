@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import signal
 import socket
 import ssl
 import struct
@@ -164,6 +165,49 @@ def test_tls_certificate_of_another_name(make_cluster):
     assert impostor.status_code("/readyz") != 200
     assert all(n.alive() for n in c.nodes)
     assert not any(n.events("formed") for n in c.nodes), "formed with an impostor"
+
+
+def shown(port):
+    """The certificate of a node's links, as PEM."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw, client().wrap_socket(raw) as s:
+        return ssl.DER_cert_to_PEM_cert(s.getpeercert(binary_form=True))
+
+
+def test_tls_certificates_of_links_are_renewed(make_cluster):
+    """They end soon, and the log says so. New ones, SIGHUP: links that are made from then on show them; wrong ones change
+    nothing, and that is told."""
+    c = make_cluster(tls=True)
+    pki = c.dir / "pki"
+
+    def renew(days):
+        for node in c.nodes:
+            for file in (pki / f"{node.name}.pem", pki / f"{node.name}.key"):
+                file.unlink()
+            run([BIN / "mailraftctl", "pki", "issue", pki, node.name, "--days", days])
+
+    def of_links(node, event):
+        return [e for e in node.events(event) if e["key"] == "cluster.tls.cert"]
+
+    renew(9)
+    c.start()
+    for node in c.nodes:
+        assert len(of_links(node, "tls_certificate")) == len(of_links(node, "tls_certificate_expires")) == 1
+        assert {e["key"] for e in node.events("tls_certificate")} == {"cluster.tls.cert", "cluster.tls.ca"}
+    renew(90)
+    for node in c.nodes:
+        node.signal(signal.SIGHUP)
+    for node in c.nodes:
+        wait_for(lambda n=node: len(of_links(n, "tls_certificate")) == 2, "the new certificate is logged")
+        assert of_links(node, "tls_certificate")[1]["days_left"] >= 89
+        assert len(of_links(node, "tls_certificate_expires")) == 1
+    assert ssl.PEM_cert_to_DER_cert(shown(c.nodes[0].peer)) == ssl.PEM_cert_to_DER_cert((pki / "mx1.pem").read_text())
+    (pki / "mx1.pem").write_text("no certificate\n")
+    c.nodes[0].signal(signal.SIGHUP)
+    failed = wait_for(lambda: c.nodes[0].events("reload_failed"), "the wrong file is told")[0]
+    assert "mx1.pem" in failed["reason"]
+    c.nodes[1].kill()  # so all its links are made anew
+    c.nodes[1].start()
+    c.wait_ready()
 
 
 def test_tls_load_and_leader_kill(tls_cluster):

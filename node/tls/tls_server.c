@@ -1,11 +1,11 @@
 #include "node/tls/tls_server.h"
 
+#include "cluster/tls_expiry.h"
 #include "cluster/tls_files.h"
 #include "node/tls/tls_tickets.h"
 #include "proto/base/ascii.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
-#include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
 
@@ -364,24 +364,6 @@ struct tls *tls_server_accept(const struct tls_server *ts)
 
 /* ---- expiry ---- */
 
-/* Unix seconds; 0: not to be read. */
-static int64_t unix_time(const ASN1_TIME *time)
-{
-    ASN1_TIME *epoch = ASN1_TIME_set(NULL, 0);
-    int days = 0, seconds = 0;
-    bool known = epoch != NULL && ASN1_TIME_diff(&days, &seconds, epoch, time) == 1;
-
-    ASN1_TIME_free(epoch);
-    return known ? (int64_t)days * 86400 + seconds : 0;
-}
-
-static int64_t days_left(const struct pair *p)
-{
-    int64_t seconds = unix_time(X509_get0_notAfter(p->cert)) - (int64_t)(mr_wall_ms(&mr_clock_real) / 1000);
-
-    return seconds >= 0 ? seconds / 86400 : -1 - (-seconds - 1) / 86400;
-}
-
 static void names_text(const struct pair *p, char out[NAMES_TEXT])
 {
     size_t len = 0;
@@ -402,19 +384,10 @@ void tls_server_log(const struct tls_server *ts, bool only_warnings)
 {
     for (unsigned i = 0; i < ts->n_pairs; i++) {
         const struct pair *p = &ts->pairs[i];
-        int64_t days = days_left(p);
-        bool soon = days < TLS_EXPIRY_WARNING_DAYS;
-        char names[NAMES_TEXT], ends[MR_RFC3339_SIZE];
+        char names[NAMES_TEXT];
 
-        if (only_warnings && !soon)
-            continue;
         names_text(p, names);
-        (void)mr_rfc3339((uint64_t)unix_time(X509_get0_notAfter(p->cert)) * 1000, ends);
-        log_event(LOG_INFO, "tls_certificate", LOG_S("key", p->key_name), LOG_S("file", p->file), LOG_S("names", names),
-                  LOG_S("not_after", ends), LOG_N("days_left", days));
-        if (soon)
-            log_event(LOG_WARN, "tls_certificate_expires", LOG_S("file", p->file), LOG_S("names", names),
-                      LOG_S("not_after", ends), LOG_N("days_left", days));
+        tls_expiry_log(p->cert, p->key_name, p->file, names, only_warnings);
     }
 }
 
@@ -431,7 +404,7 @@ void tls_server_warnings(const struct tls_server *ts, char *text, size_t len)
             what = "has expired";
         else if (X509_cmp_current_time(X509_get0_notBefore(p->cert)) > 0)
             what = "is not valid yet";
-        else if (days_left(p) < TLS_EXPIRY_WARNING_DAYS)
+        else if (tls_expiry_days_left(p->cert) < TLS_EXPIRY_WARNING_DAYS)
             what = "expires within 14 days";
         if (what != NULL)
             at += (size_t)snprintf(text + at, len - at, "%s: warning: the certificate %s %s\n", p->key_name, p->file,

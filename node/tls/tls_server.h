@@ -13,16 +13,13 @@
 #include "node/config/config.h"
 #include "node/tls/tls.h"
 
-enum { TLS_EXPIRY_WARNING_DAYS = 14 };
-
 struct tls_server;
 
 /* *out is NULL when the configuration has no smtp.tls. MR_CONFIG: error names file and key. */
 int tls_server_open(struct tls_server **out, const struct config *c, char *error, size_t error_len);
 struct tls_server *tls_server_ref(struct tls_server *ts);
 void tls_server_unref(struct tls_server *ts); /* NULL is allowed */
-/* Event tls_certificate for each, and tls_certificate_expires (a warning) for those that end within
- * TLS_EXPIRY_WARNING_DAYS; only the warnings: each day. */
+/* The events of tls_expiry.h, for each. */
 void tls_server_log(const struct tls_server *ts, bool only_warnings);
 /* Says on one line each what is wrong with certificates though they can be used: expired, not yet valid. "" else. */
 void tls_server_warnings(const struct tls_server *ts, char *text, size_t len);
