@@ -277,6 +277,23 @@ def test_senders_and_limits(make_cluster):
             client.sendmail(sender, [f"{n}@example.test" for n in range(5)], body)
 
 
+def test_senders_are_reloaded(make_cluster):
+    """SIGHUP takes `senders` in both directions; sessions that are there heed it too."""
+    s = Submission(make_cluster(n=1), lines_of(ALICE, SECRET), file="users", senders="any")
+    auth = s.cluster.overrides["smtp"]["auth"]
+    auth["file"] = str(s.users)
+    s.cluster.reconfigure()
+    s.cluster.start()
+    with s.connect() as client:
+        login(client, "PLAIN")
+        for senders, code in (("any", 250), ("own", 553), ("any", 250)):
+            auth["senders"] = senders
+            s.cluster.reconfigure()
+            assert s.reload()["event"] == "reloaded"
+            assert client.mail("bob@mx1.test")[0] == code, senders
+            client.rset()
+
+
 def check(config):
     done = subprocess.run([BIN / "mailraftd", "--config", config, "--check-config"], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

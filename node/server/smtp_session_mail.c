@@ -39,7 +39,7 @@ static const struct smtp_reply *check_sender(const struct smtp_session *s, const
     const struct worker *w = s->server->worker;
 
     /* The null path is for reports, which programs of a user may have to send. */
-    if (s->user[0] == '\0' || reverse_path[0] == '\0' || !w->config->smtp.auth.senders_own || w->auth == NULL ||
+    if (s->user[0] == '\0' || reverse_path[0] == '\0' || w->auth == NULL ||
         auth_sender_allowed(auth_shared(w->auth), s->user, reverse_path))
         return NULL;
     return &not_own;
