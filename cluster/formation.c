@@ -231,8 +231,8 @@ static void check_left_out(struct formation *f)
             refuse(
                 f,
                 "node %s belongs to a cluster already, but the data directory of %s is empty (directory id %s) and not "
-                "part of it. Was its disk lost or exchanged? Start it with its old directory, or take it in as a "
-                "new member that replaces the old one",
+                "part of it. Was its disk lost or exchanged? Start it with its old directory, or leave it out: the "
+                "cluster goes on with the rest",
                 f->nodes[i].name, f->nodes[f->self].name, mr_id_format(identity_directory(f->id), id));
             return;
         }
@@ -338,7 +338,7 @@ static void accept_request(struct formation *f, uint32_t peer, const struct requ
         (void)snprintf(
             reason, sizeof(reason),
             "the cluster was formed with another data directory of this node: its disk was lost or exchanged "
-            "meanwhile. Take it in as a new member that replaces the old one");
+            "meanwhile. Start it with that directory, or leave it out: the cluster goes on with the rest");
     }
     if (reason[0] != 0) {
         refuse_request(f, peer, reason);

@@ -84,8 +84,8 @@ static int load(struct identity *id, char *error, size_t error_len)
         (void)snprintf(error, error_len, "%s was written by a newer version of mailraft", id->path);
     else if (rc == MR_MALFORMED || rc == MR_CHECKSUM)
         (void)snprintf(error, error_len,
-                       "%s is damaged (%s): restore the file if you have an exact copy of it; otherwise replace this "
-                       "node by a new member with an empty data directory",
+                       "%s is damaged (%s): restore the file if you have an exact copy of it, else leave this node "
+                       "out: the cluster goes on with the rest",
                        id->path, mr_strerror(rc));
     return rc;
 }
@@ -107,8 +107,8 @@ static int check_is_fresh(struct identity *id, char *error, size_t error_len)
         return 0;
     (void)snprintf(
         error, error_len,
-        "%s has a Raft log but no identity file: restore the file, or replace this node by a new member with "
-        "an empty data directory",
+        "%s has a Raft log but no identity file: restore the file, or leave this node out: the cluster goes on with "
+        "the rest",
         id->dir);
     return MR_REFUSED;
 }
@@ -367,7 +367,7 @@ static const char *refuse_directory(struct identity *id, const char *name, uint3
     return refuse(id,
                   "node %s (raft id %u) is known by data directory %s but comes with %s: its disk was lost, wiped or "
                   "exchanged. What it voted and acknowledged is gone, so it may not come back under its old raft id: "
-                  "start it with its own directory again, or take it in as a new member that replaces the old one",
+                  "start it with its own directory again, or leave it out: the cluster goes on with the rest",
                   name, node, mr_id_format(known, a), mr_id_format(shown, b));
 }
 
@@ -411,8 +411,8 @@ static const char *check_incarnation(struct identity *id, const struct identity_
     if (hello->incarnation < known->incarnation || (hello->incarnation == known->incarnation && other_life))
         return refuse(id,
                       "node %s announces start number %llu, but %llu was seen: its data directory is a copy from the "
-                      "past (a restored machine or backup). Start it with its newest directory, or take it in as a new "
-                      "member that replaces the old one",
+                      "past (a restored machine or backup). Start it with its newest directory, or leave it out: the "
+                      "cluster goes on with the rest",
                       hello->name, (unsigned long long)hello->incarnation, (unsigned long long)known->incarnation);
     if (hello->incarnation == known->incarnation && (mr_id_is_zero(life) || mr_id_equal(life, known->life)))
         return NULL;

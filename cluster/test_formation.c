@@ -322,7 +322,7 @@ static bool all_formed_alike(const struct sim *s)
 static bool formed_without(const struct sim *s, unsigned i)
 {
     const struct node *a = &s->nodes[(i + 1) % NODES], *b = &s->nodes[(i + 2) % NODES], *out = &s->nodes[i];
-    return !identity_formed(out->id) && out->formed_calls == 0 && strstr(out->refused, "new member") != NULL &&
+    return !identity_formed(out->id) && out->formed_calls == 0 && strstr(out->refused, "leave it out") != NULL &&
            identity_formed(a->id) && identity_formed(b->id) &&
            mr_id_equal(identity_cluster(a->id), identity_cluster(b->id)) && a->formed_calls == 1 &&
            b->formed_calls == 1;

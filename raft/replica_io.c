@@ -457,8 +457,8 @@ int replica_io_load(struct replica_io *rio, char *error, size_t error_len)
         snprintf(
             error, error_len,
             "the raft log in %s ends at index %llu, but this node acknowledged entries up to %llu: it lost data or is "
-            "an old copy and must not vote; remove the directory and let the cluster take the node in as a new "
-            "member, or use `mailraftctl recover` if a majority is affected",
+            "an old copy and must not vote. Start it with its newest data directory if there is one, else leave it "
+            "out: the cluster goes on with the rest",
             rio->dir, (unsigned long long)last, (unsigned long long)rio->acked.index);
         return MR_STALE;
     }

@@ -72,8 +72,8 @@ int voted_check(struct voted *v, const char *dir, uint64_t term, uint64_t vote, 
     if (term < v->term || (term == v->term && v->vote != 0 && vote != v->vote)) {
         snprintf(error, error_len,
                  "the raft metadata in %s has term %llu and vote %llu, but this node was in term %llu and voted for "
-                 "%llu: it is damaged or an old copy, and the node must not vote again; remove the directory and let "
-                 "the cluster take the node in as a new member",
+                 "%llu: it is damaged or an old copy, and the node must not vote again. Start it with its newest data "
+                 "directory if there is one, else leave it out: the cluster goes on with the rest",
                  dir, (unsigned long long)term, (unsigned long long)vote, (unsigned long long)v->term,
                  (unsigned long long)v->vote);
         return MR_STALE;

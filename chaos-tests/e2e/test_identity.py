@@ -35,7 +35,7 @@ def test_wiped_directory(make_cluster):
     shutil.rmtree(wiped.dir / "data")
     wiped.start()
     reason = refused(wiped)
-    assert "director" in reason and "replace" in reason, reason
+    assert "director" in reason and "leave it out" in reason, reason
     status = wiped.get("/v1/status")
     assert status["readiness"] == "refused" and any(reason in a for a in status["alarms"])
     assert wiped.status_code("/healthz") == 200 and wiped.status_code("/readyz") == 503
