@@ -101,7 +101,7 @@ static void stage_rules(struct cluster *c)
     core_lead_stage_own(c, MAILRAFT__OP__KIND_RULES, &copy->base);
 }
 
-/* Every member that is up reports the same rules, and they are not those in force: a change that reached all
+/* All members are up and report the same rules, and they are not those in force: a change that reached all
  * configurations. */
 static bool all_want_new_rules(const struct cluster *c)
 {

@@ -1,5 +1,5 @@
 /* Answers for HTTP: every node answers from its own applied state; what only the leader knows (who was heard when) a
- * follower leaves out. No answer costs more than a page of messages or a hundred next hops. */
+ * follower leaves out. No answer costs more than a page of messages or a thousand next hops. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"

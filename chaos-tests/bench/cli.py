@@ -26,8 +26,8 @@ def options(arguments):
         prog="chaos-tests/bench/run",
         description="The same load against Postfix, Exim, OpenSMTPD and three nodes of mailraft, alternately, on this machine.",
         epilog="Without --nodes, --queue, --strace and --stores: the loads side by side. Builds nothing: first deploy/install-deps.sh --bench; "
-               "cmake --preset release && cmake --build --preset release, or MAILRAFT_BIN names the programs. Needs root: each peer runs as users "
-               "of its own. Takes a quiet machine for some forty minutes.")
+               "cmake --preset release -DMAILRAFT_TESTS=OFF && cmake --build --preset release, or MAILRAFT_BIN names the programs. Needs root: each peer runs as users "
+               "of its own. Takes a quiet machine for an hour.")
     parser.add_argument("--rounds", type=int, default=3, help="of each load and server (default 3)")
     parser.add_argument("--only", type=lambda s: s.split(","), metavar="a,b", help="loads: " + ", ".join(load.key for load in loads.LOADS))
     parser.add_argument("--peers", type=lambda s: [p for p in s.split(",") if p], default=["nothing", "postfix", "exim", "opensmtpd"],

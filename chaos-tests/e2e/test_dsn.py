@@ -101,7 +101,7 @@ def test_refused_recipients(make_cluster):
 
 def one_report_each(c, n):
     """Each accepted message has one report; a second copy of the same report only where the cluster says so. An attempt of
-    the client that read no 250 may have been accepted all the same (FAULTS 3) and has a report of its own then."""
+    the client that read no 250 may have been accepted all the same (promise 3) and has a report of its own then."""
     unread = collections.Counter(
         e["key"] for e in c.sent() if e["event"] in ("indeterminate", "refused") and e.get("verb") == "dot")
     by_key = {}

@@ -52,7 +52,7 @@ struct sim_seen {
 
 struct sim_result { /* shared memory between the runner and the world's process */
     bool finished;
-    int invariant; /* of FAULTS.md; 0: none violated; SIM_PANIC.. below for what is not in the list */
+    int invariant; /* of CONTRIBUTING.md; 0: none violated; SIM_PANIC.. below for what is not in the list */
     char what[512];
     uint64_t node_ns; /* simulated time of machines: sum over the nodes */
     uint64_t events;  /* steps of the scheduler */
