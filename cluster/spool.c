@@ -29,6 +29,12 @@ static struct spool_body *find_body(const struct spool *sp, struct mr_id id)
     return (struct spool_body *)spool_table_find(&sp->bodies, id);
 }
 
+static struct spool_body *find_good(const struct spool *sp, struct mr_id id)
+{
+    struct spool_body *body = find_body(sp, id);
+    return body != NULL && !body->bad ? body : NULL;
+}
+
 static struct spool_build *find_build(const struct spool *sp, struct mr_id id)
 {
     return (struct spool_build *)spool_table_find(&sp->builds, id);
@@ -91,7 +97,10 @@ void spool_build_add(struct spool *sp, struct spool_build *build, struct spool_l
 void spool_forget(struct spool *sp, struct spool_body *body)
 {
     spool_table_remove(&sp->bodies, &body->node);
-    sp->body_bytes -= body->length;
+    if (body->bad)
+        spool_bad_forget(sp, body);
+    else
+        sp->body_bytes -= body->length;
     for (uint32_t i = 0; i < body->pieces; i++)
         spool_segment_dead(sp, body->locs[i]);
     free(body);
@@ -100,7 +109,7 @@ void spool_forget(struct spool *sp, struct spool_body *body)
 void spool_install(struct spool *sp, struct spool_build *build)
 {
     struct spool_body *old = find_body(sp, build->node.id);
-    if (build->copy && old == NULL) { /* dropped, or found bad, while it was copied */
+    if (build->copy && old == NULL) { /* dropped while it was copied */
         spool_build_fail(sp, build, MR_CANCELLED);
         return;
     }
@@ -110,7 +119,7 @@ void spool_install(struct spool *sp, struct spool_build *build)
     body->stamp_ms = build->stamp_ms;
     body->length = build->length;
     memcpy(body->checksum, build->checksum, sizeof(body->checksum));
-    body->pieces = build->written;
+    body->pieces = build->written & INT32_MAX;
     memcpy(body->locs, build->locs, locs);
     build->written = 0; /* they are the body's now */
     if (old != NULL)
@@ -148,7 +157,7 @@ static void hash_piece(struct spool_build *build, const struct spool_piece *p, u
 /* What the piece continues, or why it is not to be written. */
 static int admit(struct spool *sp, const struct spool_piece *p, struct spool_build **out)
 {
-    if (find_body(sp, p->id) != NULL)
+    if (find_good(sp, p->id) != NULL)
         return MR_EXISTS;
     struct spool_build *build = find_build(sp, p->id);
     if (p->piece == 0) {
@@ -287,7 +296,7 @@ int spool_get(struct spool *sp, struct spool_get *req)
         return MR_CLOSED;
     if (sp->reads >= SPOOL_MAX_READS)
         return MR_BUSY;
-    const struct spool_body *body = find_body(sp, req->id);
+    const struct spool_body *body = find_good(sp, req->id);
     int status = body != NULL && req->piece < body->pieces ? 0 : MR_NOTFOUND;
     if (status == 0)
         spool_get_state(req)->loc = body->locs[req->piece];
@@ -297,7 +306,7 @@ int spool_get(struct spool *sp, struct spool_get *req)
 
 bool spool_has(const struct spool *sp, struct mr_id id, struct spool_info *info)
 {
-    const struct spool_body *body = find_body(sp, id);
+    const struct spool_body *body = find_good(sp, id);
     if (body == NULL)
         return false;
     if (info != NULL) {
@@ -324,7 +333,7 @@ size_t spool_list(const struct spool *sp, uint64_t *cursor, struct spool_entry *
         spool_table_walk(builds ? &sp->builds : &sp->bodies, &from, max < AT_ONCE ? max : AT_ONCE, nodes, &count);
     for (size_t i = 0; i < count; i++) {
         out[i].id = nodes[i]->id;
-        out[i].complete = !builds;
+        out[i].complete = !builds && !((struct spool_body *)nodes[i])->bad;
         out[i].stamp_ms =
             builds ? ((struct spool_build *)nodes[i])->stamp_ms : ((struct spool_body *)nodes[i])->stamp_ms;
     }
@@ -353,7 +362,7 @@ void spool_keep_free(struct spool *sp, uint64_t bytes)
 void spool_stats(const struct spool *sp, struct spool_stats *out)
 {
     memset(out, 0, sizeof(*out));
-    out->bodies = sp->bodies.count;
+    out->bodies = sp->bodies.count - sp->bad_here;
     out->bytes = sp->body_bytes;
     for (size_t i = 0; i < sp->segments_count; i++)
         out->dead_bytes += sp->segments[i]->size - sp->segments[i]->live;
@@ -363,6 +372,7 @@ void spool_stats(const struct spool *sp, struct spool_stats *out)
     out->pieces_written = sp->pieces_written;
     out->compactions = sp->compactions;
     out->bad = sp->bad;
+    out->bad_here = sp->bad_here;
     if (sp->flight_head != NULL)
         out->oldest_wait_ns = mr_boot_ns(&mr_clock_real) - spool_put_state(sp->flight_head)->since_ns;
 }

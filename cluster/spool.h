@@ -8,7 +8,9 @@
  * S2: a piece is handed out only after its checksum was verified.
  * S3: nothing here decides that a body may go: spool_drop is called by the collector (PROTOCOL.md 3.4).
  * S4: a failed or short write (but for no space) and any failed fsync end the process.
- * S5: below the reserve of free space puts are refused with MR_NOSPACE before anything is written.
+ * S5: a body that cannot be read, or not as it was written, is not here any more (spool_has), but what is there of it
+ * stays until a good one was put or it is dropped: it may be the last copy.
+ * S6: below the reserve of free space puts are refused with MR_NOSPACE before anything is written.
  * Thread: all functions on the core's loop; inside are one writer and a few reader threads. Callbacks on that loop,
  * never before the call returned. */
 #ifndef MR_CLUSTER_SPOOL_H
@@ -78,9 +80,9 @@ void spool_abort(struct spool *sp, struct mr_id id);
 struct spool_get {
     struct mr_id id;
     uint32_t piece;
-    /* status 0: data (malloc, the callee's to free), last. MR_NOTFOUND; MR_CHECKSUM, MR_IO: the copy is bad and has
-     * been marked so (spool_has is false from now on); fetch it from a peer. MR_BUSY: no descriptor or memory for it
-     * now, the copy may be good. */
+    /* status 0: data (malloc, the callee's to free), last. MR_NOTFOUND; MR_CHECKSUM, MR_IO: the copy is bad, also when
+     * tried once more, and has been marked so (spool_has is false from now on); fetch it from a peer. MR_BUSY: no
+     * descriptor or memory for it now, the copy may be good. */
     void (*cb)(struct spool_get *req, int status, uint8_t *data, size_t len, bool last);
     struct {
         void *next;
@@ -93,6 +95,20 @@ int spool_get(struct spool *sp, struct spool_get *req);
  * and the kernel has these bytes in memory. malloc, the caller's. NULL: use spool_get, which also says why. */
 uint8_t *spool_read_now(struct spool *sp, struct mr_id id, size_t *len);
 
+struct spool_recheck {
+    struct mr_id id;
+    /* status 0: the body is here and is not known to be bad. MR_CHECKSUM, MR_IO: it is as bad as before. MR_NOTFOUND:
+     * there is none, good or bad. MR_BUSY: no descriptor or memory for it now. MR_CANCELLED: the spool is closing. */
+    void (*cb)(struct spool_recheck *req, int status);
+    struct { /* spool's own */
+        struct spool_get get;
+        uint32_t segment, offset; /* of the copy's first piece */
+    } internal;
+};
+/* Reads all of a copy that was found bad once more, for when no peer has the body: a disk or a controller may have
+ * failed only for a while. Errors (then no cb) as of spool_get. */
+int spool_recheck(struct spool *sp, struct spool_recheck *req);
+
 struct spool_info {
     uint64_t length;
     uint8_t checksum[16];
@@ -103,12 +119,12 @@ struct spool_info {
 bool spool_has(const struct spool *sp, struct mr_id id, struct spool_info *info);
 /* The queue has no use for the body any more. Segments are unlinked or compacted later. Unknown id: nothing. */
 void spool_drop(struct spool *sp, struct mr_id id);
-/* The bodies here, whole or not, some at a time; *cursor 0 to begin, 0 again at the end. Bodies put meanwhile may or
- * may not be seen. Returns how many were filled in. */
+/* The bodies here, whole or not, good or bad, some at a time; *cursor 0 to begin, 0 again at the end. Bodies put
+ * meanwhile may or may not be seen. Returns how many were filled in. */
 struct spool_entry {
     struct mr_id id;
     uint64_t stamp_ms;
-    bool complete;
+    bool complete; /* and good */
 };
 size_t spool_list(const struct spool *sp, uint64_t *cursor, struct spool_entry *out, size_t max);
 bool spool_low(const struct spool *sp); /* below the reserve */
@@ -119,7 +135,9 @@ uint64_t spool_reserve(const struct spool *sp);
 void spool_keep_free(struct spool *sp, uint64_t bytes);
 
 struct spool_stats {
-    uint64_t bodies, bytes, dead_bytes, segments, free_bytes, fsyncs, pieces_written, compactions, bad;
+    uint64_t bodies, bytes, dead_bytes, segments, free_bytes, fsyncs, pieces_written, compactions;
+    uint64_t bad;            /* ever found */
+    uint64_t bad_here;       /* held now, in the place of a good one; not among the bodies and their bytes */
     uint64_t oldest_wait_ns; /* of a put that still waits for its fsync; for the watchdog */
 };
 void spool_stats(const struct spool *sp, struct spool_stats *out);

@@ -4,7 +4,8 @@
  * Crash argument: a copy is an ordinary put; the body's old place counts as dead only in the callback of the copy's
  * last piece, after its fsync. A crash before leaves two copies, or one and a part, and the scan takes the whole one.
  * Failure: no space, or no descriptor: given up until the segment's live bytes change. A bad piece: the body is marked
- * bad as by any reader, the next is taken. Bounds: one segment at a time, one piece in flight, STEP records looked at
+ * bad as by any reader and holds the segment, so moving the rest would give nothing back: given up likewise, and not
+ * begun again while the body is bad. Bounds: one segment at a time, one piece in flight, STEP records looked at
  * in one turn of the loop. Close: no further piece is taken. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
@@ -137,7 +138,8 @@ static void step_again(struct mail *mail)
 static void step(struct spool_compaction *c)
 {
     struct spool *sp = c->sp;
-    for (int looked = 0; c->build == NULL && c->at < c->scan.count && !sp->closing; looked++) {
+    const struct spool_segment *seg = spool_segment_find(sp, c->place.segment);
+    for (int looked = 0; c->build == NULL && c->at < c->scan.count && seg->held == 0 && !sp->closing; looked++) {
         if (looked == STEP) {
             mailbox_post(sp->mailbox, &c->again);
             return;

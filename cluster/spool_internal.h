@@ -5,7 +5,8 @@
  * segment are the record sizes of the pieces that a body or a build in the tables or in flight names. N2: a segment's
  * file is unlinked, or becomes a spare, only when it is sealed, its live bytes and its refs are 0; so no reader ever
  * opens a name that is gone, nor reads what is written over, and the copies that took a body's place were durable
- * before its old place stopped counting. */
+ * before its old place stopped counting. N3: a body that could not be read lives until a good one takes its place or it
+ * is dropped. */
 #ifndef MR_CLUSTER_SPOOL_INTERNAL_H
 #define MR_CLUSTER_SPOOL_INTERNAL_H
 
@@ -57,7 +58,8 @@ struct spool_body {
     uint64_t stamp_ms;
     uint64_t length;
     uint8_t checksum[16];
-    uint32_t pieces;
+    uint32_t pieces : 31;
+    uint32_t bad : 1; /* could not be read as it was written: not "here", but its bytes stay (spool_bad.c) */
     struct spool_loc locs[];
 };
 
@@ -87,6 +89,7 @@ struct spool_segment {
     uint64_t size; /* of its records */
     uint64_t live;
     uint64_t tried_live; /* compaction left this much alive: not again before it changes */
+    uint32_t held;       /* pieces of bad bodies: while there are any, nothing of it is moved or given back */
     bool sealed;
     int fd; /* kept for spool_read_now; -1: none */
 };
@@ -220,7 +223,7 @@ struct spool {
     uint64_t reads; /* gets without callback yet */
     uint64_t jobs;  /* other jobs of the readers */
     struct spool_compaction *compaction;
-    uint64_t body_bytes, fsyncs, pieces_written, compactions, bad;
+    uint64_t body_bytes, fsyncs, pieces_written, compactions, bad, bad_here;
     bool started, closing, closed;
     void (*close_cb)(void *arg);
     void *close_arg;
@@ -287,6 +290,10 @@ bool spool_spare_fill(struct spool_writer *w);
 int spool_write_zeros(struct spool *sp, int fd, uint64_t from, uint64_t len);
 /* All are unlinked. */
 void spool_spares_drop(struct spool *sp);
+
+/* spool_bad.c, loop */
+void spool_bad_mark(struct spool *sp, struct spool_body *body);
+void spool_bad_forget(struct spool *sp, struct spool_body *body); /* it is about to go: it holds nothing any more */
 
 /* spool_reader.c */
 int spool_readers_start(struct spool *sp);

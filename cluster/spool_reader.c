@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { READ_TRIES = 2 }; /* a disk that failed may have failed once */
+
 static void *run(void *arg)
 {
     struct spool *sp = arg;
@@ -132,10 +134,8 @@ static int read_record(struct spool *sp, int fd, const struct spool_get *req, st
     return n < want ? MR_CHECKSUM : check_record(sp, &st->loc, req->id, req->piece, head, st->data, &st->last);
 }
 
-static void read_piece(struct spool_job *job)
+static void open_and_read(struct spool *sp, struct spool_get_state *st)
 {
-    struct spool_get_state *st = (struct spool_get_state *)job;
-    struct spool *sp = job->sp;
     char *path = spool_path(sp, st->loc.segment);
     int fd = sp->io->open_file(sp->io, path, O_RDONLY, 0);
     free(path);
@@ -143,12 +143,22 @@ static void read_piece(struct spool_job *job)
         st->status = passing(fd) ? MR_BUSY : MR_IO;
         return;
     }
-    st->data = mr_malloc(st->loc.len);
     st->status = read_record(sp, fd, get_of(st), st);
     if (st->keep && st->status == 0)
         st->fd = fd;
     else
         (void)sp->io->close_file(sp->io, fd);
+}
+
+static void read_piece(struct spool_job *job)
+{
+    struct spool_get_state *st = (struct spool_get_state *)job;
+    st->data = mr_malloc(st->loc.len);
+    for (int tries = 0; tries < READ_TRIES; tries++) {
+        open_and_read(job->sp, st);
+        if (st->status != MR_IO && st->status != MR_CHECKSUM)
+            break;
+    }
     if (st->status != 0) {
         free(st->data);
         st->data = NULL;
@@ -174,7 +184,7 @@ static void keep_fd(struct spool *sp, uint32_t number, int fd)
 uint8_t *spool_read_now(struct spool *sp, struct mr_id id, size_t *len)
 {
     const struct spool_body *body = (struct spool_body *)spool_table_find(&sp->bodies, id);
-    if (body == NULL || body->pieces != 1 || body->locs[0].len == 0)
+    if (body == NULL || body->bad || body->pieces != 1 || body->locs[0].len == 0)
         return NULL;
     const struct spool_loc *loc = &body->locs[0];
     const struct spool_segment *seg = spool_segment_find(sp, loc->segment);
@@ -193,19 +203,18 @@ uint8_t *spool_read_now(struct spool *sp, struct mr_id id, size_t *len)
     return data;
 }
 
-/* The copy is of no use; but if compaction or a new put has replaced it meanwhile, the body is not bad. */
+/* If compaction or a new put has replaced the copy meanwhile, the body is not bad. */
 static void mark_bad(struct spool *sp, const struct spool_get *req, const struct spool_get_state *st)
 {
     char text[MR_ID_TEXT + 1];
     struct spool_body *body = (struct spool_body *)spool_table_find(&sp->bodies, req->id);
-    if (body == NULL || req->piece >= body->pieces || body->locs[req->piece].segment != st->loc.segment ||
+    if (body == NULL || body->bad || req->piece >= body->pieces || body->locs[req->piece].segment != st->loc.segment ||
         body->locs[req->piece].offset != st->loc.offset)
         return;
     log_event(LOG_ERROR, "spool_bad_copy", LOG_S("id", mr_id_format(req->id, text)), LOG_N("piece", req->piece),
               LOG_N("segment", st->loc.segment), LOG_N("offset", st->loc.offset),
               LOG_S("error", mr_strerror(st->status)));
-    sp->bad++;
-    spool_forget(sp, body);
+    spool_bad_mark(sp, body);
 }
 
 static void get_done(struct mail *mail)

@@ -125,12 +125,13 @@ static void unlink_segment(struct spool *sp, struct spool_segment *seg)
 
 static bool worth_compacting(const struct spool_segment *seg)
 {
-    return seg->sealed && seg->live > 0 && seg->live < seg->size / COMPACT_BELOW && seg->live != seg->tried_live;
+    return seg->sealed && seg->held == 0 && seg->live > 0 && seg->live < seg->size / COMPACT_BELOW &&
+           seg->live != seg->tried_live;
 }
 
 void spool_segment_reclaim(struct spool *sp, struct spool_segment *seg)
 {
-    if (!sp->started || sp->closed || !seg->sealed)
+    if (!sp->started || sp->closed || !seg->sealed || seg->held > 0)
         return;
     if (seg->live == 0 && seg->refs == 0)
         unlink_segment(sp, seg);

@@ -18,6 +18,9 @@ struct bad_disk {
     _Atomic bool hold; /* syncs do not come back */
     _Atomic uint64_t free;
     _Atomic int read_error; /* negative errno for opens to read (-EMFILE) or reads */
+    _Atomic int bad_reads;  /* so many reads that begin at bad_offset fail: -EIO */
+    _Atomic uint64_t bad_offset;
+    _Atomic int reads_there; /* all that began at bad_offset */
     /* power: what was written and not synced may be lost */
     pthread_mutex_t mutex;
     uint64_t seed;
@@ -154,9 +157,15 @@ static inline int bad_open(const struct mr_fileio *io, const char *path, int fla
 
 static inline ssize_t bad_read(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset)
 {
-    int error = atomic_load(&disk_of(io)->read_error);
+    struct bad_disk *d = disk_of(io);
+    int error = atomic_load(&d->read_error);
     if (error != 0)
         return error;
+    if (offset == atomic_load(&d->bad_offset)) {
+        atomic_fetch_add(&d->reads_there, 1);
+        if (atomic_load(&d->bad_reads) > 0 && atomic_fetch_sub(&d->bad_reads, 1) > 0)
+            return -EIO;
+    }
     return mr_fileio_real.read_at(&mr_fileio_real, fd, iov, count, offset);
 }
 
