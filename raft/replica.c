@@ -15,6 +15,7 @@
 #include "raft/raft_refuse.h"
 #include "raft/raft_wire.h"
 #include "raft/replica_io.h"
+#include "raft/replica_load.h"
 #include "raft/replica_put.h"
 
 #include <stdio.h>
@@ -313,7 +314,7 @@ int replica_open(struct replica **out, const struct replica_config *config, char
         goto err_after_io;
     }
     set_up(r);
-    rc = replica_io_load(&r->rio, error, error_len);
+    rc = replica_load(&r->rio, error, error_len);
     if (rc != 0) {
         replica_close(r, NULL, NULL);
         return rc;
@@ -337,7 +338,7 @@ int replica_bootstrap(struct replica *r, const struct replica_member *members, u
     mr_assert(!r->started);
     if (count == 0 || count > RAFT_WIRE_MAX_MEMBERS)
         return MR_INVAL;
-    if (!replica_io_is_empty(&r->rio))
+    if (!replica_load_is_empty(&r->rio))
         return MR_EXISTS;
     raft_configuration_init(&conf);
     for (unsigned i = 0; i < count && rv == 0; i++)
@@ -348,7 +349,7 @@ int replica_bootstrap(struct replica *r, const struct replica_member *members, u
         rc = MR_INVAL;
         goto out;
     }
-    replica_io_forget(&r->rio);
+    replica_load_forget(&r->rio);
     rv = raft_bootstrap(&r->raft, &conf);
     if (rv == RAFT_CANTBOOTSTRAP)
         rc = MR_EXISTS;

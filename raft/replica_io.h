@@ -98,13 +98,8 @@ void replica_io_heap(void);
 /* MR_IO: no asynchronous I/O to be had, or raft_uv's own reasons. */
 int replica_io_init(struct replica_io *rio, uv_loop_t *loop, const char *dir, const struct replica_net *net,
                     char *error, size_t error_len);
-/* Reads log and snapshot after raft_init and compares with acked and voted. MR_STALE, MR_IO, MR_MALFORMED. */
-int replica_io_load(struct replica_io *rio, char *error, size_t error_len);
-bool replica_io_is_empty(const struct replica_io *rio);
 /* Index of the loaded snapshot while libraft starts. */
 uint64_t replica_io_loaded_snapshot(const struct replica_io *rio);
-/* What was loaded is read again at start (bootstrap has written). */
-void replica_io_forget(struct replica_io *rio);
 /* Age in ms of the oldest append that did not come back; a stop of the whole process does not count. */
 uint64_t replica_io_append_age(const struct replica_io *rio);
 /* Entries from index on are no longer what was acknowledged. */

@@ -1,0 +1,102 @@
+/* replica_load.c - see replica_load.h. */
+#include "raft/replica_load.h"
+
+#include "proto/base/error.h"
+#include "raft/open_segments.h"
+#include "raft/unfinished.h"
+
+#include <stdio.h>
+#include <string.h>
+
+int replica_load_take(struct replica_io *rio, raft_term *term, raft_id *voted_for, struct raft_snapshot **snapshot,
+                      raft_index *start_index, struct raft_entry *entries[], size_t *n_entries)
+{
+    struct loaded_log *l = &rio->loaded;
+    int rv;
+
+    if (!l->valid) {
+        rv = rio->uv.load(&rio->io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);
+        if (rv != 0)
+            return rv;
+    }
+    *term = l->term;
+    *voted_for = l->voted_for;
+    *snapshot = l->snapshot;
+    *start_index = l->start_index;
+    *entries = l->entries;
+    *n_entries = l->n_entries;
+    rio->next_index = l->start_index + l->n_entries;
+    rio->send.snapshot_index = l->snapshot != NULL ? l->snapshot->index : 0;
+    rio->log_bytes = 0;
+    for (size_t i = 0; i < l->n_entries; i++)
+        if (l->start_index + i > rio->send.snapshot_index)
+            rio->log_bytes += l->entries[i].buf.len;
+    *l = (struct loaded_log){0};
+    return 0;
+}
+
+void replica_load_forget(struct replica_io *rio)
+{
+    struct loaded_log *l = &rio->loaded;
+    void *batch = NULL;
+
+    for (size_t i = 0; i < l->n_entries; i++) {
+        if (l->entries[i].batch != batch)
+            raft_free(l->entries[i].batch);
+        batch = l->entries[i].batch;
+    }
+    raft_free(l->entries);
+    if (l->snapshot != NULL) {
+        raft_configuration_close(&l->snapshot->configuration);
+        for (unsigned i = 0; i < l->snapshot->n_bufs; i++)
+            raft_free(l->snapshot->bufs[i].base);
+        raft_free(l->snapshot->bufs);
+        raft_free(l->snapshot);
+    }
+    *l = (struct loaded_log){0};
+}
+
+int replica_load(struct replica_io *rio, char *error, size_t error_len)
+{
+    struct loaded_log *l = &rio->loaded;
+    uint64_t last;
+    int rv;
+
+    rv = unfinished_finish(rio->dir, rio->acked.index, error, error_len);
+    if (rv == MR_OK)
+        rv = open_segments_mend(rio->dir, error, error_len);
+    if (rv != MR_OK)
+        return rv;
+    rv = rio->uv.load(&rio->io, &l->term, &l->voted_for, &l->snapshot, &l->start_index, &l->entries, &l->n_entries);
+    if (rv != 0) {
+        snprintf(error, error_len, "raft log in %s: %s (%s)", rio->dir, raft_strerror(rv), rio->io.errmsg);
+        *l = (struct loaded_log){0};
+        /* A file that was cut short is an I/O error for raft_uv, but no other start mends it. */
+        bool damaged = rv == RAFT_CORRUPT || rv == RAFT_MALFORMED || strstr(rio->io.errmsg, "short read") != NULL ||
+                       strstr(rio->io.errmsg, "file has only") != NULL;
+        return damaged ? MR_MALFORMED : MR_IO;
+    }
+    rv = voted_check(&rio->voted, rio->dir, l->term, l->voted_for, error, error_len);
+    l->valid = true;
+    if (rv != MR_OK)
+        return rv;
+    last = l->start_index + l->n_entries - 1;
+    if (l->snapshot != NULL && l->snapshot->index > last)
+        last = l->snapshot->index;
+    if (last < rio->acked.index) {
+        snprintf(
+            error, error_len,
+            "the raft log in %s ends at index %llu, but this node acknowledged entries up to %llu: it lost data or is "
+            "an old copy and must not vote. Start it with its newest data directory if there is one, else leave it "
+            "out: the cluster goes on with the rest",
+            rio->dir, (unsigned long long)last, (unsigned long long)rio->acked.index);
+        return MR_STALE;
+    }
+    acked_raise(&rio->acked, last);
+    return MR_OK;
+}
+
+bool replica_load_is_empty(const struct replica_io *rio)
+{
+    return rio->loaded.term == 0 && rio->loaded.n_entries == 0 && rio->loaded.snapshot == NULL;
+}
