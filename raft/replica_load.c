@@ -56,10 +56,66 @@ void replica_load_forget(struct replica_io *rio)
     *l = (struct loaded_log){0};
 }
 
+/* Committed entries that a leader of before may replace, should this node take its term for the newest. */
+static int check_terms(const struct replica_io *rio, char *error, size_t error_len)
+{
+    const struct loaded_log *l = &rio->loaded;
+    raft_term newest = l->snapshot != NULL ? l->snapshot->term : 0;
+
+    if (l->n_entries > 0 && l->entries[l->n_entries - 1].term > newest)
+        newest = l->entries[l->n_entries - 1].term;
+    if (newest <= l->term)
+        return MR_OK;
+    snprintf(error, error_len,
+             "the raft log in %s has entries of term %llu, but its metadata has term %llu: it lost data or is an old "
+             "copy, and the node must not vote. Start it with its newest data directory if there is one, else leave it "
+             "out: the cluster goes on with the rest",
+             rio->dir, newest, l->term);
+    return MR_STALE;
+}
+
+static int check_last(struct replica_io *rio, char *error, size_t error_len)
+{
+    const struct loaded_log *l = &rio->loaded;
+    uint64_t last = l->start_index + l->n_entries - 1;
+
+    if (l->snapshot != NULL && l->snapshot->index > last)
+        last = l->snapshot->index;
+    if (last < rio->acked.index) {
+        snprintf(
+            error, error_len,
+            "the raft log in %s ends at index %llu, but this node acknowledged entries up to %llu: it lost data or is "
+            "an old copy and must not vote. Start it with its newest data directory if there is one, else leave it "
+            "out: the cluster goes on with the rest",
+            rio->dir, (unsigned long long)last, (unsigned long long)rio->acked.index);
+        return MR_STALE;
+    }
+    acked_raise(&rio->acked, last);
+    return MR_OK;
+}
+
+/* What was read may be what a process wrote that was killed before its sync came back, or whose sync failed: it is in
+ * the page cache, and libraft, which is in that term already, would never store it. A power cut then turns the term
+ * back behind entries that were acknowledged in it, and a leader of before may replace them (UPSTREAM.md 39).
+ * raft_uv takes the older of its two files for it, so that a kill or a power cut leaves the newer one as it was; a
+ * start that fails here writes again at the next. */
+static int store_again(struct replica_io *rio, char *error, size_t error_len)
+{
+    const struct loaded_log *l = &rio->loaded;
+
+    if (l->term == 0) /* a first start: there is nothing, and bootstrap wants it so */
+        return MR_OK;
+    if (rio->uv.set_vote(&rio->io, l->voted_for) != 0) {
+        snprintf(error, error_len, "raft term and vote were not stored in %s: %s", rio->dir, rio->io.errmsg);
+        return MR_IO;
+    }
+    voted_for(&rio->voted, l->voted_for);
+    return MR_OK;
+}
+
 int replica_load(struct replica_io *rio, char *error, size_t error_len)
 {
     struct loaded_log *l = &rio->loaded;
-    uint64_t last;
     int rv;
 
     rv = unfinished_finish(rio->dir, rio->acked.index, error, error_len);
@@ -76,24 +132,13 @@ int replica_load(struct replica_io *rio, char *error, size_t error_len)
                        strstr(rio->io.errmsg, "file has only") != NULL;
         return damaged ? MR_MALFORMED : MR_IO;
     }
-    rv = voted_check(&rio->voted, rio->dir, l->term, l->voted_for, error, error_len);
     l->valid = true;
-    if (rv != MR_OK)
-        return rv;
-    last = l->start_index + l->n_entries - 1;
-    if (l->snapshot != NULL && l->snapshot->index > last)
-        last = l->snapshot->index;
-    if (last < rio->acked.index) {
-        snprintf(
-            error, error_len,
-            "the raft log in %s ends at index %llu, but this node acknowledged entries up to %llu: it lost data or is "
-            "an old copy and must not vote. Start it with its newest data directory if there is one, else leave it "
-            "out: the cluster goes on with the rest",
-            rio->dir, (unsigned long long)last, (unsigned long long)rio->acked.index);
-        return MR_STALE;
-    }
-    acked_raise(&rio->acked, last);
-    return MR_OK;
+    rv = voted_check(&rio->voted, rio->dir, l->term, l->voted_for, error, error_len);
+    if (rv == MR_OK)
+        rv = check_terms(rio, error, error_len);
+    if (rv == MR_OK)
+        rv = check_last(rio, error, error_len);
+    return rv == MR_OK ? store_again(rio, error, error_len) : rv;
 }
 
 bool replica_load_is_empty(const struct replica_io *rio)

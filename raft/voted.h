@@ -24,7 +24,7 @@ struct voted {
 
 /* A missing record is term 0. One that does not decode is logged and counts as that: it is no evidence. MR_IO. */
 int voted_open(struct voted *v, const char *dir, char *error, size_t error_len);
-/* What raft_uv loaded. MR_STALE with a text; MR_OK takes it over. */
+/* What raft_uv loaded. MR_STALE with a text; MR_OK takes it over, and leaves the record as it is. */
 int voted_check(struct voted *v, const char *dir, uint64_t term, uint64_t vote, char *error, size_t error_len);
 /* raft_uv has stored it. A new term begins without a vote. */
 void voted_term(struct voted *v, uint64_t term);

@@ -134,6 +134,8 @@ static void load(void)
     EXPECT((term == m.term && vote == m.vote) || (m.setting && term == m.next_term && vote == m.next_vote) ||
                (m.setting && term == m.next_term && vote == 0),
            "term %llu vote %llu", term, vote);
+    if (term != 0) /* as replica_load.c; only from then on may it not go back any more */
+        EXPECT(l.io.set_vote(&l.io, vote) == 0, "set_vote: %s", l.io.errmsg);
     m.term = term;
     m.vote = vote;
     m.setting = false;
@@ -296,6 +298,8 @@ static void set_meta(void)
     m.setting = true;
     m.next_term = m.term + 1;
     m.next_vote = 0;
+    if (sim_chance(SIM_PLAN, 0.1)) /* within it */
+        sim_arm(NODE, 1 + sim_below(SIM_PLAN, 8), m.power || sim_chance(SIM_PLAN, 0.5) ? SIM_POWER : SIM_KILL);
     EXPECT(l.io.set_term(&l.io, m.next_term) == 0, "set_term");
     m.term = m.next_term;
     m.vote = 0;
