@@ -106,6 +106,7 @@ struct core_batch {
     uint64_t term;
     uint8_t *results;
     size_t n_results;
+    bool recorded; /* results are those of its application */
 };
 
 struct core_leader {

@@ -346,6 +346,10 @@ static void batch_done(void *arg, int status, uint64_t index, void *result)
         c->lead.batches_tail = link;
     c->lead.n_batches--;
 
+    /* Results begin as 0, which is APPLIED: without those of its application a 250 would be said for what may have been
+     * refused. No way to this is known. */
+    if (status == 0 && !b->recorded)
+        status = MR_UNKNOWN;
     enum proposal_fate fate = status == 0                                 ? FATE_APPLIED
                               : status == MR_UNKNOWN                      ? FATE_UNKNOWN
                               : status == MR_BUSY || status == MR_NOSPACE ? FATE_BUSY
@@ -377,6 +381,7 @@ void core_lead_applied(struct cluster *c, uint64_t index, const uint8_t *results
     if (b == NULL || b->term != c->lead.term)
         return;
     memcpy(b->results, results, n < b->n_results ? n : b->n_results);
+    b->recorded = true;
     if (c->lead.first_index == 0) {
         c->lead.first_index = index;
         /* Only now is everything of earlier terms in the state. */
