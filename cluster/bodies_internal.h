@@ -37,6 +37,7 @@ enum {
     BODIES_FILL_RATE = 2 << 20,       /* bytes a tick of back-fill */
     BODIES_GRACE_MS = 1000,           /* a push may still be on its way when its envelope is applied */
     BODIES_RETRY_MS = 2000,           /* nobody has it now */
+    BODIES_RECHECK_MS = 30000,        /* between two readings of a bad copy that nobody can replace */
     BODIES_LATE_MS = 5000,            /* a push without an answer no longer counts, but its answer is welcome */
     BODIES_LOST_MS = 15000,           /* the answer will not come; a request that we serve was given up */
     BODIES_ROUND_MS = 5000,           /* between two rounds of the collector, and of the scan when nothing lacks */
@@ -50,6 +51,7 @@ struct bodies_ops {
     int (*spool_put)(struct spool *sp, struct spool_put *req);
     void (*spool_abort)(struct spool *sp, struct mr_id id);
     int (*spool_get)(struct spool *sp, struct spool_get *req);
+    int (*spool_recheck)(struct spool *sp, struct spool_recheck *req);
     uint8_t *(*spool_read_now)(struct spool *sp, struct mr_id id, size_t *len);
     bool (*spool_has)(const struct spool *sp, struct mr_id id, struct spool_info *info);
     void (*spool_drop)(struct spool *sp, struct mr_id id);

@@ -5,6 +5,7 @@ static const struct bodies_ops real_ops = {
     .spool_put = spool_put,
     .spool_abort = spool_abort,
     .spool_get = spool_get,
+    .spool_recheck = spool_recheck,
     .spool_read_now = spool_read_now,
     .spool_has = spool_has,
     .spool_drop = spool_drop,

@@ -1,12 +1,12 @@
 /* bodies_want.c - bodies that this node lacks: which one next, from whom, until when.
  *
  * Happy path: want_add (scan, enqueue, bad copy) or a read -> a queue by urgency -> want_pump -> pull_next asks a
- * holder
- * -> bodies_in.c takes the pieces -> want_pulled(0) -> waiting reads read it here.
- * Failure: BODY_MISSING, wrong bytes, silence, a lost link: the next holder, those of the envelope first. All tried:
- * reads get MR_NOTFOUND, and what this node should hold is tried again after BODIES_RETRY_MS or when a link comes up.
- * No space here: no holder can help; nothing but what is read is pulled for as long.
- * Close: reads get MR_CANCELLED. */
+ * holder -> bodies_in.c takes the pieces -> want_pulled(0) -> waiting reads read it here.
+ * Failure: BODY_MISSING, wrong bytes, silence, a lost link: the next holder, those of the envelope first. All tried: a
+ * copy here that was found bad may be the last one, and is read once more (begin_recheck -> on_rechecked -> pull_next),
+ * at most each BODIES_RECHECK_MS. Still nothing: reads get MR_NOTFOUND, and what this node should hold is tried again
+ * after BODIES_RETRY_MS or when a link comes up. No space here: no holder can help; nothing but what is read is pulled
+ * for as long. Close: reads get MR_CANCELLED. */
 #include "cluster/bodies_internal.h"
 
 #include "proto/base/error.h"
@@ -16,6 +16,12 @@
 
 #include <stdlib.h>
 
+/* Outlives its want when that is resolved or removed meanwhile. */
+struct recheck {
+    struct spool_recheck req;
+    struct bodies *b;
+};
+
 struct want {
     struct id_entry entry;
     struct blist link;
@@ -24,9 +30,12 @@ struct want {
     enum want_list urgency; /* the queue that it goes to */
     bool hold;              /* this node should have it, reader or not */
     bool bad;               /* there was a copy here, and it was bad */
+    bool told;              /* that nobody has a good one */
     uint64_t due_ns;
-    uint64_t tried; /* bits of peers */
-    uint32_t peer;  /* asked now */
+    uint64_t recheck_ns;   /* not before */
+    struct recheck *check; /* of the copy here, under way; active, but nobody is asked */
+    uint64_t tried;        /* bits of peers */
+    uint32_t peer;         /* asked now */
     uint64_t request;
     uint64_t progress_ns;
     struct incoming *in;
@@ -34,6 +43,7 @@ struct want {
 };
 
 static void want_pump(struct bodies *b);
+static void pull_next(struct want *w);
 
 static struct want *find_want(const struct bodies *b, struct mr_id id)
 {
@@ -226,9 +236,54 @@ bool want_active(const struct bodies *b, struct mr_id id)
     return w != NULL && w->where == WANT_ACTIVE;
 }
 
-/* Nobody has it now. */
+static void on_rechecked(struct spool_recheck *req, int status)
+{
+    struct recheck *check = MR_CONTAINER(req, struct recheck, req);
+    struct bodies *b = check->b;
+    struct want *w = find_want(b, req->id);
+    char text[MR_ID_TEXT + 1];
+
+    if (w != NULL && w->check == check) {
+        w->check = NULL;
+        if ((status == MR_CHECKSUM || status == MR_IO) && !w->told) {
+            log_event(LOG_ERROR, "body_copy_bad", LOG_S("id", mr_id_format(req->id, text)),
+                      LOG_S("error", mr_strerror(status)), LOG_B("no_peer_has_it", true));
+            w->told = true;
+        }
+        pull_next(w); /* finds what is here now, or who came up meanwhile */
+    }
+    free(check);
+    want_pump(b);
+    bodies_spool_done(b);
+}
+
+/* False: not now. */
+static bool begin_recheck(struct want *w)
+{
+    struct bodies *b = w->b;
+    struct recheck *check;
+
+    if (b->closing || b->now_ns < w->recheck_ns)
+        return false;
+    check = mr_calloc(1, sizeof(*check));
+    check->b = b;
+    check->req.id = w->entry.id;
+    check->req.cb = on_rechecked;
+    if (b->ops->spool_recheck(b->config.spool, &check->req) != 0) {
+        free(check);
+        return false;
+    }
+    b->pending++;
+    w->check = check;
+    w->recheck_ns = b->now_ns + BODIES_RECHECK_MS * 1000000ULL;
+    return true;
+}
+
+/* Nobody else has it now. w is active, and may be gone after it. */
 static void give_up(struct want *w)
 {
+    if (begin_recheck(w))
+        return;
     fail_reads(w, MR_NOTFOUND);
     if (!w->hold) {
         want_free(w);
@@ -309,6 +364,7 @@ void want_pulled(struct want *w, int status)
         stop_pull(w, true);
         if (status == MR_NOSPACE) {
             b->no_space_until_ns = b->now_ns + BODIES_RETRY_MS * 1000000ULL;
+            w->tried = UINT64_MAX;
             give_up(w);
         } else {
             pull_next(w);
@@ -426,7 +482,7 @@ void want_tick(struct bodies *b)
     for (struct blist *at = active->next; at != active; at = at->next) {
         struct want *w = MR_CONTAINER(at, struct want, link);
 
-        if (b->now_ns - w->progress_ns >= BODIES_PULL_TIMEOUT_MS * 1000000ULL) {
+        if (w->check == NULL && b->now_ns - w->progress_ns >= BODIES_PULL_TIMEOUT_MS * 1000000ULL) {
             mr_assert(n < BODIES_PULLS);
             silent[n++] = w;
         }

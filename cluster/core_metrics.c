@@ -142,6 +142,7 @@ static void add_bodies(json_t *o, const struct cluster *c)
         {"spool_fsyncs_total", sp.fsyncs},
         {"spool_compactions_total", sp.compactions},
         {"spool_bad_bodies_total", sp.bad},
+        {"spool_bad_bodies", sp.bad_here},
         {"disk_ballast_bytes", ballast.bytes},
         {"disk_full", c->disk.full},
         {"disk_slow", c->disk.slow},

@@ -48,6 +48,9 @@ static void is_good(struct spool *sp, struct spool_body *body)
     log_event(LOG_WARN, "spool_copy_good_again", LOG_S("id", mr_id_format(body->node.id, text)));
     spool_bad_forget(sp, body);
     sp->body_bytes += body->length;
+    struct spool_build *build = (struct spool_build *)spool_table_find(&sp->builds, body->node.id);
+    if (build != NULL && !build->ended) /* its pieces are not needed any more */
+        spool_build_fail(sp, build, MR_EXISTS);
     for (uint32_t i = 0; i < body->pieces; i++)
         spool_segment_reclaim(sp, segment_of(sp, body, i));
 }

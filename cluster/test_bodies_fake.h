@@ -214,6 +214,7 @@ static const struct bodies_ops fake_ops = {
     .spool_put = fake_spool_put,
     .spool_abort = fake_spool_abort,
     .spool_get = fake_spool_get,
+    .spool_recheck = fake_spool_recheck,
     .spool_read_now = fake_spool_read_now,
     .spool_has = fake_spool_has,
     .spool_drop = fake_spool_drop,

@@ -21,7 +21,8 @@ enum { FAKE_PIECES = 64, FAKE_BODIES = 4096 };
 
 struct fake_body {
     struct mr_id id;
-    bool used, complete, bad;
+    bool used, complete, bad; /* bad: cannot be read */
+    bool kept;                /* was found bad: not here, but not gone either */
     uint64_t stamp, length;
     uint8_t checksum[16];
     uint32_t n;
@@ -34,11 +35,12 @@ struct fake_spool_op {
     struct fake_spool_op *next;
     struct spool_put *put;
     struct spool_get *get;
+    struct spool_recheck *recheck;
     bool cancelled;
 };
 struct fake_spool {
     struct fake_body *bodies;
-    size_t n, puts, dropped;
+    size_t n, puts, dropped, rechecks;
     struct fake_spool_op *first, **end;
     bool in_memory; /* what it has can be read at once */
     bool stalled, nospace;
@@ -51,7 +53,14 @@ static struct fake_spool *as_spool(const struct spool *sp)
 static struct fake_body *fake_body(const struct fake_spool *sp, struct mr_id id)
 {
     for (size_t i = 0; i < sp->n; i++)
-        if (sp->bodies[i].used && mr_id_equal(sp->bodies[i].id, id))
+        if (sp->bodies[i].used && !sp->bodies[i].kept && mr_id_equal(sp->bodies[i].id, id))
+            return &sp->bodies[i];
+    return NULL;
+}
+static struct fake_body *fake_kept(const struct fake_spool *sp, struct mr_id id)
+{
+    for (size_t i = 0; i < sp->n; i++)
+        if (sp->bodies[i].used && sp->bodies[i].kept && mr_id_equal(sp->bodies[i].id, id))
             return &sp->bodies[i];
     return NULL;
 }
@@ -61,11 +70,18 @@ static void fake_body_free(struct fake_body *body)
         free(body->pieces[i].data);
     memset(body, 0, sizeof(*body));
 }
-static void fake_op(struct fake_spool *sp, struct spool_put *put, struct spool_get *get)
+static void fake_free_kept(const struct fake_spool *sp, struct mr_id id)
+{
+    struct fake_body *kept = fake_kept(sp, id);
+    if (kept != NULL)
+        fake_body_free(kept);
+}
+static void fake_op(struct fake_spool *sp, struct spool_put *put, struct spool_get *get, struct spool_recheck *recheck)
 {
     struct fake_spool_op *op = mr_calloc(1, sizeof(*op));
     op->put = put;
     op->get = get;
+    op->recheck = recheck;
     *sp->end = op;
     sp->end = &op->next;
 }
@@ -75,7 +91,7 @@ static int fake_spool_put(struct spool *s, struct spool_put *req)
     if (req->piece.len > SPOOL_MAX_PIECE)
         return MR_LIMIT;
     sp->puts++;
-    fake_op(sp, req, NULL);
+    fake_op(sp, req, NULL, NULL);
     return 0;
 }
 static void fake_spool_abort(struct spool *s, struct mr_id id)
@@ -90,7 +106,12 @@ static void fake_spool_abort(struct spool *s, struct mr_id id)
 }
 static int fake_spool_get(struct spool *s, struct spool_get *req)
 {
-    fake_op(as_spool(s), NULL, req);
+    fake_op(as_spool(s), NULL, req, NULL);
+    return 0;
+}
+static int fake_spool_recheck(struct spool *s, struct spool_recheck *req)
+{
+    fake_op(as_spool(s), NULL, NULL, req);
     return 0;
 }
 static uint8_t *fake_spool_read_now(struct spool *s, struct mr_id id, size_t *len)
@@ -116,6 +137,7 @@ static void fake_spool_drop(struct spool *s, struct mr_id id)
 {
     struct fake_spool *sp = as_spool(s);
     struct fake_body *body = fake_body(sp, id);
+    fake_free_kept(sp, id);
     if (body != NULL) {
         sp->dropped++;
         fake_body_free(body);
@@ -129,7 +151,7 @@ static size_t fake_spool_list(const struct spool *s, uint64_t *cursor, struct sp
     while (*cursor < sp->n && n < max) {
         const struct fake_body *body = &sp->bodies[(*cursor)++];
         if (body->used)
-            out[n++] = (struct spool_entry){body->id, body->stamp, body->complete};
+            out[n++] = (struct spool_entry){body->id, body->stamp, body->complete && !body->kept};
     }
     if (*cursor >= sp->n)
         *cursor = 0;
@@ -185,10 +207,26 @@ static int fake_store(struct fake_spool *sp, const struct spool_piece *p)
             fake_body_free(body);
             return MR_CHECKSUM;
         }
+        fake_free_kept(sp, p->id);
         body->complete = true;
         body->length = length;
         memcpy(body->checksum, p->checksum, 16);
     }
+    return 0;
+}
+static int fake_recheck(struct fake_spool *sp, struct mr_id id)
+{
+    struct fake_body *kept = fake_kept(sp, id), *body = fake_body(sp, id);
+    if (body != NULL && body->complete)
+        return 0;
+    if (kept == NULL)
+        return MR_NOTFOUND;
+    sp->rechecks++;
+    if (kept->bad)
+        return MR_CHECKSUM;
+    if (body != NULL)
+        fake_body_free(body);
+    kept->kept = false;
     return 0;
 }
 static bool fake_spool_step(struct fake_spool *sp)
@@ -204,6 +242,10 @@ static bool fake_spool_step(struct fake_spool *sp)
         int status = op->cancelled ? MR_CANCELLED : fake_store(sp, &put->piece);
         free(op);
         put->cb(put, status);
+    } else if (op->recheck != NULL) {
+        struct spool_recheck *recheck = op->recheck;
+        free(op);
+        recheck->cb(recheck, fake_recheck(sp, recheck->id));
     } else {
         struct spool_get *get = op->get;
         struct fake_body *body = fake_body(sp, get->id);
@@ -211,7 +253,8 @@ static bool fake_spool_step(struct fake_spool *sp)
         if (body == NULL || !body->complete || get->piece >= body->n) {
             get->cb(get, MR_NOTFOUND, NULL, 0, false);
         } else if (body->bad) {
-            fake_body_free(body);
+            fake_free_kept(sp, get->id);
+            body->kept = true;
             get->cb(get, MR_CHECKSUM, NULL, 0, false);
         } else {
             size_t len = body->pieces[get->piece].len;

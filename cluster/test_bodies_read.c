@@ -41,6 +41,115 @@ static void a_bad_copy_is_repaired_and_never_delivered(void **state)
     cluster_close_fake(c);
 }
 
+/* The last copy: a disk that fails for a while must not take it away for ever. */
+static void a_bad_copy_that_nobody_can_replace_is_read_again(void **state)
+{
+    struct fake_cluster *c = cluster_open_fake(3, V3);
+    struct fake_spool *sp = &c->nodes[1].spool;
+    struct reading r;
+    (void)state;
+    plant(c, 1, 1, 500, P, 7);
+    enqueue(c, V3, 1, 500, V3);
+    ruin(c, 1, 1);
+    read_begin(c, &r, 1, 1, 0);
+    step_all(c);
+    assert_true(r.called == 1 && r.status == MR_NOTFOUND);
+    assert_int_equal(sp->rechecks, 1);
+    assert_false(has(c, 1, 1));
+    for (int i = 0; i < 10; i++) { /* however often somebody asks */
+        read_begin(c, &r, 1, 1, 0);
+        pass_ms(c, 1000);
+        assert_true(r.called == 1 && r.status == MR_NOTFOUND);
+    }
+    assert_int_equal(sp->rechecks, 1);
+    assert_true(missing(c, 1) > 0);
+    assert_int_equal(c->wires[2][1].sent[FRAME_BODY_PIECE] + c->wires[1][2].sent[FRAME_BODY_PIECE], 0);
+    pass_ms(c, BODIES_RECHECK_MS);
+    assert_int_equal(sp->rechecks, 2);
+    fake_kept(sp, test_id(1))->bad = false;
+    pass_ms(c, BODIES_RECHECK_MS + BODIES_RETRY_MS);
+    assert_true(has_right(c, 1, 1, 500));
+    assert_int_equal(sp->rechecks, 3);
+    read_begin(c, &r, 1, 1, 0);
+    step_all(c);
+    assert_true(r.called == 1 && r.status == 0 && r.right);
+    pass_ms(c, 10000);
+    assert_int_equal(missing(c, 1), 0);
+    for (uint32_t i = 2; i <= 3; i++) /* they lacked it: now they have it from here */
+        assert_true(has_right(c, i, 1, 500));
+    cluster_close_fake(c);
+}
+
+/* The waiting read gets it, as soon as the copy can be read. */
+static void a_copy_that_was_bad_for_a_moment_is_read(void **state)
+{
+    struct fake_cluster *c = cluster_open_fake(1, 2);
+    struct fake_spool *sp = &c->nodes[1].spool;
+    struct reading r;
+    (void)state;
+    plant(c, 1, 1, 500, P, 7);
+    enqueue(c, 2, 1, 500, 2);
+    ruin(c, 1, 1);
+    read_begin(c, &r, 1, 1, 0);
+    assert_true(fake_spool_step(sp)); /* the read */
+    fake_kept(sp, test_id(1))->bad = false;
+    step_all(c);
+    assert_true(r.called == 1 && r.status == 0 && r.right);
+    assert_int_equal(sp->rechecks, 1);
+    cluster_close_fake(c);
+}
+
+/* While the copy is read once more: a good one comes, the message is finished, a peer comes up, the node closes. */
+static void what_comes_while_a_bad_copy_is_read_again(void **state)
+{
+    (void)state;
+    for (int what = 0; what < 5; what++) {
+        struct fake_cluster *c = cluster_open_fake(3, V3);
+        struct fake_spool *sp = &c->nodes[1].spool;
+        struct reading r;
+        plant(c, 1, 1, 500, P, 7);
+        if (what == 2)
+            plant(c, 2, 1, 500, P, 7);
+        enqueue(c, V3, 1, 500, V3);
+        set_links(c, 1, false);
+        ruin(c, 1, 1);
+        read_begin(c, &r, 1, 1, 0);
+        assert_true(fake_spool_step(sp)); /* the read; nobody can be asked */
+        assert_non_null(sp->first);
+        assert_non_null(sp->first->recheck);
+        if (what == 0) {
+            plant(c, 1, 1, 500, P, 7);
+        } else if (what == 1 || what == 4) {
+            finish(c, 1, 1);
+            if (what == 4) { /* and is wanted anew, which has its own time */
+                set_links(c, 1, true);
+                enqueue(c, 2, 1, 500, V3);
+            }
+        } else if (what == 2) {
+            set_links(c, 1, true);
+        } else {
+            sp->stalled = true;
+            bodies_close(c->nodes[1].b, on_closed, &c->nodes[1]);
+            step_all(c);
+            assert_false(c->nodes[1].closed); /* the spool still has the request */
+            sp->stalled = false;
+        }
+        step_all(c);
+        assert_int_equal(r.called, 1);
+        if (what == 0 || what == 2)
+            assert_true(r.status == 0 && r.right && has_right(c, 1, 1, 500));
+        else
+            assert_int_equal(r.status, what == 3 ? MR_CANCELLED : MR_NOTFOUND);
+        if (what != 3)
+            assert_int_equal(stats_of(c, 1).pulls, what == 2 ? 1 : 0);
+        if (what == 3) {
+            assert_true(c->nodes[1].closed);
+            c->nodes[1].b = NULL;
+        }
+        cluster_close_fake(c);
+    }
+}
+
 /* A whole body with a right checksum of its own, but not the one that was accepted. */
 static void a_copy_that_is_not_the_envelopes_is_replaced(void **state)
 {
@@ -285,6 +394,9 @@ int main(void)
         cmocka_unit_test(a_good_copy_is_read_here),
         cmocka_unit_test(what_is_in_memory_is_taken_if_it_is_the_envelopes),
         cmocka_unit_test(a_bad_copy_is_repaired_and_never_delivered),
+        cmocka_unit_test(a_bad_copy_that_nobody_can_replace_is_read_again),
+        cmocka_unit_test(a_copy_that_was_bad_for_a_moment_is_read),
+        cmocka_unit_test(what_comes_while_a_bad_copy_is_read_again),
         cmocka_unit_test(a_copy_that_is_not_the_envelopes_is_replaced),
         cmocka_unit_test(the_holder_dies_during_the_pull),
         cmocka_unit_test(a_silent_holder_is_given_up),
