@@ -309,6 +309,8 @@ static int open_directory(struct cluster *c, char *error, size_t error_len)
     char *spool = mr_asprintf("%s/spool", c->config.data_dir);
     struct spool_config config = {.loop = &c->loop, .dir = spool, .disk = c->disk.spool};
     rc = spool_open(&c->spool, &config, error, error_len);
+    if (rc == MR_NOSPACE && ballast_release(c->disk.ballast)) /* it was not so full that it was given back before */
+        rc = spool_open(&c->spool, &config, error, error_len);
     free(spool);
     return rc == 0 ? sync_names(c, error, error_len) : rc;
 }

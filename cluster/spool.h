@@ -44,7 +44,8 @@ struct spool_config {
     struct busy *disk;          /* marks the writer's calls to the disk; NULL: nobody watches */
 };
 /* Scans segments; a torn tail of the last one is cut, damage elsewhere is skipped and logged (the peers have copies).
- */
+ * What the last one holds is written again and synced before it counts: at most a segment's bytes. MR_NOSPACE, where a
+ * file system does not write in place: the spares are given back by then. MR_IO, MR_VERSION, MR_NOMEM. */
 int spool_open(struct spool **out, const struct spool_config *config, char *error, size_t error_len);
 /* Waiting requests still run their callbacks, then cb. */
 void spool_close(struct spool *sp, void (*cb)(void *arg), void *arg);

@@ -3,6 +3,7 @@
 #include "proto/base/error.h"
 #include "proto/base/hash.h"
 #include "proto/base/le.h"
+#include "proto/base/memory.h"
 
 #include <string.h>
 
@@ -128,6 +129,21 @@ void spool_index_decode(const uint8_t in[SPOOL_INDEX_ENTRY], struct spool_record
     r->last = (in[40] & FLAG_LAST) != 0;
     r->whole_length = mr_get_le64(in + 48);
     memcpy(r->checksum, in + 56, 16);
+}
+
+uint8_t *spool_index_make(struct spool_place place, uint32_t offset, const struct spool_record *records, size_t count,
+                          size_t *len)
+{
+    struct spool_record r = {.offset = offset, .len = (uint32_t)(count * SPOOL_INDEX_ENTRY)};
+    uint32_t size = spool_record_size(r.len);
+    *len = (size_t)size + SPOOL_TAIL;
+    uint8_t *out = mr_calloc(1, *len);
+    for (size_t i = 0; i < count; i++)
+        spool_index_encode(out + SPOOL_RECORD_HEAD + i * SPOOL_INDEX_ENTRY, &records[i]);
+    spool_record_encode(out, place, SPOOL_RECORD_INDEX, &r,
+                        spool_payload_sum(place, offset, out + SPOOL_RECORD_HEAD, r.len));
+    spool_tail_encode(out + size, place, offset);
+    return out;
 }
 
 /* magic 4, version 1, zero 3, offset of the index record 4, zero 12, checksum 8 */

@@ -63,6 +63,9 @@ int spool_record_decode(const uint8_t in[SPOOL_RECORD_HEAD], struct spool_place 
 void spool_index_encode(uint8_t out[SPOOL_INDEX_ENTRY], const struct spool_record *r);
 void spool_index_decode(const uint8_t in[SPOOL_INDEX_ENTRY], struct spool_record *r);
 
+/* What seals a segment whose last record ends at offset: index record and tail (malloc). */
+uint8_t *spool_index_make(struct spool_place place, uint32_t offset, const struct spool_record *records, size_t count,
+                          size_t *len);
 /* The tail says where the index record begins; it ends the file. */
 void spool_tail_encode(uint8_t out[SPOOL_TAIL], struct spool_place place, uint32_t index_offset);
 int spool_tail_decode(const uint8_t in[SPOOL_TAIL], struct spool_place place, uint32_t *index_offset);

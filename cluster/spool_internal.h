@@ -89,7 +89,8 @@ struct spool_segment {
     uint64_t size; /* of its records */
     uint64_t live;
     uint64_t tried_live; /* compaction left this much alive: not again before it changes */
-    uint32_t held;       /* pieces of bad bodies: while there are any, nothing of it is moved or given back */
+    uint32_t held;       /* pieces of bad bodies, and what no scan could read: while there are any, nothing of it is
+                            moved or given back */
     bool sealed;
     int fd; /* kept for spool_read_now; -1: none */
 };
@@ -310,9 +311,15 @@ struct spool_scan {
     uint64_t end;     /* of the last record of a piece */
     uint64_t skipped; /* bytes before it that belong to none */
     bool sealed;      /* by a sound index record */
+    bool unread;      /* record by record, and a part of the file could not be read */
+    /* Of the newest: where an index stands that tells of other records than there are; 0: none. */
+    uint64_t wrong_index;
 };
 /* MR_IO: cannot be opened. MR_VERSION: written by a newer program. */
 int spool_scan_segment(const struct mr_fileio *io, const char *path, struct spool_place place, struct spool_scan *out);
+/* The same of the newest segment, by its records whatever its index says; *bytes (malloc): the file as it was read. */
+int spool_scan_newest(const struct mr_fileio *io, const char *path, struct spool_place place, struct spool_scan *out,
+                      uint8_t **bytes);
 /* MR_MALFORMED, MR_CHECKSUM, MR_VERSION; MR_IO. */
 int spool_scan_head(const struct mr_fileio *io, const char *path, struct spool_place *place, uint64_t *file_size);
 

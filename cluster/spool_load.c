@@ -1,9 +1,16 @@
 /* The scan at open: heads of all segments, then their records in the order in which they were written.
  *
- * The newest segment, if it has no index, is written on behind its last good record, over what stands there: zeros,
- * what its file held before (spool_spare.c), a torn record. It is synced before that, because what a killed process
- * wrote may be in the page cache only, and from now on it is answered for. Damage costs
- * the records that it hit; a segment of which nothing can be read is put aside under another name, never removed. */
+ * Crash argument: what the newest segment holds, and it alone, may be in the page cache only: its life was killed
+ * before the sync, also that of its index, or the sync failed, and then the kernel holds the pages for clean and no
+ * later sync stores them. From now on it is answered for, and what it is a copy of is reclaimed; so before that its
+ * sound records are written again and synced, at most one segment's bytes at a start. Those before it were synced
+ * before it began. Its index is believed only if it tells of just the records that are there: of what was not synced a
+ * power cut may have kept the index alone. A wrong one is cut off, and the segment not written on.
+ *
+ * Without an index it is written on behind its last good record, over what stands there: zeros, what its file held
+ * before (spool_spare.c), a torn record. A segment of which a part could not be read is neither written on nor given
+ * back in this life. Damage costs the records that it hit; a segment of which nothing can be read is put aside under
+ * another name, never removed. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -117,70 +124,154 @@ static void put_aside(struct spool *sp, uint32_t number)
     free(path);
 }
 
-/* Makes what is there durable; the writer goes on behind it. */
-static int continue_segment(struct spool *sp, const struct found *f, const struct spool_scan *scan, char *error,
-                            size_t error_len)
+/* ---- one segment ---- */
+
+struct loading {
+    uint32_t number;
+    char *path;
+    bool newest;
+    bool sound; /* its head */
+    struct spool_scan scan;
+    uint8_t *bytes; /* the newest's file, as it was read */
+    int fd;         /* and that */
+};
+
+static bool no_space(int rc)
+{
+    return rc == -ENOSPC || rc == -EDQUOT;
+}
+
+static int write_range(const struct spool *sp, const struct loading *seg, uint64_t from, uint64_t to)
+{
+    struct iovec iov = {seg->bytes + from, (size_t)(to - from)};
+    return from < to ? mr_fileio_write_full(sp->io, seg->fd, &iov, 1, from) : 0;
+}
+
+/* Both copies: one of them may be damaged, or missing. */
+static int write_head(const struct spool *sp, const struct loading *seg)
+{
+    uint8_t head[SPOOL_HEAD];
+    struct iovec iov = {head, sizeof(head)};
+    spool_head_encode(head, (struct spool_place){.salt = sp->salt, .segment = seg->number});
+    return mr_fileio_write_full(sp->io, seg->fd, &iov, 1, 0);
+}
+
+/* What counts, and only that: where a read failed, or a record is damaged, the disk may know better. */
+static int write_again(const struct spool *sp, const struct loading *seg)
+{
+    const struct spool_scan *scan = &seg->scan;
+    uint64_t from = SPOOL_HEAD, to = SPOOL_HEAD;
+    int rc = seg->sound ? write_head(sp, seg) : 0;
+    for (size_t i = 0; i < scan->count && rc == 0; i++) {
+        const struct spool_record *r = &scan->records[i];
+        if (r->offset != to) {
+            rc = write_range(sp, seg, from, to);
+            from = r->offset;
+        }
+        to = (uint64_t)r->offset + spool_record_size(r->len);
+    }
+    if ((scan->sealed && scan->wrong_index == 0) || to > scan->file_size) /* its padding may be missing */
+        to = scan->file_size;
+    if (rc == 0)
+        rc = write_range(sp, seg, from, to);
+    if (rc == 0 && scan->wrong_index != 0 && scan->wrong_index < scan->file_size)
+        rc = sp->io->truncate_file(sp->io, seg->fd, scan->wrong_index);
+    return rc == 0 ? sp->io->sync_data(sp->io, seg->fd) : rc;
+}
+
+/* Where files are not written in place, this takes room, which spares can give. */
+static int write_with_room(const struct spool *sp, const struct listing *l, const struct loading *seg)
+{
+    int rc = write_again(sp, seg);
+    if (!no_space(rc) || l->n_spares == 0)
+        return rc;
+    for (size_t i = 0; i < l->n_spares; i++) {
+        char *path = spool_spare_path(sp, l->spares[i]);
+        (void)sp->io->unlink_file(sp->io, path);
+        free(path);
+    }
+    return write_again(sp, seg); /* all of it, as a failed sync asks for */
+}
+
+/* The writer goes on behind what is there. */
+static void continue_segment(struct spool *sp, const struct loading *seg)
 {
     struct spool_writer *w = &sp->writer;
-    char *path = spool_path(sp, f->number);
-    int fd = sp->io->open_file(sp->io, path, O_RDWR, 0);
-    int rc = fd < 0 ? fd : 0;
-    if (rc == 0)
-        rc = sp->io->sync_data(sp->io, fd);
-    if (rc < 0) {
-        (void)snprintf(error, error_len, "%s: %s", path, strerror(-rc));
-        if (fd >= 0)
-            (void)sp->io->close_file(sp->io, fd);
-        free(path);
-        return MR_IO;
-    }
-    free(path);
-    w->fd = fd;
-    w->number = f->number;
+    const struct spool_scan *scan = &seg->scan;
+    w->fd = seg->fd;
+    w->number = seg->number;
     w->offset = w->synced = scan->end;
     w->allocated = w->written = scan->file_size;
     w->records_count = w->records_room = scan->count;
     w->records = mr_malloc(scan->count * sizeof(*w->records));
     if (scan->count > 0)
         memcpy(w->records, scan->records, scan->count * sizeof(*w->records));
+}
+
+static int store_newest(struct spool *sp, const struct listing *l, struct loading *seg, bool go_on, char *error,
+                        size_t error_len)
+{
+    seg->fd = sp->io->open_file(sp->io, seg->path, O_RDWR, 0);
+    int rc = seg->fd < 0 ? seg->fd : write_with_room(sp, l, seg);
+    if (rc < 0)
+        (void)snprintf(error, error_len, "%s: storing it again: %s", seg->path, strerror(-rc));
+    if (rc == 0 && go_on)
+        continue_segment(sp, seg);
+    else if (seg->fd >= 0)
+        (void)sp->io->close_file(sp->io, seg->fd);
+    if (rc < 0)
+        return no_space(rc) ? MR_NOSPACE : MR_IO;
     return 0;
 }
 
-static int load_segment(struct spool *sp, const struct found *f, bool newest, char *error, size_t error_len)
+static int take_segment(struct spool *sp, const struct listing *l, struct loading *seg, char *error, size_t error_len)
 {
+    const struct spool_scan *scan = &seg->scan;
+    bool index = seg->newest ? scan->wrong_index == 0 : scan->sealed;
+    if (!seg->sound || scan->skipped > 0 || !index)
+        log_event(LOG_WARN, "spool_damage", LOG_S("path", seg->path), LOG_B("head", seg->sound), LOG_B("index", index),
+                  LOG_N("skipped", scan->skipped), LOG_N("records", scan->count));
+    bool go_on = seg->newest && seg->sound && !scan->sealed && !scan->unread;
+    if (scan->count == 0 && !go_on) {
+        put_aside(sp, seg->number);
+        return 0;
+    }
+    struct spool_segment *known = spool_segment_get(sp, seg->number);
+    known->size = scan->end - SPOOL_HEAD;
+    known->sealed = !go_on;
+    known->held += scan->unread; /* S5, for what nobody knows the names of: the next start may read it */
+    for (size_t i = 0; i < scan->count; i++)
+        replay_record(sp, seg->number, &scan->records[i]);
+    return seg->newest ? store_newest(sp, l, seg, go_on, error, error_len) : 0;
+}
+
+static int load_segment(struct spool *sp, const struct listing *l, size_t at, char *error, size_t error_len)
+{
+    const struct found *f = &l->found[at];
     struct spool_place place = {.salt = sp->salt, .segment = f->number};
-    struct spool_scan scan;
-    char *path = spool_path(sp, f->number);
-    bool sound = f->head == 0 && f->place.salt == sp->salt && f->place.segment == f->number;
-    if (!sound &&
+    struct loading seg = {.number = f->number,
+                          .path = spool_path(sp, f->number),
+                          .newest = at + 1 == l->count,
+                          .sound = f->head == 0 && f->place.salt == sp->salt && f->place.segment == f->number,
+                          .fd = -1};
+    int rc;
+    if (!seg.sound &&
         f->file_size <= SPOOL_HEAD) { /* ended while it was made: a record comes only after the head was synced */
-        (void)sp->io->unlink_file(sp->io, path);
-        free(path);
+        (void)sp->io->unlink_file(sp->io, seg.path);
+        free(seg.path);
         return 0;
     }
-    int rc = spool_scan_segment(sp->io, path, place, &scan);
-    if (rc != 0) {
-        (void)snprintf(error, error_len, "%s: %s", path, mr_strerror(rc));
-        free(path);
-        return rc;
-    }
-    if (!sound || scan.skipped > 0 || (!newest && !scan.sealed))
-        log_event(LOG_WARN, "spool_damage", LOG_S("path", path), LOG_B("head", sound), LOG_B("index", scan.sealed),
-                  LOG_N("skipped", scan.skipped), LOG_N("records", scan.count));
-    free(path);
-    bool go_on = newest && sound && !scan.sealed;
-    if (scan.count == 0 && !go_on) {
-        put_aside(sp, f->number);
-        return 0;
-    }
-    struct spool_segment *seg = spool_segment_get(sp, f->number);
-    seg->size = scan.end - SPOOL_HEAD;
-    seg->sealed = !go_on;
-    for (size_t i = 0; i < scan.count; i++)
-        replay_record(sp, f->number, &scan.records[i]);
-    if (go_on)
-        rc = continue_segment(sp, f, &scan, error, error_len);
-    free(scan.records);
+    if (seg.newest)
+        rc = spool_scan_newest(sp->io, seg.path, place, &seg.scan, &seg.bytes);
+    else
+        rc = spool_scan_segment(sp->io, seg.path, place, &seg.scan);
+    if (rc != 0)
+        (void)snprintf(error, error_len, "%s: %s", seg.path, mr_strerror(rc));
+    else
+        rc = take_segment(sp, l, &seg, error, error_len);
+    free(seg.scan.records);
+    free(seg.bytes);
+    free(seg.path);
     return rc;
 }
 
@@ -200,7 +291,7 @@ int spool_load(struct spool *sp, char *error, size_t error_len)
         qsort(l.found, l.count, sizeof(*l.found), by_number);
     rc = read_heads(sp, &l, error, error_len);
     for (size_t i = 0; i < l.count && rc == 0; i++)
-        rc = load_segment(sp, &l.found[i], i + 1 == l.count, error, error_len);
+        rc = load_segment(sp, &l, i, error, error_len);
     sp->writer.next_number = l.count > 0 ? l.found[l.count - 1].number + 1 : 1;
     free(l.found);
     for (size_t i = 0; i < l.n_spares && rc == 0; i++) {

@@ -1,4 +1,5 @@
-/* Reads one segment: by the index record at its end if that is sound, else record by record.
+/* Reads one segment: by the index record at its end if that is sound, else record by record. The newest one always
+ * record by record: a power cut while it was sealed may have left its index and not what that tells of.
  *
  * After damage the next record is looked for at every multiple of 8; a record's checksum is seeded with the salt and
  * its place, so what passes was written by us and just there. A record whose head is sound and whose payload is not is
@@ -12,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_BLOCK = 64 * 1024 };
+enum { READ_BLOCK = 64 * 1024, READ_TRIES = 2 };
 
 static int open_segment(const struct mr_fileio *io, const char *path, int *fd, uint64_t *size)
 {
@@ -102,14 +103,19 @@ static bool scan_by_index(const struct mr_fileio *io, int fd, struct spool_place
 }
 
 /* The whole file; blocks that cannot be read stand as zeros, which no record passes. */
-static uint8_t *read_file(const struct mr_fileio *io, int fd, uint64_t size)
+static uint8_t *read_file(const struct mr_fileio *io, int fd, struct spool_scan *out)
 {
-    uint8_t *bytes = mr_malloc(size);
-    memset(bytes, 0, size);
-    for (uint64_t at = 0; at < size; at += READ_BLOCK) {
-        size_t want = size - at < READ_BLOCK ? (size_t)(size - at) : READ_BLOCK;
-        if (mr_fileio_read_full(io, fd, bytes + at, want, at) < 0)
+    uint8_t *bytes = mr_malloc(out->file_size);
+    memset(bytes, 0, out->file_size);
+    for (uint64_t at = 0; at < out->file_size; at += READ_BLOCK) {
+        size_t want = out->file_size - at < READ_BLOCK ? (size_t)(out->file_size - at) : READ_BLOCK;
+        ssize_t n = -1;
+        for (int tries = 0; tries < READ_TRIES && n < 0; tries++)
+            n = mr_fileio_read_full(io, fd, bytes + at, want, at);
+        if (n < 0) {
             memset(bytes + at, 0, want);
+            out->unread = true;
+        }
     }
     return bytes;
 }
@@ -161,7 +167,7 @@ int spool_scan_segment(const struct mr_fileio *io, const char *path, struct spoo
     if (rc != 0)
         return rc;
     if (!scan_by_index(io, fd, place, out)) {
-        uint8_t *bytes = read_file(io, fd, out->file_size);
+        uint8_t *bytes = read_file(io, fd, out);
         rc = scan_by_records(bytes, place, out);
         free(bytes);
     }
@@ -170,5 +176,42 @@ int spool_scan_segment(const struct mr_fileio *io, const char *path, struct spoo
         free(out->records);
         out->records = NULL;
     }
+    return rc;
+}
+
+/* Whether the file ends with the index of just these records; and where it ends with another one. */
+static void compare_index(const uint8_t *bytes, struct spool_place place, struct spool_scan *out)
+{
+    uint32_t at;
+    size_t len;
+    if (out->file_size < SPOOL_HEAD + SPOOL_TAIL ||
+        spool_tail_decode(bytes + out->file_size - SPOOL_TAIL, place, &at) != 0)
+        return;
+    out->sealed = true;
+    uint8_t *index = spool_index_make(place, (uint32_t)out->end, out->records, out->count, &len);
+    if (at != out->end || out->file_size - at != len || memcmp(bytes + at, index, len) != 0)
+        out->wrong_index = at > out->end ? at : out->end;
+    free(index);
+}
+
+int spool_scan_newest(const struct mr_fileio *io, const char *path, struct spool_place place, struct spool_scan *out,
+                      uint8_t **bytes)
+{
+    memset(out, 0, sizeof(*out));
+    int fd;
+    int rc = open_segment(io, path, &fd, &out->file_size);
+    if (rc != 0)
+        return rc;
+    *bytes = read_file(io, fd, out);
+    (void)io->close_file(io, fd);
+    rc = scan_by_records(*bytes, place, out);
+    if (rc == 0) {
+        compare_index(*bytes, place, out);
+        return 0;
+    }
+    free(*bytes);
+    free(out->records);
+    *bytes = NULL;
+    out->records = NULL;
     return rc;
 }

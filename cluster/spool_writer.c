@@ -87,9 +87,9 @@ static struct spool_place place_of(const struct spool_writer *w)
     return (struct spool_place){.salt = w->sp->salt, .segment = w->number};
 }
 
-/* A failed fsync leaves what it was to store in the page cache, clean and readable: the next life would take it for
- * durable, also to its peers, until a power cut takes it away. So it is cut off before this one ends; what earlier
- * syncs have stored stays. */
+/* A failed fsync leaves what it was to store in the page cache, clean and readable. It is cut off before this life
+ * ends; what earlier syncs have stored stays. Where that does not come about, the next life writes it again
+ * (spool_load.c) before it answers for it. */
 static void sync_segment(struct spool_writer *w, struct spool_batch *batch)
 {
     int rc = MR_MUTANT(MUTANT_NO_FSYNC) ? 0 : w->sp->io->sync_data(w->sp->io, w->fd);
@@ -191,39 +191,23 @@ static int open_segment(struct spool_writer *w, struct spool_batch *batch)
     return w->fd < 0 ? MR_NOSPACE : 0;
 }
 
-static uint8_t *index_payload(const struct spool_writer *w, uint32_t *len)
-{
-    *len = (uint32_t)(w->records_count * SPOOL_INDEX_ENTRY);
-    uint8_t *payload = mr_malloc(*len);
-    for (size_t i = 0; i < w->records_count; i++)
-        spool_index_encode(payload + i * SPOOL_INDEX_ENTRY, &w->records[i]);
-    return payload;
-}
-
-/* Ends the open segment with its index. MR_NOSPACE: it stays open. */
+/* Ends the open segment with its index. MR_NOSPACE: it stays open. Killed before the sync, it looks sealed to the next
+ * life and is not stored: spool_load.c trusts no index of the newest. */
 static int seal_segment(struct spool_writer *w, struct spool_batch *batch)
 {
     struct spool *sp = w->sp;
-    struct spool_record r = {.offset = (uint32_t)w->offset};
-    uint8_t *payload = index_payload(w, &r.len);
-    uint8_t head[SPOOL_RECORD_HEAD], tail[SPOOL_TAIL];
-    uint32_t size = spool_record_size(r.len);
-    spool_record_encode(head, place_of(w), SPOOL_RECORD_INDEX, &r,
-                        spool_payload_sum(place_of(w), r.offset, payload, r.len));
-    spool_tail_encode(tail, place_of(w), r.offset);
-    struct iovec iov[] = {{head, sizeof(head)},
-                          {payload, r.len},
-                          {(void *)(uintptr_t)zeros, size - SPOOL_RECORD_HEAD - r.len},
-                          {tail, sizeof(tail)}};
-    int rc = mr_fileio_write_full(sp->io, w->fd, iov, 4, w->offset);
-    free(payload);
+    size_t len;
+    uint8_t *index = spool_index_make(place_of(w), (uint32_t)w->offset, w->records, w->records_count, &len);
+    struct iovec iov = {index, len};
+    int rc = mr_fileio_write_full(sp->io, w->fd, &iov, 1, w->offset);
+    free(index);
     if (no_space(rc)) {
         cut_back(w);
         return MR_NOSPACE;
     }
     if (rc < 0)
         mr_panic("spool: writing the index of segment %08x: %s", w->number, strerror(-rc));
-    w->offset += size + SPOOL_TAIL;
+    w->offset += len;
     cut_back(w); /* gives back blocks that were taken ahead */
     sync_segment(w, batch);
     (void)sp->io->close_file(sp->io, w->fd);

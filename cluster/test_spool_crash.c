@@ -1,4 +1,5 @@
 /* The spool's process ends, by itself, killed, or with its machine's power: what was acknowledged is there after it. */
+#include "cluster/spool_internal.h"
 #include "cluster/test_spool_disk.h"
 #include "proto/base/log.h"
 #include "proto/base/test_dies.h"
@@ -175,39 +176,123 @@ static void run_into_the_cut(struct spool_test *t, struct bad_disk *d, struct mr
     }
 }
 
+static void ids_for_a_cut(struct mr_id *ids)
+{
+    for (int i = 0; i < CUT_BODIES; i++)
+        ids[i] = mr_id_at(1);
+}
+
+/* What stood in the spool when it was opened is what it answers for, also to its peers. */
+static void check_after_the_cut(struct spool_test *t, const char *what, unsigned seed, const struct mr_id *ids,
+                                const bool *safe)
+{
+    t->io = NULL;
+    spool_test_open(t, CUT_SEGMENT);
+    for (int i = 0; i < CUT_BODIES; i++) {
+        bool has = spool_has(t->sp, ids[i], NULL);
+        int rc = spool_test_check(t, ids[i], cut_size(i));
+        if (rc != 0 && safe[i])
+            fail_msg("%s, seed %u: body %d was acknowledged and is gone: %d", what, seed, i, rc);
+        if (rc != (has ? 0 : MR_NOTFOUND))
+            fail_msg("%s, seed %u: body %d %s: %d", what, seed, i, has ? "is there" : "is not there", rc);
+    }
+    spool_test_close(t);
+    spool_test_clean(t->dir);
+}
+
 static void power_lost_at_any_moment(void **state)
 {
     struct spool_test *t = *state;
     static struct bad_disk d;
     unsigned cuts = 0;
-    for (unsigned round = 1; round <= 200; round++) {
+    for (unsigned round = 1; round <= 400; round++) {
         struct mr_id ids[CUT_BODIES];
         bool safe[CUT_BODIES] = {false};
-        for (int i = 0; i < CUT_BODIES; i++)
-            ids[i] = mr_id_at(1);
+        ids_for_a_cut(ids);
         bad_disk_init(t, &d);
+        d.caches = true;
         d.seed = round;
-        d.cut_in = 1 + round;
+        d.end_in = 1 + round % 200;
         spool_test_open(t, CUT_SEGMENT);
         run_into_the_cut(t, &d, ids, safe);
         spool_test_close(t);
         cuts += d.dead;
-        for (size_t i = 0; i < d.kept_count; i++)
-            close(d.kept[i]);
-        for (size_t i = 0; i < d.unsynced_count; i++)
-            free(d.unsynced[i].before);
-        t->io = NULL;
-        spool_test_open(t, CUT_SEGMENT);
-        for (int i = 0; i < CUT_BODIES; i++) {
-            int rc = spool_test_check(t, ids[i], cut_size(i));
-            if (rc != 0 && safe[i] && !cut_drops(i))
-                fail_msg("seed %u: body %d was acknowledged and is gone: %d", round, i, rc);
-            assert_true(rc == 0 || rc == MR_NOTFOUND || rc == MR_CHECKSUM);
-        }
-        spool_test_close(t);
-        spool_test_clean(t->dir);
+        forget_cache(&d);
+        for (int i = 0; i < CUT_BODIES; i++)
+            safe[i] = safe[i] && !cut_drops(i);
+        check_after_the_cut(t, "power", round, ids, safe);
     }
-    assert_true(cuts > 50);
+    assert_true(cuts > 100);
+}
+
+/* Until nothing is left to be compacted or unlinked. */
+static void wait_until_idle(struct spool_test *t)
+{
+    while (t->sp->jobs > 0 || t->sp->compaction != NULL) {
+        (void)uv_run(&t->loop, UV_RUN_NOWAIT);
+        (void)usleep(100);
+    }
+}
+
+/* The next life goes on with what the killed one has left in the page cache, and then the power goes. */
+static void go_on_until_the_power_goes(struct spool_test *t, struct bad_disk *d, unsigned round,
+                                       const struct mr_id *ids, bool *safe, bool sync_fails, unsigned *refused)
+{
+    d->dead = false;
+    d->end_in = 0;
+    if (sync_fails) {
+        atomic_store(&d->fail_sync_in, 1);
+        int rc = spool_test_try_open(t, CUT_SEGMENT);
+        if (rc == 0) { /* nothing to sync: there was no segment */
+            assert_int_equal(atomic_exchange(&d->fail_sync_in, 0), 1);
+            spool_test_close(t);
+        } else {
+            assert_int_equal(rc, MR_IO);
+            (*refused)++;
+        }
+    }
+    spool_test_open(t, CUT_SEGMENT);
+    for (int i = 0; i < CUT_BODIES; i++)
+        safe[i] = (safe[i] && !cut_drops(i)) || spool_has(t->sp, ids[i], NULL);
+    if (round % 3 != 0)
+        wait_until_idle(t);
+    pthread_mutex_lock(&d->mutex);
+    power_cut(d);
+    pthread_mutex_unlock(&d->mutex);
+    spool_test_close(t);
+}
+
+static void killed_at_any_moment_before_a_power_cut(void **state)
+{
+    static const struct {
+        const char *name;
+        int end;
+        bool sync_fails;
+    } kinds[] = {{"kill", BY_KILL, false},
+                 {"kill at a failed sync", BY_KILL_AT_FAILED_SYNC, false},
+                 {"kill, failed sync at the start", BY_KILL, true}};
+    enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
+    struct spool_test *t = *state;
+    static struct bad_disk d;
+    unsigned kills = 0, refused = 0;
+    for (unsigned round = 0; round < 150 * KINDS; round++) {
+        struct mr_id ids[CUT_BODIES];
+        bool safe[CUT_BODIES] = {false};
+        unsigned kind = round % KINDS;
+        ids_for_a_cut(ids);
+        bad_disk_init(t, &d);
+        d.caches = true;
+        d.seed = round;
+        d.end_in = 1 + round / KINDS;
+        d.end = kinds[kind].end;
+        spool_test_open(t, CUT_SEGMENT);
+        run_into_the_cut(t, &d, ids, safe);
+        spool_test_close(t);
+        kills += d.dead;
+        go_on_until_the_power_goes(t, &d, round, ids, safe, kinds[kind].sync_fails, &refused);
+        check_after_the_cut(t, kinds[kind].name, round, ids, safe);
+    }
+    assert_true(kills > 150 && refused > 50);
 }
 
 int main(void)
@@ -218,6 +303,7 @@ int main(void)
         TEST(failed_writes_and_syncs_end_the_process),
         TEST(killed_at_any_moment),
         TEST(power_lost_at_any_moment),
+        TEST(killed_at_any_moment_before_a_power_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

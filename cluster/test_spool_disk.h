@@ -1,4 +1,9 @@
-/* test_spool_disk.h - a disk that fails, for the spool's tests: it refuses, hangs, forgets what was not synced. */
+/* test_spool_disk.h - a disk that fails, for the spool's tests: it refuses, hangs, forgets what was not synced.
+ *
+ * With a cache, what is written is dirty until a sync of its file, by whatever descriptor. A sync that fails leaves it
+ * clean and readable, and no later one stores it, unless it is written again. A killed process leaves the cache as it
+ * is; a power cut leaves what was stored and any part of what was dirty. Names, and files cut shorter, are stored at
+ * once. After either end no call does anything, so that the test can end the threads and open the spool anew. */
 #ifndef MR_CLUSTER_TEST_SPOOL_DISK_H
 #define MR_CLUSTER_TEST_SPOOL_DISK_H
 
@@ -8,6 +13,9 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
+
+enum { BAD_SECTOR = 512 };
 
 struct bad_disk {
     struct mr_fileio io;
@@ -21,24 +29,107 @@ struct bad_disk {
     _Atomic int bad_reads;  /* so many reads that begin at bad_offset fail: -EIO */
     _Atomic uint64_t bad_offset;
     _Atomic int reads_there; /* all that began at bad_offset */
-    /* power: what was written and not synced may be lost */
+    int64_t room_of_unlink;  /* what space gains with a file less */
     pthread_mutex_t mutex;
+    bool caches;
     uint64_t seed;
-    int64_t cut_in; /* write and sync calls until the power goes */
+    int64_t end_in; /* write, truncate and sync calls until the process ends; 0: never */
+    enum { BY_POWER, BY_KILL, BY_KILL_AT_FAILED_SYNC } end;
     bool dead;
-    struct unsynced {
-        int fd;
-        uint64_t from, to;
-        uint8_t *before; /* what stood there; zeros behind the end of the file */
-    } unsynced[4096];
-    size_t unsynced_count;
-    int kept[256];
-    size_t kept_count;
+    struct cached_file {
+        ino_t number;
+        int fd;          /* own */
+        uint64_t stored; /* size */
+    } files[256];
+    size_t files_count;
+    struct cached_sector {
+        ino_t file;
+        uint64_t number;
+        bool failed;                /* clean, and not stored */
+        uint8_t before[BAD_SECTOR]; /* what is stored; zeros behind the end of the file */
+    } * sectors;
+    size_t sectors_count, sectors_room;
 };
 
 static inline struct bad_disk *disk_of(const struct mr_fileio *io)
 {
     return (struct bad_disk *)(uintptr_t)io;
+}
+
+/* ---- cache; with the mutex ---- */
+
+static inline struct cached_file *cached_file(struct bad_disk *d, int fd)
+{
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    for (size_t i = 0; i < d->files_count; i++)
+        if (d->files[i].number == st.st_ino)
+            return &d->files[i];
+    assert_true(d->files_count < sizeof(d->files) / sizeof(d->files[0]));
+    struct cached_file *f = &d->files[d->files_count++];
+    *f = (struct cached_file){.number = st.st_ino, .fd = dup(fd), .stored = (uint64_t)st.st_size};
+    assert_true(f->fd >= 0);
+    return f;
+}
+
+/* Forgets the sectors of a file from this one on, or, not all, those that are not failed. */
+static inline void drop_sectors(struct bad_disk *d, ino_t file, uint64_t from, bool all)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < d->sectors_count; i++) {
+        const struct cached_sector *s = &d->sectors[i];
+        if (s->file != file || s->number < from || (s->failed && !all))
+            d->sectors[kept++] = *s;
+    }
+    d->sectors_count = kept;
+}
+
+static inline void drop_file(struct bad_disk *d, struct cached_file *f)
+{
+    drop_sectors(d, f->number, 0, true);
+    close(f->fd);
+    *f = d->files[--d->files_count];
+}
+
+static inline void forget_cache(struct bad_disk *d)
+{
+    while (d->files_count > 0)
+        drop_file(d, &d->files[0]);
+    free(d->sectors);
+    d->sectors = NULL;
+    d->sectors_room = 0;
+}
+
+static inline void make_dirty(struct bad_disk *d, const struct cached_file *f, uint64_t number)
+{
+    for (size_t i = 0; i < d->sectors_count; i++)
+        if (d->sectors[i].file == f->number && d->sectors[i].number == number) {
+            d->sectors[i].failed = false;
+            return;
+        }
+    if (d->sectors_count == d->sectors_room) {
+        d->sectors_room = d->sectors_room == 0 ? 256 : d->sectors_room * 2;
+        d->sectors = mr_realloc(d->sectors, d->sectors_room * sizeof(*d->sectors));
+    }
+    struct cached_sector *s = &d->sectors[d->sectors_count++];
+    memset(s, 0, sizeof(*s));
+    s->file = f->number;
+    s->number = number;
+    assert_true(pread(f->fd, s->before, BAD_SECTOR, (off_t)(number * BAD_SECTOR)) >= 0);
+}
+
+static inline void cache_sync(struct bad_disk *d, int fd, bool ok)
+{
+    struct cached_file *f = cached_file(d, fd);
+    struct stat st;
+    assert_int_equal(fstat(fd, &st), 0);
+    if (ok) {
+        drop_sectors(d, f->number, 0, false);
+        f->stored = (uint64_t)st.st_size;
+    }
+    for (size_t i = 0; i < d->sectors_count && !ok; i++)
+        if (d->sectors[i].file == f->number)
+            d->sectors[i].failed = true;
 }
 
 static inline uint64_t chance(struct bad_disk *d)
@@ -47,29 +138,50 @@ static inline uint64_t chance(struct bad_disk *d)
     return d->seed >> 33;
 }
 
-/* Each unsynced sector stays, is zeros or what it was before (in a spare segment: records of another life of the file);
- * the file may end anywhere behind what was synced. */
+/* Each dirty sector stays, or is what it was before (in a spare segment: records of another life of the file), or zeros
+ * where the file did not reach; the file may end anywhere behind what was stored. */
 static inline void power_cut(struct bad_disk *d)
 {
-    static const uint8_t zeros[512];
-    for (size_t i = 0; i < d->unsynced_count; i++) {
-        const struct unsynced *u = &d->unsynced[i];
-        for (uint64_t at = u->from; at < u->to; at += 512)
-            if (chance(d) % 3 == 0)
-                assert_true(pwrite(u->fd, chance(d) % 2 == 0 ? zeros : u->before + (at - u->from),
-                                   u->to - at < 512 ? (size_t)(u->to - at) : 512, (off_t)at) > 0);
-        if (i == 0 && chance(d) % 2 == 0)
-            assert_int_equal(ftruncate(u->fd, (off_t)(u->from + chance(d) % (u->to - u->from + 1))), 0);
+    static const uint8_t zeros[BAD_SECTOR];
+    struct stat st;
+    for (size_t i = 0; i < d->sectors_count; i++) {
+        const struct cached_sector *s = &d->sectors[i];
+        const struct cached_file *f = d->files;
+        while (f->number != s->file)
+            f++;
+        uint64_t at = s->number * BAD_SECTOR;
+        assert_int_equal(fstat(f->fd, &st), 0);
+        if (at >= (uint64_t)st.st_size || (!s->failed && chance(d) % 3 != 0))
+            continue;
+        uint64_t len = (uint64_t)st.st_size - at;
+        const uint8_t *bytes = at >= f->stored && chance(d) % 2 == 0 ? zeros : s->before;
+        assert_true(pwrite(f->fd, bytes, len < BAD_SECTOR ? (size_t)len : BAD_SECTOR, (off_t)at) > 0);
+    }
+    for (size_t i = 0; i < d->files_count; i++) {
+        const struct cached_file *f = &d->files[i];
+        assert_int_equal(fstat(f->fd, &st), 0);
+        if ((uint64_t)st.st_size > f->stored && chance(d) % 2 == 0)
+            assert_int_equal(ftruncate(f->fd, (off_t)(f->stored + chance(d) % ((uint64_t)st.st_size - f->stored + 1))),
+                             0);
     }
     d->dead = true;
+    forget_cache(d);
 }
 
-static inline bool power_gone(struct bad_disk *d)
+/* fd: of a sync; else -1. */
+static inline bool ended(struct bad_disk *d, int fd)
 {
-    if (!d->dead && d->cut_in > 0 && --d->cut_in == 0)
+    if (d->dead || d->end_in <= 0 || --d->end_in > 0)
+        return d->dead;
+    if (d->end == BY_POWER)
         power_cut(d);
-    return d->dead;
+    else if (fd >= 0 && d->end == BY_KILL_AT_FAILED_SYNC)
+        cache_sync(d, fd, false);
+    d->dead = true;
+    return true;
 }
+
+/* ---- calls ---- */
 
 static inline ssize_t bad_write(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset)
 {
@@ -89,17 +201,14 @@ static inline ssize_t bad_write(const struct mr_fileio *io, int fd, const struct
     }
     pthread_mutex_lock(&d->mutex);
     ssize_t n = want;
-    if (!power_gone(d)) {
-        uint8_t *before = NULL;
-        if (d->cut_in > 0 && d->unsynced_count < 4096) {
-            before = mr_calloc(1, (size_t)want + 1);
-            assert_true(pread(fd, before, (size_t)want, (off_t)offset) >= 0);
+    if (!ended(d, -1)) {
+        if (d->caches && want > 0) {
+            const struct cached_file *f = cached_file(d, fd);
+            uint64_t end = offset + (uint64_t)(want < space ? want : space);
+            for (uint64_t at = offset / BAD_SECTOR; at * BAD_SECTOR < end; at++)
+                make_dirty(d, f, at);
         }
         n = mr_fileio_real.write_at(&mr_fileio_real, fd, iov, count, offset);
-        if (n > 0 && before != NULL)
-            d->unsynced[d->unsynced_count++] = (struct unsynced){fd, offset, offset + (uint64_t)n, before};
-        else
-            free(before);
     }
     pthread_mutex_unlock(&d->mutex);
     if (n > 0)
@@ -112,47 +221,25 @@ static inline int bad_sync(const struct mr_fileio *io, int fd)
     struct bad_disk *d = disk_of(io);
     while (atomic_load(&d->hold))
         (void)usleep(1000);
-    if (atomic_load(&d->fail_sync_in) > 0 && atomic_fetch_sub(&d->fail_sync_in, 1) == 1)
-        return -EIO;
+    bool fails = atomic_load(&d->fail_sync_in) > 0 && atomic_fetch_sub(&d->fail_sync_in, 1) == 1;
     pthread_mutex_lock(&d->mutex);
-    if (!power_gone(d)) {
-        size_t kept = 0;
-        for (size_t i = 0; i < d->unsynced_count; i++)
-            if (d->unsynced[i].fd != fd)
-                d->unsynced[kept++] = d->unsynced[i];
-            else
-                free(d->unsynced[i].before);
-        d->unsynced_count = kept;
-    }
+    if (!ended(d, fd) && d->caches)
+        cache_sync(d, fd, !fails);
     pthread_mutex_unlock(&d->mutex);
-    return 0;
-}
-
-/* What was not synced stays so, under a descriptor of its own: the number is used again. */
-static inline int bad_close(const struct mr_fileio *io, int fd)
-{
-    struct bad_disk *d = disk_of(io);
-    int kept = -1;
-    pthread_mutex_lock(&d->mutex);
-    for (size_t i = 0; i < d->unsynced_count; i++) {
-        if (d->unsynced[i].fd != fd)
-            continue;
-        if (kept < 0) {
-            assert_true(d->kept_count < sizeof(d->kept) / sizeof(d->kept[0]));
-            kept = d->kept[d->kept_count++] = dup(fd);
-        }
-        d->unsynced[i].fd = kept;
-    }
-    pthread_mutex_unlock(&d->mutex);
-    return mr_fileio_real.close_file(&mr_fileio_real, fd);
+    return fails ? -EIO : 0;
 }
 
 static inline int bad_open(const struct mr_fileio *io, const char *path, int flags, mode_t mode)
 {
-    int error = atomic_load(&disk_of(io)->read_error);
+    struct bad_disk *d = disk_of(io);
+    int error = atomic_load(&d->read_error);
     if ((flags & O_ACCMODE) == O_RDONLY && error == -EMFILE)
         return error;
-    return mr_fileio_real.open_file(&mr_fileio_real, path, flags, mode);
+    pthread_mutex_lock(&d->mutex);
+    int fd = mr_fileio_real.open_file(&mr_fileio_real, d->dead && (flags & O_CREAT) != 0 ? "/dev/null" : path,
+                                      d->dead ? flags & ~(O_CREAT | O_EXCL) : flags, mode);
+    pthread_mutex_unlock(&d->mutex);
+    return fd;
 }
 
 static inline ssize_t bad_read(const struct mr_fileio *io, int fd, const struct iovec *iov, int count, uint64_t offset)
@@ -172,8 +259,18 @@ static inline ssize_t bad_read(const struct mr_fileio *io, int fd, const struct 
 static inline int bad_unlink(const struct mr_fileio *io, const char *path)
 {
     struct bad_disk *d = disk_of(io);
+    struct stat st;
     pthread_mutex_lock(&d->mutex);
-    int rc = d->dead ? 0 : mr_fileio_real.unlink_file(&mr_fileio_real, path);
+    int rc = 0;
+    if (!d->dead) {
+        bool there = stat(path, &st) == 0;
+        rc = mr_fileio_real.unlink_file(&mr_fileio_real, path);
+        for (size_t i = 0; there && i < d->files_count; i++)
+            if (d->files[i].number == st.st_ino)
+                drop_file(d, &d->files[i]);
+        if (there && d->room_of_unlink > 0)
+            atomic_fetch_add(&d->space, d->room_of_unlink);
+    }
     pthread_mutex_unlock(&d->mutex);
     return rc;
 }
@@ -191,7 +288,15 @@ static inline int bad_truncate(const struct mr_fileio *io, int fd, uint64_t size
 {
     struct bad_disk *d = disk_of(io);
     pthread_mutex_lock(&d->mutex);
-    int rc = d->dead ? 0 : mr_fileio_real.truncate_file(&mr_fileio_real, fd, size);
+    int rc = 0;
+    if (!ended(d, -1)) {
+        if (d->caches) {
+            struct cached_file *f = cached_file(d, fd);
+            f->stored = f->stored < size ? f->stored : size;
+            drop_sectors(d, f->number, (size + BAD_SECTOR - 1) / BAD_SECTOR, true);
+        }
+        rc = mr_fileio_real.truncate_file(&mr_fileio_real, fd, size);
+    }
     pthread_mutex_unlock(&d->mutex);
     return rc;
 }
@@ -224,7 +329,6 @@ static inline void bad_disk_init(struct spool_test *t, struct bad_disk *d)
     d->io.write_at = bad_write;
     d->io.sync_data = bad_sync;
     d->io.open_file = bad_open;
-    d->io.close_file = bad_close;
     d->io.read_at = bad_read;
     d->io.unlink_file = bad_unlink;
     d->io.rename_file = bad_rename;

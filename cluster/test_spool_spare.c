@@ -1,7 +1,7 @@
 /* Spare segments: made of dead ones and of zeros, used again under new numbers, given back when space is low; nothing
  * that was in one is ever taken for a body. */
 #include "cluster/spool_internal.h"
-#include "cluster/test_spool_util.h"
+#include "cluster/test_spool_disk.h"
 #include "proto/base/test_dies.h"
 
 #include <fcntl.h>
@@ -426,6 +426,46 @@ static void a_spare_that_cannot_be_named_ends_the_process(void **state)
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, spool_test_setup, spool_test_teardown)
 
+/* Leaves spares, and one body in the newest segment. */
+static struct mr_id make_spares(struct spool_test *t)
+{
+    enum { SEGMENTS = 8 };
+    struct mr_id ids[SEGMENTS * A_SEGMENT_S], one = mr_id_at(1);
+    struct file spares[SPOOL_SPARES];
+    spool_test_open(t, SEGMENT);
+    put_segments(t, ids, SEGMENTS);
+    for (size_t i = 0; i < SEGMENTS * A_SEGMENT_S; i++)
+        spool_drop(t->sp, ids[i]);
+    wait_for_spares(t, SPOOL_SPARES, spares);
+    assert_int_equal(spool_test_put(t, one, BODY), 0);
+    spool_test_close(t);
+    return one;
+}
+
+/* Where files are not written in place, writing the newest segment again at the start takes room. */
+static void spares_are_given_back_for_a_start(void **state)
+{
+    struct spool_test *t = *state;
+    static struct bad_disk d;
+    struct file spares[SPOOL_SPARES];
+    bad_disk_init(t, &d);
+    for (int enough = 0; enough < 2; enough++) {
+        struct mr_id one = make_spares(t);
+        atomic_store(&d.space, 1000);
+        d.room_of_unlink = enough != 0 ? SEGMENT : 0;
+        d.refusal = enough != 0 ? -ENOSPC : -EDQUOT;
+        assert_int_equal(spool_test_try_open(t, SEGMENT), enough != 0 ? 0 : MR_NOSPACE);
+        assert_true(files(t, ".spare", spares, SPOOL_SPARES) == 0 || enough != 0);
+        if (enough == 0) {
+            atomic_store(&d.space, INT64_MAX);
+            spool_test_open(t, SEGMENT);
+        }
+        assert_int_equal(spool_test_check(t, one, BODY), 0);
+        spool_test_close(t);
+        atomic_store(&d.space, INT64_MAX);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +477,7 @@ int main(void)
         TEST(a_dead_segment_whose_name_is_not_synced_is_no_spare),
         TEST(a_failed_sync_of_a_spare_s_name_ends_the_process),
         TEST(a_spare_that_cannot_be_named_ends_the_process),
+        TEST(spares_are_given_back_for_a_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
