@@ -168,15 +168,31 @@ static struct core_request *ending_request(struct cluster_port *p, struct mr_id 
     return r;
 }
 
-void cluster_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
-                     void (*done)(void *arg, int status, enum apply_result reason), void *arg)
+/* Says whose outcome it is. */
+static void address_outcome(const struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome)
 {
-    struct core_request *r = ending_request(p, a->id, a->delivery, a->attempt, MAILRAFT__OP__KIND_OUTCOME, arg);
     set_id(&outcome->id, a->id);
     outcome->delivery = a->delivery;
     outcome->attempt = a->attempt;
     outcome->node = p->c->self;
     shorten(outcome);
+}
+
+/* As the start would propose it: a recipient who has failed, but of whom nobody was told, is deferred. */
+void cluster_reply(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome)
+{
+    mr_assert(a->dotted && outcome->dsn == NULL);
+    address_outcome(p, a, outcome);
+    Mailraft__Outcome *fallback = make_fallback(outcome);
+    journal_reply(p->journal, fallback);
+    mailraft__outcome__free_unpacked(fallback, NULL);
+}
+
+void cluster_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
+                     void (*done)(void *arg, int status, enum apply_result reason), void *arg)
+{
+    struct core_request *r = ending_request(p, a->id, a->delivery, a->attempt, MAILRAFT__OP__KIND_OUTCOME, arg);
+    address_outcome(p, a, outcome);
     r->op->outcome = outcome;
     r->cb.decided = done;
     r->dotted = a->dotted;

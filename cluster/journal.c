@@ -297,12 +297,11 @@ void journal_reply(struct journal *j, const Mailraft__Outcome *outcome)
     struct journal_entry *e = journal_table_find(&j->open, &key);
     if (e == NULL)
         e = journal_table_add(&j->open, &key);
-    if (is_unsynced(j, e))
-        unsynced_remove(j, e); /* the newer one counts */
+    if (!is_unsynced(j, e))
+        unsynced_add(j, e); /* else the older one's time is the newer one's, which counts */
     e->offset = j->size;
     e->len = (uint32_t)len;
     e->reply = true;
-    unsynced_add(j, e);
     append(j, record, len);
     free(record);
     if (!uv_is_active((uv_handle_t *)&j->timer))

@@ -33,7 +33,8 @@ void journal_close(struct journal *j, void (*cb)(void *arg), void *arg);
 /* write(2) before it returns; a failed write ends the process, one without room after release could find none. */
 void journal_dot(struct journal *j, struct mr_id id, uint32_t delivery, uint32_t attempt);
 /* Written before it returns; synced within JOURNAL_SYNC_MS unless journal_done comes first (a committed outcome needs
- * no journal), so that at high load the Raft log's fsync serves for both. */
+ * no journal), so that at high load the Raft log's fsync serves for both. Of several for one attempt the last counts.
+ */
 enum { JOURNAL_SYNC_MS = 20 };
 void journal_reply(struct journal *j, const Mailraft__Outcome *outcome);
 /* The outcome is committed, or the attempt ended without a dot's reply mattering (released, counted in doubt). */

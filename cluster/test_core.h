@@ -535,13 +535,11 @@ TEST_FUNCTION Mailraft__Rules *make_rules(uint64_t expire_ms)
     return r;
 }
 
-TEST_FUNCTION struct world *world_open_small(unsigned n, uint64_t expire_ms, const struct mr_clock *clock,
-                                             uint64_t max_state)
+/* Nodes with their folders and ports, none of them open. */
+TEST_FUNCTION struct world *world_prepare(unsigned n, uint64_t expire_ms)
 {
     struct world *w = mr_calloc(1, sizeof(*w));
     w->n_nodes = n;
-    w->clock = clock;
-    w->max_state = max_state;
     w->rules = make_rules(expire_ms);
     for (unsigned i = 0; i < n; i++) {
         struct node *node = &w->nodes[i];
@@ -552,10 +550,24 @@ TEST_FUNCTION struct world *world_open_small(unsigned n, uint64_t expire_ms, con
         assert_non_null(mkdtemp(node->dir));
         w->members[i] = (struct cluster_member){node->name, node->address};
     }
-    for (unsigned i = 0; i < n; i++)
+    return w;
+}
+
+TEST_FUNCTION void world_start(struct world *w)
+{
+    for (unsigned i = 0; i < w->n_nodes; i++)
         node_open(&w->nodes[i]);
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < w->n_nodes; i++)
         WAIT_FOR(node_ready(&w->nodes[i]));
+}
+
+TEST_FUNCTION struct world *world_open_small(unsigned n, uint64_t expire_ms, const struct mr_clock *clock,
+                                             uint64_t max_state)
+{
+    struct world *w = world_prepare(n, expire_ms);
+    w->clock = clock;
+    w->max_state = max_state;
+    world_start(w);
     return w;
 }
 

@@ -278,6 +278,42 @@ static void a_sync_comes_when_the_oldest_open_reply_is_due(void **state)
     journal_left_free(&left);
 }
 
+struct again {
+    uv_timer_t timer;
+    struct journal *j;
+    unsigned left;
+};
+
+static void say_again(uv_timer_t *timer)
+{
+    struct again *a = timer->data;
+    reply(a->j, 1, 0, 1, 20);
+    if (--a->left == 0 || atomic_load(&syncs) > 0)
+        uv_close((uv_handle_t *)timer, NULL);
+}
+
+/* A reply that is said again, and again, is due when the first one is. */
+static void a_reply_said_again_keeps_its_time(void **state)
+{
+    struct fixture *f = *state;
+    struct again a = {.j = open_journal(f, 0, 1), .left = 50 * JOURNAL_SYNC_MS};
+    atomic_store(&syncs, 0);
+    uv_update_time(&f->loop);
+    reply(a.j, 1, 0, 1, 10);
+    a.timer.data = &a;
+    assert_int_equal(uv_timer_init(&f->loop, &a.timer), 0);
+    assert_int_equal(uv_timer_start(&a.timer, say_again, 1, 1), 0);
+    while (!uv_is_closing((uv_handle_t *)&a.timer))
+        (void)uv_run(&f->loop, UV_RUN_ONCE);
+    int seen = atomic_load(&syncs);
+    close_journal(f, a.j);
+    assert_true(seen > 0);
+    struct journal_left left = left_in(f);
+    assert_int_equal(left.n_outcomes, 1);
+    assert_int_equal(left.outcomes[0]->results[0]->reply.len, 20);
+    journal_left_free(&left);
+}
+
 static bool make_room(void *arg)
 {
     (*(int *)arg)++;
@@ -542,6 +578,7 @@ int main(void)
         TEST(replies_share_a_sync_and_done_saves_it),
         TEST(a_full_disk_is_asked_for_its_ballast),
         TEST(a_sync_comes_when_the_oldest_open_reply_is_due),
+        TEST(a_reply_said_again_keeps_its_time),
         TEST(close_while_syncing),
         TEST(an_idle_file_is_cut_down),
         TEST(a_busy_file_is_rotated_with_what_is_open),

@@ -4,9 +4,12 @@ a mail program that nobody here wrote can read."""
 import collections
 import email
 import email.policy
+import signal
 import smtplib
+import threading
 
 from harness import read_journal, wait_for
+from next_hop import NextHop
 
 BAD = "bad.test"  # refuses each recipient for good
 SLOW = "slow.test"  # for now, always
@@ -126,6 +129,44 @@ def test_refused_while_the_leader_dies(make_cluster):
     c.wait_empty(c.alive())
     one_report_each(c, 300)
     assert c.verify()["lost"] == 0
+
+
+def test_killed_while_the_report_waits(make_cluster):
+    """One recipient is refused, the other's message is taken while the node has no majority, so that the report cannot be
+    stored; kill -9. What the next hop said is not forgotten: one copy for the one, one report of the other."""
+    c = make_cluster(cluster={"node_timeout": "60s", "commit_timeout": "100s"})
+    answer = threading.Event()
+    hop = NextHop(refuse={"RCPT TO:<NO@": "550 5.1.1 nobody", ".": lambda line: None if answer.wait(100) else "421 4.0.0"})
+    c.peers.append(hop)
+    bodies_dir = c.dir / "bodies"
+    bodies_dir.mkdir()
+    c.sink_args = ["--keep-bodies", bodies_dir]
+    c.reconfigure(routes={"default": f"smtp://127.0.0.1:{c.sink_port}", "hop.test": hop.route})
+    c.start()
+    send(c.nodes[0], "a@sender.test", "no@hop.test", "yes@hop.test", subject="the original")
+    wait_for(lambda: hop.transactions, "the dot has come")
+    (hello,) = [line for line in hop.lines if line.startswith("EHLO")]
+    (node,) = [n for n in c.nodes if hello == f"EHLO {n.name}.test"]
+    others = [n for n in c.nodes if n is not node]
+    for other in others:
+        other.signal(signal.SIGSTOP)
+    answer.set()
+    wait_for(lambda: len(node.events("delivered", "bounced")) == 2, "the next hop's answer is read")
+    node.kill()
+    node.start()
+    wait_for(lambda: node.status_code("/healthz") == 200, "the killed node is back")
+    for other in others:
+        other.signal(signal.SIGCONT)
+    c.wait_ready()
+    c.wait_empty()
+    taken = [t["rcpts"] for t in hop.transactions]
+    assert len(taken) == 1 and taken[0][0].startswith("RCPT TO:<yes@hop.test>"), taken
+    assert c.in_doubt() == 0
+    (message,) = reports_to(c, "a@sender.test")
+    fields, original = read_report(message, "a@sender.test")
+    assert sorted(fields) == ["no@hop.test"] and fields["no@hop.test"]["Action"] == "failed"
+    assert original["Subject"] == "the original"
+    assert len(reports(c)) == 1
 
 
 def test_delay_and_expiry(make_cluster):

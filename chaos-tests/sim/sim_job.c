@@ -161,6 +161,8 @@ void job_finish(struct slot *s)
         propose(w, j, o);
         return;
     }
+    if (j->a->dotted)
+        cluster_reply(w->port, j->a, o);
     struct ending_job *e = mr_malloc(sizeof(*e));
     *e = (struct ending_job){w, j, o};
     sim_dsn_make(w, j->m, told, n, true, on_dsn, e);

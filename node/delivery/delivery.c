@@ -17,6 +17,7 @@
 struct delivery_backend delivery_backend = {
     .may_send = cluster_may_send,
     .dot = cluster_dot,
+    .reply = cluster_reply,
     .outcome = cluster_outcome,
     .release = cluster_release,
     .remember = cluster_remember,

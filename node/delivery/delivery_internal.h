@@ -280,6 +280,7 @@ void job_free(struct job *j);
 struct delivery_backend {
     bool (*may_send)(const struct cluster_port *p, const struct attempt *a);
     void (*dot)(struct cluster_port *p, struct attempt *a);
+    void (*reply)(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome);
     void (*outcome)(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
                     void (*done)(void *arg, int status, enum apply_result reason), void *arg);
     void (*release)(struct cluster_port *p, const struct attempt *a, const char *reason);

@@ -1,6 +1,7 @@
 /* What came of an attempt: results by recipient -> one outcome operation, a line in the log each way, the time of the
  * next attempt, and the DSN when there is a sender to tell: of those that failed for good, and of those that were
- * delivered or passed on to where nobody would report it (RFC 3461 section 5.2). */
+ * delivered or passed on to where nobody would report it (RFC 3461 section 5.2). A DSN is stored on a majority before
+ * the outcome is proposed; the reply to a dot does not wait for that but goes into the journal at once. */
 #include "node/delivery/delivery_internal.h"
 #include "node/delivery/dsn.h"
 
@@ -262,51 +263,63 @@ static enum dsn_action action_of(const struct job *j, uint32_t i, bool lmtp)
     return !j->form.deliver_by || j->a->deliver_by_trace ? DSN_RELAYED : DSN_NONE;
 }
 
-static bool make_dsn(struct slot *s, struct job *j, Mailraft__Outcome *o)
+/* Whom the DSN tells of; NULL: there is none to be made. Points into the job. */
+static struct dsn_recipient *tell_of(const struct slot *s, const struct job *j, uint32_t *n)
 {
     struct dsn_recipient *told = mr_calloc(j->a->n_recipients, sizeof(*told));
-    uint32_t n = 0;
+    *n = 0;
     for (uint32_t i = 0; i < j->a->n_recipients && j->a->reverse_path[0] != 0; i++) {
         enum dsn_action action = action_of(j, i, s->hop.kind == NEXT_HOP_LMTP);
         if (action != DSN_NONE)
-            told[n++] = (struct dsn_recipient){.address = j->a->recipients[i].address,
-                                               .orcpt = j->a->recipients[i].orcpt,
-                                               .action = action,
-                                               .status = j->results[i].status,
-                                               .reply = j->results[i].reply,
-                                               .remote = s->peer};
+            told[(*n)++] = (struct dsn_recipient){.address = j->a->recipients[i].address,
+                                                  .orcpt = j->a->recipients[i].orcpt,
+                                                  .action = action,
+                                                  .status = j->results[i].status,
+                                                  .reply = j->results[i].reply,
+                                                  .remote = s->peer};
     }
-    if (n > 0) {
-        struct ending *e = mr_malloc(sizeof(*e));
-        *e = (struct ending){s->d, j, o};
-        struct dsn_report report = {.id = j->a->id,
-                                    .reverse_path = j->a->reverse_path,
-                                    .envid = j->a->envid,
-                                    .ret = j->a->ret,
-                                    .utf8 = (j->a->flags & MESSAGE_SMTPUTF8) != 0,
-                                    .redacted = (j->a->flags & MESSAGE_REQUIRETLS) != 0,
-                                    .arrived_ms = j->a->arrived_ms,
-                                    .expire_ms = j->a->expire_ms,
-                                    .recipients = told,
-                                    .n_recipients = n};
-        dsn_make(s->d->w, &report, on_dsn, e);
-    }
+    if (*n > 0)
+        return told;
     free(told);
-    return n > 0;
+    return NULL;
+}
+
+static void make_dsn(struct slot *s, struct job *j, Mailraft__Outcome *o, const struct dsn_recipient *told, uint32_t n)
+{
+    struct ending *e = mr_malloc(sizeof(*e));
+    *e = (struct ending){s->d, j, o};
+    struct dsn_report report = {.id = j->a->id,
+                                .reverse_path = j->a->reverse_path,
+                                .envid = j->a->envid,
+                                .ret = j->a->ret,
+                                .utf8 = (j->a->flags & MESSAGE_SMTPUTF8) != 0,
+                                .redacted = (j->a->flags & MESSAGE_REQUIRETLS) != 0,
+                                .arrived_ms = j->a->arrived_ms,
+                                .expire_ms = j->a->expire_ms,
+                                .recipients = told,
+                                .n_recipients = n};
+    dsn_make(s->d->w, &report, on_dsn, e);
 }
 
 void job_finish(struct slot *s)
 {
     struct job *j = s->job;
+    uint32_t n_told;
     s->job = NULL;
     s->serial++;
     for (uint32_t i = 0; i < j->a->n_recipients; i++)
         if (!j->results[i].postponed)
             job_decide(j, i, 451, "451 not attempted"); /* whoever is still undecided */
-    count_and_log(s, j);
     Mailraft__Outcome *o = make_outcome(s->d, j);
-    if (!make_dsn(s, j, o))
+    struct dsn_recipient *told = tell_of(s, j, &n_told);
+    if (told != NULL && j->a->dotted) /* else the outcome, which comes at once, says it; or there is nothing to keep */
+        delivery_backend.reply(s->d->w->port, j->a, o);
+    count_and_log(s, j);
+    if (told != NULL)
+        make_dsn(s, j, o, told, n_told);
+    else
         propose(s->d, j, o);
+    free(told);
 }
 
 void job_finish_idle(struct slot *s)

@@ -59,6 +59,8 @@ static struct {
     unsigned reads, most_reads, waiting_reads;
     struct told told[MOST_TOLD];
     unsigned n_told, dots, aborted;
+    Mailraft__Outcome *reply; /* a copy of the last that was journalled ahead of its outcome */
+    unsigned n_replies;
     struct {
         uint32_t slot;
         uint64_t attempts;
@@ -90,6 +92,14 @@ static inline void fake_dot(struct cluster_port *p, struct attempt *a)
     core.dots++;
 }
 
+static inline const struct told *told_of(uint32_t delivery)
+{
+    for (unsigned i = 0; i < core.n_told; i++)
+        if (core.told[i].delivery == delivery)
+            return &core.told[i];
+    return NULL;
+}
+
 static inline struct told *tell(const struct attempt *a)
 {
     assert_true(core.n_told < MOST_TOLD);
@@ -98,6 +108,25 @@ static inline struct told *tell(const struct attempt *a)
     struct told *t = &core.told[core.n_told++];
     t->delivery = a->delivery;
     return t;
+}
+
+static inline void fake_reply(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome)
+{
+    (void)p;
+    assert_true(a->dotted);
+    assert_null(outcome->dsn);
+    assert_null(told_of(a->delivery));
+    outcome->delivery = a->delivery;
+    size_t size = mailraft__outcome__get_packed_size(outcome);
+    uint8_t *packed = mr_malloc(size);
+    mailraft__outcome__pack(outcome, packed);
+    if (core.reply != NULL) {
+        assert_int_not_equal(core.reply->delivery, a->delivery); /* once */
+        mailraft__outcome__free_unpacked(core.reply, NULL);
+    }
+    core.reply = mailraft__outcome__unpack(NULL, size, packed);
+    free(packed);
+    core.n_replies++;
 }
 
 static inline void fake_outcome(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,
@@ -308,6 +337,7 @@ static inline void turn(void)
 static const struct delivery_backend fake_backend = {
     .may_send = fake_may_send,
     .dot = fake_dot,
+    .reply = fake_reply,
     .outcome = fake_outcome,
     .release = fake_release,
     .remember = fake_remember,
@@ -413,6 +443,8 @@ static inline void host_close(void)
         mailraft__enqueue__free_unpacked(core.notice_dsn, NULL);
     if (core.remembered != NULL)
         mailraft__site_memory__free_unpacked(core.remembered, NULL);
+    if (core.reply != NULL)
+        mailraft__outcome__free_unpacked(core.reply, NULL);
     free(core.stored);
     assert_null(core.owed);
     server_close();
@@ -449,14 +481,6 @@ static inline struct attempt *make_attempt(const char *next_hop, uint32_t slot, 
 static inline void give(uint32_t slot, uint32_t recipients)
 {
     delivery_attempt(host.delivery, make_attempt(server.route, slot, recipients));
-}
-
-static inline const struct told *told_of(uint32_t delivery)
-{
-    for (unsigned i = 0; i < core.n_told; i++)
-        if (core.told[i].delivery == delivery)
-            return &core.told[i];
-    return NULL;
 }
 
 static inline const struct told *wait_told(uint32_t delivery)

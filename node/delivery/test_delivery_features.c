@@ -545,6 +545,56 @@ static void success_that_cannot_be_reported(void **state)
     host_close();
 }
 
+/* What the next hop said to the dot does not wait for the report's majority to be known after a crash (5.8). */
+static void a_reply_is_journalled_before_its_report_is_stored(void **state)
+{
+    (void)state;
+    for (int held = 0; held < 2; held++) { /* what does not answer: the read of the original, the report's body */
+        start("250 x");
+        core.hold[held == 0 ? OWED_READ : OWED_STORED] = true;
+        core.along = true;
+        struct attempt *a = attempt(3, 0);
+        recipient(a, 1)->notify = NOTIFY_SUCCESS;
+        server_rule("RCPT TO:<r2", "550 5.1.1 nobody", 0, 0);
+        delivery_attempt(host.delivery, a);
+        WAIT_FOR(core.owed != NULL && core.owed->kind == (held == 0 ? OWED_READ : OWED_STORED));
+        assert_null(told_of(0));
+        assert_int_equal(core.n_replies, 1);
+        assert_int_equal(core.reply->n_results, 3);
+        struct told known = {.outcome = core.reply};
+        assert_result(&known, 0, DELIVERED, "2.0.0", "taken");
+        assert_result(&known, 1, DELIVERED, "2.0.0", "taken");
+        assert_result(&known, 2, FAILED, "5.1.1", "nobody"); /* that nobody was told of yet: cluster_reply's matter */
+        core.hold[OWED_READ] = core.hold[OWED_STORED] = false;
+        assert_result(wait_told(0), 2, FAILED, "5.1.1", "nobody");
+        assert_non_null(told_of(0)->outcome->dsn);
+        assert_int_equal(core.n_replies, 1);
+        host_close();
+    }
+}
+
+/* No report, or no dot: nothing is written ahead. */
+static void usual_replies_are_journalled_once(void **state)
+{
+    (void)state;
+    start("250 x");
+    server_rule("RCPT TO:<r1", "450 4.2.1 later", 0, 1);
+    delivery_attempt(host.delivery, attempt(2, 0));
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    assert_result(wait_told(0), 1, DEFERRED, "4.2.1", "later");
+    server_rule("RCPT TO:<r", "550 5.1.1 nobody", 0, 0);
+    delivery_attempt(host.delivery, attempt(2, 0));
+    assert_result(wait_told(1), 1, FAILED, "5.1.1", "nobody");
+    assert_non_null(told_of(1)->outcome->dsn);
+    struct attempt *a = attempt(2, 0);
+    a->reverse_path = ""; /* nobody is told */
+    delivery_attempt(host.delivery, a);
+    assert_result(wait_told(2), 1, FAILED, "5.1.1", "nobody");
+    assert_null(told_of(2)->outcome->dsn);
+    assert_int_equal(core.n_replies, 0);
+    host_close();
+}
+
 /* ---- deliver-by ---- */
 
 static struct attempt *by(Mailraft__DeliverBy mode, int64_t left_ms, bool trace)
@@ -620,6 +670,8 @@ int main(void)
         cmocka_unit_test(success_is_passed_on),
         cmocka_unit_test(success_is_reported),
         cmocka_unit_test(success_that_cannot_be_reported),
+        cmocka_unit_test(a_reply_is_journalled_before_its_report_is_stored),
+        cmocka_unit_test(usual_replies_are_journalled_once),
         cmocka_unit_test(in_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
