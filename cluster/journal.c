@@ -1,11 +1,12 @@
 /* Happy path: journal_dot -> write; journal_reply -> write, timer -> uv_fs_fdatasync; journal_done -> write. The timer
  * goes by the oldest reply that is open and not synced: while outcomes are committed in less than JOURNAL_SYNC_MS there
  * is no sync at all, however many are under way. When nothing is open and the file is larger than ROTATE_IDLE, a new
- * file takes over and the old one goes. Never quite idle: at ROTATE_FULL the open attempts' records are copied to a new
- * file; the old one is removed after the new one and its name were synced. A crash between leaves both: the replay
- * takes a record that it knows once. Failure: a failed write or sync ends the process: a reply that may be lost would
- * be delivered twice, unseen. Close: a sync under way is waited for, replies not yet synced get one more. Bounds: the
- * attempts a worker has open are bounded by its connections; the files by twice ROTATE_FULL. */
+ * file takes over and the old one goes; the new one's name is synced with the first reply that needs it. Never quite
+ * idle: at ROTATE_FULL the open attempts' records are copied to a new file; the old one is removed after the new one
+ * and its name were synced. A crash between leaves both: the replay takes a record that it knows once. Failure: a
+ * failed write or sync ends the process: a reply that may be lost would be delivered twice, unseen. Close: a sync under
+ * way is waited for, replies not yet synced get one more. Bounds: the attempts a worker has open are bounded by its
+ * connections; the files by twice ROTATE_FULL. */
 #include "cluster/journal.h"
 
 #include "cluster/journal_format.h"
@@ -36,6 +37,7 @@ struct journal {
     uint64_t full; /* at this size it is rotated even with open attempts */
     int old_fd;    /* -1; else the file before, until the new one was synced */
     char *old_path;
+    bool name_unsynced;                    /* fd's */
     struct journal_table open;             /* attempts with a record and not done */
     uint64_t generation;                   /* of replies: rises when a sync begins */
     struct journal_entry *oldest, *newest; /* open replies of this generation */
@@ -144,6 +146,7 @@ static void rotate(struct journal *j)
     if (j->fd < 0)
         mr_panic("journal of worker %u: new file: %s", j->worker, strerror(-j->fd));
     j->size = 0;
+    j->name_unsynced = true;
     journal_table_each(&j->open, copy_record, j);
     /* Attempts that are open need most of a file by themselves: let them have twice that. */
     j->full = j->size * 2 > ROTATE_FULL ? j->size * 2 : ROTATE_FULL;
@@ -221,6 +224,7 @@ static void name_synced(uv_fs_t *req)
     if (req->result < 0)
         mr_panic("journal of worker %u: fsync of its folder: %s", j->worker, strerror(-(int)req->result));
     uv_fs_req_cleanup(req);
+    j->name_unsynced = false;
     remove_old(j);
     after_sync(j);
 }
@@ -231,7 +235,7 @@ static void data_synced(uv_fs_t *req)
     if (req->result < 0)
         mr_panic("journal of worker %u: fdatasync: %s", j->worker, strerror(-(int)req->result));
     uv_fs_req_cleanup(req);
-    if (j->old_path == NULL) {
+    if (!j->name_unsynced) {
         after_sync(j);
         return;
     }

@@ -37,6 +37,17 @@ int fdatasync(int fd)
     return (int)syscall(SYS_fdatasync, fd);
 }
 
+static _Atomic int names_syncs;
+
+/* And this: counts those of folders. On a thread of libuv's pool. */
+int fsync(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
+        atomic_fetch_add(&names_syncs, 1);
+    return (int)syscall(SYS_fsync, fd);
+}
+
 static _Atomic int full; /* so many writes find no room */
 
 /* In place of libc's too. */
@@ -389,6 +400,52 @@ static void an_idle_file_is_cut_down(void **state)
     close_journal(f, j);
 }
 
+/* A file that took over while nothing was open: a sync of what it holds is worth nothing without one of its name. */
+static void the_name_of_an_idle_file_s_successor_is_synced(void **state)
+{
+    struct fixture *f = *state;
+    struct journal *j = open_journal(f, 0, 1);
+    char before[512], after[512];
+    uint64_t bytes;
+    assert_int_equal(each_file(f, false, before, sizeof(before), &bytes), 1);
+    atomic_store(&names_syncs, 0);
+    for (unsigned i = 0; i == 0 || bytes > 1000; i++) {
+        reply(j, 1, 0, i, 100000);
+        journal_done(j, id_of(1), 0, i);
+        assert_int_equal(each_file(f, false, after, sizeof(after), &bytes), 1);
+    }
+    assert_string_not_equal(before, after);
+    for (uint8_t i = 0; i < 2; i++) {
+        atomic_store(&syncs, 0);
+        reply(j, i, 0, 1, 20);
+        (void)uv_run(&f->loop, UV_RUN_DEFAULT); /* the timer, the syncs */
+        assert_int_equal(atomic_load(&syncs), 1);
+        assert_int_equal(atomic_load(&names_syncs), 1); /* once for each file */
+        journal_done(j, id_of(i), 0, 1);
+    }
+    close_journal(f, j);
+}
+
+/* The same when the journal is closed before that. */
+static void the_name_is_synced_at_the_close(void **state)
+{
+    struct fixture *f = *state;
+    struct journal *j = open_journal(f, 0, 1);
+    uint64_t bytes;
+    for (unsigned i = 0; i == 0 || bytes > 1000; i++) {
+        reply(j, 1, 0, i, 100000);
+        journal_done(j, id_of(1), 0, i);
+        (void)each_file(f, false, NULL, 0, &bytes);
+    }
+    atomic_store(&names_syncs, 0);
+    reply(j, 1, 0, 1, 20);
+    close_journal(f, j);
+    assert_int_equal(atomic_load(&names_syncs), 1);
+    struct journal_left left = left_in(f);
+    assert_int_equal(left.n_outcomes, 1);
+    journal_left_free(&left);
+}
+
 static void a_busy_file_is_rotated_with_what_is_open(void **state)
 {
     struct fixture *f = *state;
@@ -581,6 +638,8 @@ int main(void)
         TEST(a_reply_said_again_keeps_its_time),
         TEST(close_while_syncing),
         TEST(an_idle_file_is_cut_down),
+        TEST(the_name_of_an_idle_file_s_successor_is_synced),
+        TEST(the_name_is_synced_at_the_close),
         TEST(a_busy_file_is_rotated_with_what_is_open),
         TEST(torn_at_every_byte),
         TEST(a_flipped_byte_ends_the_file),
