@@ -43,9 +43,10 @@ struct spool_config {
     const struct mr_fileio *io; /* NULL: the real disk */
     struct busy *disk;          /* marks the writer's calls to the disk; NULL: nobody watches */
 };
-/* Scans segments; a torn tail of the last one is cut, damage elsewhere is skipped and logged (the peers have copies).
- * What the last one holds is written again and synced before it counts: at most a segment's bytes. MR_NOSPACE, where a
- * file system does not write in place: the spares are given back by then. MR_IO, MR_VERSION, MR_NOMEM. */
+/* Scans segments; a torn tail of the last one is cut, damage elsewhere is logged (the peers have copies): what it hit
+ * is not here, or is a bad copy (S5). What the last one holds is written again and synced before it counts: at most a
+ * segment's bytes. MR_NOSPACE, where a file system does not write in place: the spares are given back by then. MR_IO,
+ * MR_VERSION, MR_NOMEM. */
 int spool_open(struct spool **out, const struct spool_config *config, char *error, size_t error_len);
 /* Waiting requests still run their callbacks, then cb. */
 void spool_close(struct spool *sp, void (*cb)(void *arg), void *arg);

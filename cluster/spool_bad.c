@@ -24,7 +24,6 @@ void spool_bad_mark(struct spool *sp, struct spool_body *body)
 {
     mr_assert(!body->bad);
     body->bad = 1;
-    sp->bad++;
     sp->bad_here++;
     sp->body_bytes -= body->length;
     for (uint32_t i = 0; i < body->pieces; i++)

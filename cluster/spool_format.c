@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { VERSION = 1, FLAG_LAST = 1 };
+enum { VERSION = 1, FLAG_LAST = 1, FLAG_BAD = 2 };
 
 static const uint8_t head_magic[4] = {'M', 'R', 's', 'g'};
 static const uint8_t record_magic[4] = {'M', 'R', 's', 'r'};
@@ -113,7 +113,7 @@ void spool_index_encode(uint8_t out[SPOOL_INDEX_ENTRY], const struct spool_recor
     mr_put_le64(out + 24, r->stamp_ms);
     mr_put_le32(out + 32, r->len);
     mr_put_le32(out + 36, r->offset);
-    out[40] = r->last ? FLAG_LAST : 0;
+    out[40] = (uint8_t)((r->last ? FLAG_LAST : 0) | (r->bad ? FLAG_BAD : 0));
     mr_put_le64(out + 48, r->whole_length);
     memcpy(out + 56, r->checksum, 16);
 }
@@ -127,6 +127,7 @@ void spool_index_decode(const uint8_t in[SPOOL_INDEX_ENTRY], struct spool_record
     r->len = mr_get_le32(in + 32);
     r->offset = mr_get_le32(in + 36);
     r->last = (in[40] & FLAG_LAST) != 0;
+    r->bad = (in[40] & FLAG_BAD) != 0;
     r->whole_length = mr_get_le64(in + 48);
     memcpy(r->checksum, in + 56, 16);
 }

@@ -30,6 +30,7 @@ struct spool_record {
     uint32_t attempt; /* pieces of different puts of the same body do not mix */
     uint32_t piece;
     bool last;
+    bool bad; /* the payload does not match its sum; not in the record's head, only in a scan and the index */
     uint64_t stamp_ms;
     uint32_t len;          /* of the payload */
     uint32_t offset;       /* of the record in its segment */

@@ -75,6 +75,7 @@ struct spool_build {
     bool in_table;
     bool ended; /* the last was handed to the writer */
     bool found; /* left by an earlier life: cannot go on */
+    bool bad;   /* a scan found that it will not be read as it was written */
     bool copy;  /* of compaction: replaces a body that is still here, else is dropped */
     uint64_t stamp_ms;
     uint64_t length; /* so far */
@@ -308,8 +309,8 @@ struct spool_scan {
     struct spool_record *records; /* malloc */
     size_t count;
     uint64_t file_size;
-    uint64_t end;     /* of the last record of a piece */
-    uint64_t skipped; /* bytes before it that belong to none */
+    uint64_t end;     /* of the last record of a piece, sound or bad */
+    uint64_t skipped; /* bytes before the last sound one that belong to no sound one */
     bool sealed;      /* by a sound index record */
     bool unread;      /* record by record, and a part of the file could not be read */
     /* Of the newest: where an index stands that tells of other records than there are; 0: none. */

@@ -7,10 +7,11 @@
  * before it began. Its index is believed only if it tells of just the records that are there: of what was not synced a
  * power cut may have kept the index alone. A wrong one is cut off, and the segment not written on.
  *
- * Without an index it is written on behind its last good record, over what stands there: zeros, what its file held
- * before (spool_spare.c), a torn record. A segment of which a part could not be read is neither written on nor given
- * back in this life. Damage costs the records that it hit; a segment of which nothing can be read is put aside under
- * another name, never removed. */
+ * Without an index it is written on behind its last record, over what stands there: zeros, what its file held before
+ * (spool_spare.c), the head of a record that was cut short. A record with a sound head and other bytes than it was
+ * written with is kept as a bad copy (spool_bad.c): torn, and the collector drops it; or the last one that there is. A
+ * segment of which a part could not be read is neither written on nor given back in this life. Damage costs the records
+ * that it hit; a segment of which nothing can be read is put aside under another name, never removed. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -85,6 +86,18 @@ static int read_heads(struct spool *sp, struct listing *l, char *error, size_t e
     return 0;
 }
 
+/* Kept as one that was found bad later (S5), unless there is another. */
+static void replay_bad(struct spool *sp, struct spool_build *build)
+{
+    struct mr_id id = build->node.id;
+    if (spool_table_find(&sp->bodies, id) != NULL) {
+        spool_build_fail(sp, build, MR_CHECKSUM);
+        return;
+    }
+    spool_install(sp, build);
+    spool_bad_mark(sp, (struct spool_body *)spool_table_find(&sp->bodies, id));
+}
+
 static void replay_record(struct spool *sp, uint32_t segment, const struct spool_record *r)
 {
     struct spool_build *build = (struct spool_build *)spool_table_find(&sp->builds, r->id);
@@ -103,13 +116,16 @@ static void replay_record(struct spool *sp, uint32_t segment, const struct spool
     spool_build_add(sp, build, (struct spool_loc){segment, r->offset, r->len});
     build->next++;
     build->length += r->len;
+    build->bad = build->bad || r->bad;
     if (!r->last)
         return;
     memcpy(build->checksum, r->checksum, sizeof(build->checksum));
-    if (build->length == r->whole_length)
-        spool_install(sp, build);
-    else
+    if (build->length != r->whole_length)
         spool_build_fail(sp, build, MR_MALFORMED);
+    else if (build->bad)
+        replay_bad(sp, build);
+    else
+        spool_install(sp, build);
 }
 
 /* Nothing in it is ours, as far as can be seen. */
@@ -164,16 +180,18 @@ static int write_again(const struct spool *sp, const struct loading *seg)
     int rc = seg->sound ? write_head(sp, seg) : 0;
     for (size_t i = 0; i < scan->count && rc == 0; i++) {
         const struct spool_record *r = &scan->records[i];
+        if (r->bad)
+            continue;
         if (r->offset != to) {
             rc = write_range(sp, seg, from, to);
             from = r->offset;
         }
         to = (uint64_t)r->offset + spool_record_size(r->len);
     }
-    if ((scan->sealed && scan->wrong_index == 0) || to > scan->file_size) /* its padding may be missing */
-        to = scan->file_size;
-    if (rc == 0)
-        rc = write_range(sp, seg, from, to);
+    if (rc == 0) /* the padding of the last one may be missing */
+        rc = write_range(sp, seg, from, to < scan->file_size ? to : scan->file_size);
+    if (rc == 0 && scan->sealed && scan->wrong_index == 0)
+        rc = write_range(sp, seg, scan->end, scan->file_size);
     if (rc == 0 && scan->wrong_index != 0 && scan->wrong_index < scan->file_size)
         rc = sp->io->truncate_file(sp->io, seg->fd, scan->wrong_index);
     return rc == 0 ? sp->io->sync_data(sp->io, seg->fd) : rc;

@@ -214,6 +214,7 @@ static void mark_bad(struct spool *sp, const struct spool_get *req, const struct
     log_event(LOG_ERROR, "spool_bad_copy", LOG_S("id", mr_id_format(req->id, text)), LOG_N("piece", req->piece),
               LOG_N("segment", st->loc.segment), LOG_N("offset", st->loc.offset),
               LOG_S("error", mr_strerror(st->status)));
+    sp->bad++;
     spool_bad_mark(sp, body);
 }
 

@@ -3,7 +3,7 @@
  *
  * After damage the next record is looked for at every multiple of 8; a record's checksum is seeded with the salt and
  * its place, so what passes was written by us and just there. A record whose head is sound and whose payload is not is
- * stepped over. */
+ * told as bad. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
@@ -146,13 +146,15 @@ static int scan_by_records(const uint8_t *bytes, struct spool_place place, struc
             at += SPOOL_ALIGN;
             continue;
         }
-        /* The padding behind the last one may be missing; it says nothing. */
-        if (type == SPOOL_RECORD_PIECE && r.len <= SPOOL_MAX_PIECE && r.piece < SPOOL_MAX_PIECES &&
-            spool_payload_sum(place, (uint32_t)at, bytes + at + SPOOL_RECORD_HEAD, r.len) == sum) {
+        if (type == SPOOL_RECORD_PIECE && r.len <= SPOOL_MAX_PIECE && r.piece < SPOOL_MAX_PIECES) {
+            r.bad = spool_payload_sum(place, (uint32_t)at, bytes + at + SPOOL_RECORD_HEAD, r.len) != sum;
             keep_record(out, &room, &r);
-            used += spool_record_size(r.len);
+            /* The padding behind the last one may be missing; it says nothing. */
             out->end = at + spool_record_size(r.len);
-            out->skipped = out->end - SPOOL_HEAD - used;
+            if (!r.bad) {
+                used += spool_record_size(r.len);
+                out->skipped = out->end - SPOOL_HEAD - used;
+            }
         }
         at += spool_record_size(r.len);
     }

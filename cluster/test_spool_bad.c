@@ -326,6 +326,82 @@ static void a_recheck_meets_drop_put_and_close(void **state)
     assert_int_equal(stats_of(t).bad_here, 1); /* the last one: nothing was said of it */
 }
 
+/* ---- found at a start ---- */
+
+static void flip_byte(const struct spool_test *t, uint64_t at)
+{
+    char *path = mr_asprintf("%s/00000001.seg", t->dir);
+    int fd = open(path, O_RDWR);
+    uint8_t byte;
+    assert_true(fd >= 0 && pread(fd, &byte, 1, (off_t)at) == 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)at), 1);
+    close(fd);
+    free(path);
+}
+
+/* A start that reads the records finds it itself: it is held as if a read had found it, also at the next start, which
+ * reads the index. Nothing is written over it, though it was the last of its segment. */
+static void a_start_keeps_what_it_finds_bad(void **state)
+{
+    struct spool_test *t = *state;
+    struct mr_id ids[100], good = mr_id_at(3), bad = mr_id_at(4);
+    uint64_t place = SPOOL_HEAD + spool_record_size(FILL) + SPOOL_RECORD_HEAD + 17;
+    bad_disk_init(t, &disk);
+    spool_test_open(t, SEGMENT);
+    assert_int_equal(spool_test_put(t, good, FILL), 0);
+    assert_int_equal(spool_test_put(t, bad, FILL), 0);
+    spool_test_close(t);
+    flip_byte(t, place);
+    spool_test_open(t, SEGMENT);
+    size_t n = fill_segment(t, ids, 100);
+    for (int life = 0; life < 2; life++) {
+        assert_int_equal(spool_test_check(t, good, FILL), 0);
+        assert_false(spool_has(t->sp, bad, NULL));
+        assert_int_equal(spool_test_check(t, bad, FILL), MR_NOTFOUND);
+        assert_int_equal(recheck(t, bad), MR_CHECKSUM);
+        assert_int_equal(stats_of(t).bad_here, 1);
+        spool_test_close(t);
+        spool_test_open(t, SEGMENT);
+    }
+    spool_drop(t->sp, good);
+    for (size_t i = 0; i < n; i++)
+        spool_drop(t->sp, ids[i]);
+    settle(t);
+    assert_true(segment_is_there(t, 1));
+    flip_byte(t, place);
+    assert_int_equal(recheck(t, bad), 0);
+    assert_int_equal(spool_test_check(t, bad, FILL), 0);
+    spool_drop(t->sp, bad);
+    spool_test_until_files(t, 0, 1);
+    assert_false(segment_is_there(t, 1));
+}
+
+/* Of two copies a good one counts, wherever it stands; of two bad ones one is held. */
+static void a_good_copy_counts_before_a_bad_one(void **state)
+{
+    struct spool_test *t = *state;
+    struct mr_id id = mr_id_at(3);
+    bad_disk_init(t, &disk);
+    for (int flips = 1; flips < 4; flips++) {
+        spool_test_open(t, SEGMENT);
+        for (int i = 0; i < 2; i++) {
+            spool_drop(t->sp, id); /* says nothing to the next start */
+            assert_int_equal(spool_test_put(t, id, FILL), 0);
+        }
+        spool_test_close(t);
+        for (unsigned i = 0; i < 2; i++)
+            if ((flips >> i & 1) != 0)
+                flip_byte(t, SPOOL_HEAD + i * spool_record_size(FILL) + SPOOL_RECORD_HEAD + 5);
+        spool_test_open(t, SEGMENT);
+        assert_int_equal(spool_has(t->sp, id, NULL), flips != 3);
+        assert_int_equal(spool_test_check(t, id, FILL), flips != 3 ? 0 : MR_NOTFOUND);
+        assert_int_equal(stats_of(t).bad_here, flips == 3);
+        spool_test_close(t);
+        spool_test_clean(t->dir);
+    }
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, spool_test_setup, spool_test_teardown)
@@ -340,6 +416,8 @@ int main(void)
         TEST(a_copy_that_is_bad_now_and_then_is_compacted_once),
         TEST(a_body_of_pieces_is_read_whole),
         TEST(a_recheck_meets_drop_put_and_close),
+        TEST(a_start_keeps_what_it_finds_bad),
+        TEST(a_good_copy_counts_before_a_bad_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
