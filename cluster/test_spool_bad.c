@@ -332,7 +332,7 @@ static void flip_byte(const struct spool_test *t, uint64_t at)
 {
     char *path = mr_asprintf("%s/00000001.seg", t->dir);
     int fd = open(path, O_RDWR);
-    uint8_t byte;
+    uint8_t byte = 0;
     assert_true(fd >= 0 && pread(fd, &byte, 1, (off_t)at) == 1);
     byte ^= 1;
     assert_int_equal(pwrite(fd, &byte, 1, (off_t)at), 1);
