@@ -84,7 +84,7 @@ static bool link_has_room(struct bodies *b, uint32_t peer)
     d->peer = peer;
     if (b->ops->links_when_drained(b->config.links, peer, LINK_BULK, BODIES_SERVE_QUEUE / 2, on_drained, d) != 0) {
         free(d);
-        return true; /* somebody else waits: links_send has the last word */
+        return true; /* links_send has the last word */
     }
     b->peers[peer].drain = d;
     return false;

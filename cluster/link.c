@@ -402,10 +402,7 @@ int links_when_drained(struct links *l, uint32_t peer, enum link_channel channel
     struct link_peer *p = peer_by_id(l, peer);
     if (p == NULL)
         return MR_NOTFOUND;
-    if (p->dials[channel].waiter.cb != NULL)
-        return MR_BUSY;
-    link_dial_wait_drained(&p->dials[channel], below, cb, arg);
-    return 0;
+    return link_dial_wait_drained(&p->dials[channel], below, cb, arg);
 }
 
 /* ---- for the other files ---- */

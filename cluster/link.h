@@ -32,6 +32,7 @@ enum {
     LINK_DIAL_MS = 2000,
     LINK_HELLO_MS = 5000, /* an inbound connection that has not said Hello by then is closed */
     LINK_MAX_INBOUND = 256,
+    LINK_MAX_WAITERS = 2, /* for room on one channel to one peer: a transfer and the bodies */
 };
 
 struct links;
@@ -90,8 +91,9 @@ int links_send_message(struct links *l, uint32_t peer, enum link_channel channel
 /* Bytes that wait to be written. */
 size_t links_queued(const struct links *l, uint32_t peer, enum link_channel channel);
 /* Calls cb once when less than `below` bytes wait on the channel, or at once on the next loop turn when it is down
- * (status MR_UNREACHABLE; MR_CLOSED by links_close). When the channel goes down it comes before `down`. One waiter per
- * peer and channel: MR_BUSY otherwise. MR_NOTFOUND: no such peer. */
+ * (status MR_UNREACHABLE; MR_CLOSED by links_close). When the channel goes down it comes before `down`. Who waits
+ * longer comes first, and may fill the room again. MR_BUSY: LINK_MAX_WAITERS wait for this peer and channel.
+ * MR_NOTFOUND: no such peer. */
 int links_when_drained(struct links *l, uint32_t peer, enum link_channel channel, size_t below,
                        void (*cb)(void *arg, int status), void *arg);
 /* New certificate and key from the same files (a reload); running connections stay. */

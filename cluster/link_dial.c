@@ -41,13 +41,21 @@ static void become(struct link_dial *d, enum dial_state state)
     d->state = state;
 }
 
-static void fire_waiter(struct link_dial *d, int status)
+/* The callback may wait again, behind all others. */
+static void fire_waiter(struct link_dial *d, unsigned i, int status)
 {
-    void (*cb)(void *arg, int status_) = d->waiter.cb;
-    if (cb == NULL)
-        return;
-    d->waiter.cb = NULL;
-    cb(d->waiter.arg, status);
+    struct link_waiter w = d->waiters[i];
+    mr_assert(i < d->n_waiters);
+    d->n_waiters--;
+    memmove(&d->waiters[i], &d->waiters[i + 1], (d->n_waiters - i) * sizeof(w));
+    w.cb(w.arg, status);
+}
+
+/* Each of those that wait now, once. */
+static void fire_waiters(struct link_dial *d, int status)
+{
+    for (unsigned left = d->n_waiters; left > 0; left--)
+        fire_waiter(d, 0, status);
 }
 
 static void on_delay(uv_timer_t *timer);
@@ -156,8 +164,13 @@ static int on_frame(struct link_conn *c, const struct frame_header *h, const uin
 static void on_drained(struct link_conn *c)
 {
     struct link_dial *d = link_conn_owner(c);
-    if (d->waiter.cb != NULL && d->state == DIAL_UP && link_conn_queued(c) < d->waiter.below)
-        fire_waiter(d, 0);
+    unsigned i = 0;
+    for (unsigned left = d->n_waiters; left > 0 && d->state == DIAL_UP && link_conn_is_open(c); left--) {
+        if (link_conn_queued(c) < d->waiters[i].below)
+            fire_waiter(d, i, 0); /* the next one moves up, and what this one has sent counts */
+        else
+            i++;
+    }
 }
 
 static void on_failed(struct link_conn *c, const char *reason)
@@ -168,7 +181,7 @@ static void on_failed(struct link_conn *c, const char *reason)
     mr_assert(d->conn == c);
     d->conn = NULL;
     dial_failed(d, reason);
-    fire_waiter(d, MR_UNREACHABLE);
+    fire_waiters(d, MR_UNREACHABLE);
     if (was_up && d->state != DIAL_CLOSED)
         l->handler.down(l->handler.arg, d->peer->id, d->channel, reason);
 }
@@ -295,33 +308,34 @@ void link_dial_kick(struct link_dial *d)
 
 /* ---- waiting for room ---- */
 
-static void on_waiter_turn(struct link_turn *turn)
+static void on_waiters_turn(struct link_turn *turn)
 {
-    struct link_dial *d = MR_CONTAINER(turn, struct link_dial, waiter.turn);
-    if (d->waiter.cb != NULL && d->state == DIAL_UP)
+    struct link_dial *d = MR_CONTAINER(turn, struct link_dial, waiters_turn);
+    if (d->n_waiters > 0 && d->state == DIAL_UP)
         link_conn_nudge(d->conn); /* came up meanwhile */
     else
-        fire_waiter(d, d->peer->l->closing ? MR_CLOSED : MR_UNREACHABLE);
+        fire_waiters(d, d->peer->l->closing ? MR_CLOSED : MR_UNREACHABLE);
     link_peer_unref(d->peer);
 }
 
-static void waiter_turn(struct link_dial *d)
+static void waiters_turn(struct link_dial *d)
 {
-    if (d->waiter.turn.queued)
+    if (d->waiters_turn.queued)
         return;
     d->peer->refs++;
-    link_env_turn(&d->peer->l->env, &d->waiter.turn);
+    link_env_turn(&d->peer->l->env, &d->waiters_turn);
 }
 
-void link_dial_wait_drained(struct link_dial *d, size_t below, void (*cb)(void *arg, int status), void *arg)
+int link_dial_wait_drained(struct link_dial *d, size_t below, void (*cb)(void *arg, int status), void *arg)
 {
-    d->waiter.cb = cb;
-    d->waiter.arg = arg;
-    d->waiter.below = below;
+    if (d->n_waiters == LINK_MAX_WAITERS)
+        return MR_BUSY;
+    d->waiters[d->n_waiters++] = (struct link_waiter){cb, arg, below};
     if (d->state == DIAL_UP)
         link_conn_nudge(d->conn);
     else
-        waiter_turn(d);
+        waiters_turn(d);
+    return 0;
 }
 
 /* ---- life ---- */
@@ -332,7 +346,7 @@ void link_dial_open(struct link_dial *d, struct link_peer *peer, enum link_chann
     d->channel = channel;
     d->state = DIAL_WAITING;
     d->delay_ms = LINK_BACKOFF_MIN_MS;
-    d->waiter.turn.run = on_waiter_turn;
+    d->waiters_turn.run = on_waiters_turn;
     uv_timer_init(peer->l->env.loop, &d->timer);
     d->timer.data = d;
     peer->refs++;
@@ -358,6 +372,6 @@ void link_dial_close(struct link_dial *d)
         link_conn_close(d->conn);
         d->conn = NULL;
     }
-    if (d->waiter.cb != NULL)
-        waiter_turn(d);
+    if (d->n_waiters > 0)
+        waiters_turn(d);
 }

@@ -45,12 +45,13 @@ struct link_dial {
     struct sockaddr_storage addresses[LINK_MAX_ADDRESSES];
     unsigned n_addresses, next_address;
     struct link_conn *conn;
-    struct {
+    struct link_waiter {
         void (*cb)(void *arg, int status);
         void *arg;
         size_t below;
-        struct link_turn turn;
-    } waiter;
+    } waiters[LINK_MAX_WAITERS]; /* the oldest first */
+    unsigned n_waiters;
+    struct link_turn waiters_turn;
     char logged[LINK_REASON]; /* the last failure that was logged */
     uint64_t logged_ms;
 };
@@ -111,7 +112,8 @@ void link_dial_open(struct link_dial *d, struct link_peer *peer, enum link_chann
 /* Tries at once instead of at the end of the back-off. */
 void link_dial_kick(struct link_dial *d);
 void link_dial_close(struct link_dial *d);
-void link_dial_wait_drained(struct link_dial *d, size_t below, void (*cb)(void *arg, int status), void *arg);
+/* MR_BUSY. */
+int link_dial_wait_drained(struct link_dial *d, size_t below, void (*cb)(void *arg, int status), void *arg);
 
 /* link_accept.c */
 void link_on_connection(uv_stream_t *listener, int status);

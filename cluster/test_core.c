@@ -314,13 +314,85 @@ static void test_restored(void **state)
     world_close(w);
 }
 
+/* ---- a transfer and the bodies on one link ---- */
+
+struct crossing {
+    struct cluster *c; /* the sender */
+    uint32_t to;
+    uint8_t *bytes;
+    int waits;    /* result of the wait for room as the bodies plane waits */
+    bool waiting; /* the transfer, behind it */
+    atomic_bool done, told;
+    atomic_int status;
+};
+enum { CROSSING = 64 << 20 }; /* more than any socket buffer takes */
+
+static void on_other_room(void *arg, int status)
+{
+    struct crossing *x = arg;
+    (void)status;
+    atomic_store(&x->told, true);
+}
+
+static void on_crossed(void *arg, int status)
+{
+    struct crossing *x = arg;
+    atomic_store(&x->status, status);
+    atomic_store(&x->done, true);
+}
+
+static void look_self(struct cluster *c, void *arg)
+{
+    *(uint32_t *)arg = c->self;
+}
+
+/* As bodies_serve does while the peer has much to read; here it is never little enough. */
+static void look_cross(struct cluster *c, void *arg)
+{
+    struct crossing *x = arg;
+    static const char head[] = "no message of Raft's";
+    struct replica_buffer tail = {x->bytes, CROSSING};
+    x->waits = links_when_drained(c->links, x->to, LINK_BULK, 0, on_other_room, x);
+    core_raft_send(c, x->to, true, head, sizeof(head), &tail, 1, on_crossed, x);
+    x->waiting = c->transfers[x->to] != NULL;
+}
+
+/* On the receiver's thread, which so reads nothing: the sender has to wait for room. */
+static void look_while_sent(struct cluster *c, void *arg)
+{
+    struct crossing *x = arg;
+    (void)c;
+    on_core(x->c, look_cross, x);
+}
+
+/* A snapshot's transfer waits for room beside the bodies; it does not fail because they wait already (8.2). */
+static void test_transfer_beside_bodies(void **state)
+{
+    (void)state;
+    struct world *w = world_open(3, 3600 * 1000, NULL);
+    struct node *leader;
+    WAIT_FOR((leader = leader_of(w)) != NULL);
+    struct node *from = leader == &w->nodes[0] ? &w->nodes[1] : &w->nodes[0];
+    struct node *to = leader == &w->nodes[2] ? &w->nodes[1] : &w->nodes[2];
+    struct crossing x = {.c = from->c, .bytes = mr_calloc(1, CROSSING)};
+    on_core(to->c, look_self, &x.to);
+    on_core(to->c, look_while_sent, &x);
+    WAIT_FOR(atomic_load(&x.done));
+    assert_int_equal(x.waits, 0);
+    assert_int_equal(atomic_load(&x.status), 0);
+    assert_true(x.waiting);
+    world_close(w);
+    assert_true(atomic_load(&x.told)); /* at the latest when the link ends */
+    free(x.bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_three),          cmocka_unit_test(test_idle),
         cmocka_unit_test(test_full_entries),   cmocka_unit_test(test_refused_dsn),
         cmocka_unit_test(test_refused_notice), cmocka_unit_test(test_too_many_rules),
-        cmocka_unit_test(test_restored),
+        cmocka_unit_test(test_restored),       cmocka_unit_test(test_transfer_beside_bodies),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");
