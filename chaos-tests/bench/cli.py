@@ -6,6 +6,7 @@ import os
 import pathlib
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +27,8 @@ def options(arguments):
         prog="chaos-tests/bench/run",
         description="The same load against Postfix, Exim, OpenSMTPD and three nodes of mailraft, alternately, on this machine.",
         epilog="Without --nodes, --queue, --strace and --stores: the loads side by side. Builds nothing: first deploy/install-deps.sh --bench; "
-               "cmake --preset release -DMAILRAFT_TESTS=OFF && cmake --build --preset release, or MAILRAFT_BIN names the programs. Needs root: each peer runs as users "
-               "of its own. Takes a quiet machine for an hour.")
+               "cmake --preset release -DMAILRAFT_TESTS=OFF && cmake --build --preset release, or MAILRAFT_BIN names the programs. Needs root: "
+               "each peer runs as users of its own. Takes a quiet machine for an hour.")
     parser.add_argument("--rounds", type=int, default=3, help="of each load and server (default 3)")
     parser.add_argument("--only", type=lambda s: s.split(","), metavar="a,b", help="loads: " + ", ".join(load.key for load in loads.LOADS))
     parser.add_argument("--peers", type=lambda s: [p for p in s.split(",") if p], default=["nothing", "postfix", "exim", "opensmtpd"],
@@ -81,9 +82,17 @@ def workshop(opts):
         yield folder, resolver, servers.tested.Pki(folder / "pki").issue("localhost", "IP:127.0.0.1")
 
 
+def commit():
+    """Of what is measured: the checkout, with "-dirty" where it was changed; None where MAILRAFT_BIN names programs from elsewhere."""
+    if "MAILRAFT_BIN" in os.environ:
+        return None
+    done = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty", "--exclude", "*"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
 def head(opts):
     """What every section of the results begins with."""
-    return {"command": "chaos-tests/bench/run " + shlex.join(sys.argv[1:]), "machine": measure.machine(opts.dir)}
+    return {"command": "chaos-tests/bench/run " + shlex.join(sys.argv[1:]), "commit": commit(), "machine": measure.machine(opts.dir)}
 
 
 def one_run(opts, shop, load, kind, number):
@@ -107,7 +116,8 @@ def side_by_side(opts, results):
         for load in loads.chosen(opts.only):
             say(f"{load.key}: {load.title}")
             here = [kind for kind in chosen if kind is not servers.Nothing or not kind.fails(load)]
-            row = {"title": load.title, "serial": load.serial, "deliver": load.deliver, "run": {part: section[part] for part in ("command", "machine")},
+            row = {"title": load.title, "serial": load.serial, "deliver": load.deliver,
+                   "run": {part: section[part] for part in ("command", "commit", "machine")},
                    "servers": {kind.name: {"runs": []} for kind in here}}
             for number in range(opts.rounds):
                 # Each round begins with another server, so that none is always the one behind a busy one.

@@ -98,7 +98,8 @@ def machine_text(m):
 
 
 def section_machine(section):
-    return f"    {section['command']}\n\nMachine: {machine_text(section['machine'])}.\n"
+    program = f"mailraft of commit {section['commit']}. " if section.get("commit") else ""
+    return f"    {section['command']}\n\n{program}Machine: {machine_text(section['machine'])}.\n"
 
 
 def markdown(results):

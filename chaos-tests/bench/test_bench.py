@@ -99,7 +99,7 @@ def runs(field, *values):
 
 def results():
     machine = {"cores": 2, "cpu": "<x & y>", "memory_gib": 1, "kernel": "6", "file_system": "ext4", "load_average": 0.1, "date": "2026-01-02"}
-    section = {"command": "run --only a,b", "machine": machine}
+    section = {"command": "run --only a,b", "commit": "1234567-dirty", "machine": machine}
     return {
         "loads": {**section, "servers": {name: {"version": "1", "copies": 1, "notes": ["held"]} for name in servers.SERVERS}, "rows": {
             "a1": {"title": "accept", "serial": False, "deliver": False, "messages": 10, "run": section, "servers": {
@@ -134,7 +134,7 @@ def test_report(tmp_path):
         "| etcd | 3 | 10.0 (10.0 to 10.0) gone | x |",
     ):
         assert line in text, line
-    assert "Loads a1:\n\n    run --only a,b" in text and "Loads c:\n\n    run c" in text
+    assert "Loads a1:\n\n    run --only a,b\n\nmailraft of commit 1234567-dirty. Machine: 2 cores" in text and "Loads c:\n\n    run c" in text
     assert text.index("| a2: accept | 3 |") < text.index("| a2: accept | 11 |")
     chart = xml.etree.ElementTree.parse(tmp_path / "results.svg").getroot()
     words = [t.text for t in chart.iter("{http://www.w3.org/2000/svg}text")]
