@@ -132,18 +132,21 @@ static void restart(struct sim *s, uint32_t node)
         bodies_ready(s->c->nodes[node].b);
 }
 
+/* A copy cannot be read, or none can be: until the end, when the disks are whole again. */
 static void rot(struct sim *s, unsigned i)
 {
-    unsigned good = 0;
-    uint32_t node = 1 + rnd(s->c->n);
-    struct fake_body *body = fake_body(&s->c->nodes[node].spool, test_id(i));
+    uint32_t node = rnd(4) == 0 ? 0 : 1 + rnd(s->c->n); /* 0: all */
     for (uint32_t n = 1; n <= s->c->n; n++) {
-        const struct fake_body *copy = fake_body(&s->c->nodes[n].spool, test_id(i));
-        good += copy != NULL && copy->complete && !copy->bad;
+        struct fake_body *body = fake_body(&s->c->nodes[n].spool, test_id(i));
+        if (s->lives[i].enqueued && (node == 0 || node == n) && body != NULL && body->complete)
+            body->bad = true;
     }
-    /* What no majority holds, or what everybody lost, is beyond any repair. */
-    if (s->lives[i].enqueued && good >= 2 && body != NULL && body->complete)
-        body->bad = true;
+}
+
+static void mend_disk(struct fake_spool *sp)
+{
+    for (size_t i = 0; i < sp->n; i++)
+        sp->bodies[i].bad = false;
 }
 
 static void read_some(struct sim *s)
@@ -175,7 +178,7 @@ static void look_at_copies(struct sim *s)
         if (!s->lives[i].enqueued || s->lives[i].finished)
             continue;
         for (uint32_t n = 1; n <= s->c->n; n++)
-            copies += has(s->c, n, i);
+            copies += has(s->c, n, i) || fake_kept(&s->c->nodes[n].spool, test_id(i)) != NULL;
         assert_true(copies >= 1);
     }
 }
@@ -247,6 +250,7 @@ static void heal(struct sim *s)
 {
     struct fake_cluster *c = s->c;
     for (uint32_t n = 1; n <= c->n; n++) {
+        mend_disk(&c->nodes[n].spool);
         c->nodes[n].spool.stalled = c->nodes[n].spool.nospace = false;
         for (uint32_t m = 1; m <= c->n; m++) {
             c->wires[n][m].stalled = false;
@@ -310,6 +314,7 @@ static void run_seed(uint64_t seed)
             } else {
                 assert_null(fake_body(&c->nodes[k].spool, test_id(i)));
             }
+            assert_null(fake_kept(&c->nodes[k].spool, test_id(i)));
         }
     }
     for (uint32_t k = 1; k <= n; k++) {
