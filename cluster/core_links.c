@@ -348,18 +348,26 @@ static unsigned slice_buffers(const struct core_transfer *t, size_t max, struct 
 
 static void next_slices(void *arg, int status);
 
+/* One at least, also when the link is full of bodies: these come and go all the time, and a transfer that waited for
+ * their end would starve. It waits until what was queued up to its last slice has left, so that it never has more than
+ * two on the link. */
 static void send_slices(struct core_transfer *t)
 {
     struct cluster *c = t->c;
     struct link_buffer buffers[16];
     size_t len;
+    int rc = 0;
 
-    while (t->offset < t->total && links_queued(c->links, t->to, LINK_BULK) < 2 * CORE_TRANSFER_SLICE) {
+    for (bool first = true;
+         t->offset < t->total && (first || links_queued(c->links, t->to, LINK_BULK) < 2 * CORE_TRANSFER_SLICE);
+         first = false) {
         Mailraft__RaftSlice slice = MAILRAFT__RAFT_SLICE__INIT;
         slice.total = t->total;
         slice.offset = t->offset;
         unsigned n = slice_buffers(t, CORE_TRANSFER_SLICE, buffers, 16, &len);
-        int rc = links_send_message(c->links, t->to, LINK_BULK, FRAME_RAFT_SLICE, &slice.base, buffers, n);
+        rc = links_send_message(c->links, t->to, LINK_BULK, FRAME_RAFT_SLICE, &slice.base, buffers, n);
+        if (rc == MR_BUSY)
+            break; /* no room at all */
         if (rc != 0) {
             finish_transfer(t, rc);
             return;
@@ -370,7 +378,7 @@ static void send_slices(struct core_transfer *t)
         finish_transfer(t, 0);
         return;
     }
-    int rc = links_when_drained(c->links, t->to, LINK_BULK, CORE_TRANSFER_SLICE, next_slices, t);
+    rc = links_when_drained(c->links, t->to, LINK_BULK, CORE_TRANSFER_SLICE, next_slices, t);
     if (rc != 0)
         finish_transfer(t, rc);
 }

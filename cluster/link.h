@@ -90,10 +90,10 @@ int links_send_message(struct links *l, uint32_t peer, enum link_channel channel
                        const ProtobufCMessage *message, const struct link_buffer *tail, unsigned n_tail);
 /* Bytes that wait to be written. */
 size_t links_queued(const struct links *l, uint32_t peer, enum link_channel channel);
-/* Calls cb once when less than `below` bytes wait on the channel, or at once on the next loop turn when it is down
- * (status MR_UNREACHABLE; MR_CLOSED by links_close). When the channel goes down it comes before `down`. Who waits
- * longer comes first, and may fill the room again. MR_BUSY: LINK_MAX_WAITERS wait for this peer and channel.
- * MR_NOTFOUND: no such peer. */
+/* Calls cb once when less than `below` bytes wait on the channel, or when so little is left of what waits now, whatever
+ * others sent since: so nobody waits for ever. Or at once on the next loop turn when it is down (status MR_UNREACHABLE;
+ * MR_CLOSED by links_close). When the channel goes down it comes before `down`. Who waits longer comes first. MR_BUSY:
+ * LINK_MAX_WAITERS wait for this peer and channel. MR_NOTFOUND: no such peer. */
 int links_when_drained(struct links *l, uint32_t peer, enum link_channel channel, size_t below,
                        void (*cb)(void *arg, int status), void *arg);
 /* New certificate and key from the same files (a reload); running connections stay. */

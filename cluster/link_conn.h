@@ -48,6 +48,8 @@ void link_conn_send(struct link_conn *c, enum frame_type type, const void *meta,
                     const struct link_buffer *tail, unsigned n_tail, size_t tail_len);
 /* Bytes of output that the kernel has not taken yet. */
 size_t link_conn_queued(const struct link_conn *c);
+/* Bytes of output that it has taken, in all. */
+uint64_t link_conn_written(const struct link_conn *c);
 bool link_conn_is_open(const struct link_conn *c);
 /* Event drained comes within this turn of the loop, also when nothing waits. */
 void link_conn_nudge(struct link_conn *c);

@@ -49,6 +49,7 @@ struct link_conn {
     struct link_chunk *out, *out_last;
     size_t out_len;
     size_t write_len;
+    uint64_t written; /* bytes that the kernel took since the beginning */
     uv_write_t write;
 };
 

@@ -43,6 +43,7 @@ static void out_consume(struct link_conn *c, size_t len)
 {
     mr_assert(len <= c->out_len);
     c->out_len -= len;
+    c->written += len;
     while (len > 0) {
         size_t n = c->out->end - c->out->begin;
         if (len < n) {
@@ -185,6 +186,11 @@ void link_conn_send(struct link_conn *c, enum frame_type type, const void *meta,
 size_t link_conn_queued(const struct link_conn *c)
 {
     return c->out_len + c->staged_len;
+}
+
+uint64_t link_conn_written(const struct link_conn *c)
+{
+    return c->written;
 }
 
 /* ---- from chunks to the kernel ---- */

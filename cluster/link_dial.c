@@ -161,12 +161,17 @@ static int on_frame(struct link_conn *c, const struct frame_header *h, const uin
     return 0;
 }
 
+static bool has_room(const struct link_waiter *w, const struct link_conn *c)
+{
+    return link_conn_queued(c) < w->below || (w->until > 0 && link_conn_written(c) >= w->until);
+}
+
 static void on_drained(struct link_conn *c)
 {
     struct link_dial *d = link_conn_owner(c);
     unsigned i = 0;
     for (unsigned left = d->n_waiters; left > 0 && d->state == DIAL_UP && link_conn_is_open(c); left--) {
-        if (link_conn_queued(c) < d->waiters[i].below)
+        if (has_room(&d->waiters[i], c))
             fire_waiter(d, i, 0); /* the next one moves up, and what this one has sent counts */
         else
             i++;
@@ -330,11 +335,16 @@ int link_dial_wait_drained(struct link_dial *d, size_t below, void (*cb)(void *a
 {
     if (d->n_waiters == LINK_MAX_WAITERS)
         return MR_BUSY;
-    d->waiters[d->n_waiters++] = (struct link_waiter){cb, arg, below};
-    if (d->state == DIAL_UP)
+    struct link_waiter *w = &d->waiters[d->n_waiters++];
+    *w = (struct link_waiter){.cb = cb, .arg = arg, .below = below};
+    if (d->state == DIAL_UP) {
+        size_t queued = link_conn_queued(d->conn);
+        if (below > 0 && queued >= below)
+            w->until = link_conn_written(d->conn) + (queued - below) + LINK_TLS_EXTRA;
         link_conn_nudge(d->conn);
-    else
+    } else {
         waiters_turn(d);
+    }
     return 0;
 }
 

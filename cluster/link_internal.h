@@ -16,6 +16,7 @@ enum {
     LINK_LOG_OTHER_MS = 5000,    /* and for another reason than the last */
     LINK_LOG_REJECTED_MS = 1000, /* refused strangers: one line in this time, with their number */
     LINK_REASON = 300,
+    LINK_TLS_EXTRA = 64, /* bytes; more than TLS adds to the text that waits to become a record */
 };
 
 /* A place to connect to. */
@@ -49,6 +50,7 @@ struct link_dial {
         void (*cb)(void *arg, int status);
         void *arg;
         size_t below;
+        uint64_t until;          /* link_conn_written; 0: not up then */
     } waiters[LINK_MAX_WAITERS]; /* the oldest first */
     unsigned n_waiters;
     struct link_turn waiters_turn;

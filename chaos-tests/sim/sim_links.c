@@ -130,6 +130,7 @@ struct link_conn {
     bool nudged, trusted;
     struct wire_frame *staged, **staged_end; /* leave with the turn */
     size_t staged_bytes;
+    uint64_t sent_bytes; /* ever */
 };
 
 static void drop_staged(struct link_conn *c)
@@ -366,12 +367,18 @@ void link_conn_send(struct link_conn *c, enum frame_type type, const void *meta,
     *c->staged_end = f;
     c->staged_end = &f->next;
     c->staged_bytes += f->size;
+    c->sent_bytes += f->size;
     link_env_turn(c->env, &c->turn);
 }
 
 size_t link_conn_queued(const struct link_conn *c)
 {
     return c->staged_bytes + (c->wire != NULL ? wire_queued(c->wire) : 0);
+}
+
+uint64_t link_conn_written(const struct link_conn *c)
+{
+    return c->sent_bytes - link_conn_queued(c);
 }
 
 void *link_conn_owner(const struct link_conn *c)
