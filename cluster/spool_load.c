@@ -10,8 +10,9 @@
  * Without an index it is written on behind its last record, over what stands there: zeros, what its file held before
  * (spool_spare.c), the head of a record that was cut short. A record with a sound head and other bytes than it was
  * written with is kept as a bad copy (spool_bad.c): torn, and the collector drops it; or the last one that there is. A
- * segment of which a part could not be read is neither written on nor given back in this life. Damage costs the records
- * that it hit; a segment of which nothing can be read is put aside under another name, never removed. */
+ * segment of which a part could not be read is neither written on nor given back in this life, and its index stays.
+ * Damage costs the records that it hit; a segment in which nothing is ours is put aside under another name, never
+ * removed. */
 #include "cluster/spool_internal.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -190,7 +191,7 @@ static int write_again(const struct spool *sp, const struct loading *seg)
     }
     if (rc == 0) /* the padding of the last one may be missing */
         rc = write_range(sp, seg, from, to < scan->file_size ? to : scan->file_size);
-    if (rc == 0 && scan->sealed && scan->wrong_index == 0)
+    if (rc == 0 && scan->sealed && scan->wrong_index == 0 && !scan->unread)
         rc = write_range(sp, seg, scan->end, scan->file_size);
     if (rc == 0 && scan->wrong_index != 0 && scan->wrong_index < scan->file_size)
         rc = sp->io->truncate_file(sp->io, seg->fd, scan->wrong_index);
@@ -246,11 +247,11 @@ static int take_segment(struct spool *sp, const struct listing *l, struct loadin
 {
     const struct spool_scan *scan = &seg->scan;
     bool index = seg->newest ? scan->wrong_index == 0 : scan->sealed;
-    if (!seg->sound || scan->skipped > 0 || !index)
+    if (!seg->sound || scan->skipped > 0 || !index || scan->unread)
         log_event(LOG_WARN, "spool_damage", LOG_S("path", seg->path), LOG_B("head", seg->sound), LOG_B("index", index),
-                  LOG_N("skipped", scan->skipped), LOG_N("records", scan->count));
+                  LOG_B("unread", scan->unread), LOG_N("skipped", scan->skipped), LOG_N("records", scan->count));
     bool go_on = seg->newest && seg->sound && !scan->sealed && !scan->unread;
-    if (scan->count == 0 && !go_on) {
+    if (scan->count == 0 && !go_on && !scan->unread) {
         put_aside(sp, seg->number);
         return 0;
     }

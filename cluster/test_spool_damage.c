@@ -208,6 +208,30 @@ static void what_a_start_could_not_read_is_kept(void **state)
         assert_int_equal(spool_test_check(t, ids[i], SIZE), 0);
 }
 
+/* Not one record can be read: it is no segment of somebody else's for that. Its index is none that is wrong. */
+static void a_start_that_can_read_nothing_keeps_all(void **state)
+{
+    enum { SIZE = 10000 };
+    struct spool_test *t = *state;
+    static struct bad_disk d;
+    struct mr_id id = mr_id_at(1), more = mr_id_at(1);
+    bad_disk_init(t, &d);
+    spool_test_open(t, 0);
+    assert_int_equal(spool_test_put(t, id, SIZE), 0);
+    spool_test_close(t);
+    atomic_store(&d.good_reads, 1); /* of the head */
+    atomic_store(&d.bad_reads, 2);
+    spool_test_open(t, 0);
+    assert_int_equal(atomic_load(&d.bad_reads), 0);
+    assert_false(spool_has(t->sp, id, NULL));
+    assert_int_equal(spool_test_put(t, more, SIZE), 0);
+    spool_test_close(t);
+    assert_int_equal(spool_test_files(t), 2);
+    spool_test_open(t, 0);
+    assert_int_equal(spool_test_check(t, id, SIZE), 0);
+    assert_int_equal(spool_test_check(t, more, SIZE), 0);
+}
+
 static void imitated_records_are_not_taken(void **state)
 {
     struct spool_test *t = *state;
@@ -286,6 +310,7 @@ int main(void)
         TEST(flip_every_byte_of_an_open_segment),
         TEST(flip_every_byte_of_a_sealed_segment),
         TEST(what_a_start_could_not_read_is_kept),
+        TEST(a_start_that_can_read_nothing_keeps_all),
         TEST(imitated_records_are_not_taken),
         TEST(unreadable_segments_are_put_aside),
         TEST(newer_formats_are_refused),

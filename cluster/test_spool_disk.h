@@ -27,6 +27,7 @@ struct bad_disk {
     _Atomic uint64_t free;
     _Atomic int read_error; /* negative errno for opens to read (-EMFILE) or reads */
     _Atomic int bad_reads;  /* so many reads that begin at bad_offset fail: -EIO */
+    _Atomic int good_reads; /* so many go well before */
     _Atomic uint64_t bad_offset;
     _Atomic int reads_there; /* all that began at bad_offset */
     int64_t room_of_unlink;  /* what space gains with a file less */
@@ -250,6 +251,8 @@ static inline ssize_t bad_read(const struct mr_fileio *io, int fd, const struct 
         return error;
     if (offset == atomic_load(&d->bad_offset)) {
         atomic_fetch_add(&d->reads_there, 1);
+        if (atomic_load(&d->good_reads) > 0 && atomic_fetch_sub(&d->good_reads, 1) > 0)
+            return mr_fileio_real.read_at(&mr_fileio_real, fd, iov, count, offset);
         if (atomic_load(&d->bad_reads) > 0 && atomic_fetch_sub(&d->bad_reads, 1) > 0)
             return -EIO;
     }
