@@ -228,10 +228,10 @@ void notice_free(struct notice *n);
 /* The final dot is about to be written (5.8); writes the journal. Call right before the write, after cluster_may_send.
  */
 void cluster_dot(struct cluster_port *p, struct attempt *a);
-/* The reply to the dot was read, and the outcome will wait for its DSN, which takes a majority: what is known goes into
- * the journal now (5.8), in the form that it has without a DSN (7.2), so that a crash meanwhile leaves nothing in
- * doubt. After cluster_dot, at most once, before cluster_outcome of the same outcome, which stays the caller's; id,
- * delivery, attempt and node are filled in and long replies cut here. */
+/* What came of a dot is known (a reply, or its connection was lost), and the outcome will wait for its DSN, which takes
+ * a majority: what is known goes into the journal now (5.8), in the form that it has without a DSN (7.2), so that a
+ * crash meanwhile leaves nothing in doubt. After cluster_dot, at most once, before cluster_outcome of the same outcome,
+ * which stays the caller's; id, delivery, attempt and node are filled in and long replies cut here. */
 void cluster_reply(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome);
 /* What came of an attempt. outcome: protobuf-c's default allocator, ownership passes; id, delivery, attempt and node
  * are filled in here. Proposed again until its fate is known; done (may be NULL) comes on the worker's loop once it is.

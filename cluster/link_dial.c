@@ -44,8 +44,8 @@ static void become(struct link_dial *d, enum dial_state state)
 /* The callback may wait again, behind all others. */
 static void fire_waiter(struct link_dial *d, unsigned i, int status)
 {
-    struct link_waiter w = d->waiters[i];
     mr_assert(i < d->n_waiters);
+    struct link_waiter w = d->waiters[i];
     d->n_waiters--;
     memmove(&d->waiters[i], &d->waiters[i + 1], (d->n_waiters - i) * sizeof(w));
     w.cb(w.arg, status);

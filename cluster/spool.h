@@ -43,8 +43,8 @@ struct spool_config {
     const struct mr_fileio *io; /* NULL: the real disk */
     struct busy *disk;          /* marks the writer's calls to the disk; NULL: nobody watches */
 };
-/* Scans segments; a torn tail of the last one is cut, damage elsewhere is logged (the peers have copies): what it hit
- * is not here, or is a bad copy (S5). What the last one holds is written again and synced before it counts: at most a
+/* Scans segments; damage is logged (the peers have copies): what it hit, or a write that was cut short, is not here, or
+ * is a bad copy (S5). What the last one holds is written again and synced before it counts: at most a
  * segment's bytes. MR_NOSPACE, where a file system does not write in place: the spares are given back by then. MR_IO,
  * MR_VERSION, MR_NOMEM. */
 int spool_open(struct spool **out, const struct spool_config *config, char *error, size_t error_len);
@@ -138,7 +138,7 @@ void spool_keep_free(struct spool *sp, uint64_t bytes);
 
 struct spool_stats {
     uint64_t bodies, bytes, dead_bytes, segments, free_bytes, fsyncs, pieces_written, compactions;
-    uint64_t bad;            /* ever found */
+    uint64_t bad;            /* found by reads since the start */
     uint64_t bad_here;       /* held now, in the place of a good one; not among the bodies and their bytes */
     uint64_t oldest_wait_ns; /* of a put that still waits for its fsync; for the watchdog */
 };

@@ -3,7 +3,7 @@
  *
  * L1: what was loaded is on the disk, and not in the page cache alone, where an earlier life may have left it.
  * L2: a directory is refused (MR_STALE) that ends below what this node acknowledged, that has forgotten a term or a
- * vote, or whose entries are of a newer term than its own; nothing is written to it.
+ * vote, or whose entries are of a newer term than its own; no term, vote or acknowledgement is stored then.
  * Thread: the replica's loop, which it blocks. */
 #ifndef MR_RAFT_REPLICA_LOAD_H
 #define MR_RAFT_REPLICA_LOAD_H
