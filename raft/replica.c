@@ -450,6 +450,30 @@ static void keep_commit(const struct replica *r, struct raft_append_entries *m)
         m->leader_commit = commit;
 }
 
+/* A leader may begin before what this node has in its snapshot alone. All of that is committed, and so the same here
+ * and there; libraft finds no term of it, holds it for new, and appends it a second time (UPSTREAM.md 40). So such a
+ * message begins behind the snapshot. */
+static void skip_known(const struct replica *r, struct raft_append_entries *m)
+{
+    raft_index known = r->raft.trail.snapshot.index;
+
+    if (m->term < r->raft.current_term || m->prev_log_index >= known || r->rio.installing)
+        return;
+    if (known - m->prev_log_index < m->n_entries) {
+        unsigned skip = (unsigned)(known - m->prev_log_index);
+
+        m->n_entries -= skip;
+        memmove(m->entries, m->entries + skip, m->n_entries * sizeof(*m->entries)); /* they share one batch */
+    } else if (m->n_entries > 0) {
+        raft_free(m->entries[0].batch);
+        raft_free(m->entries);
+        m->entries = NULL;
+        m->n_entries = 0;
+    }
+    m->prev_log_index = known;
+    m->prev_log_term = r->raft.trail.snapshot.term;
+}
+
 int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head, size_t head_len, uint8_t *tail,
                           size_t tail_len)
 {
@@ -483,8 +507,10 @@ int replica_receive_owned(struct replica *r, uint64_t from, const uint8_t *head,
     if (message.type == RAFT_APPEND_ENTRIES_RESULT && message.append_entries_result.term == r->raft.current_term &&
         raft_state(&r->raft) == RAFT_LEADER)
         replica_send_filter(&r->rio.send, from, r->rio.next_index - 1, &message.append_entries_result);
-    if (message.type == RAFT_APPEND_ENTRIES)
+    if (message.type == RAFT_APPEND_ENTRIES) {
+        skip_known(r, &message.append_entries);
         keep_commit(r, &message.append_entries);
+    }
     r->rio.recv(&r->rio.io, &message);
     return MR_OK;
 }

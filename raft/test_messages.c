@@ -153,6 +153,55 @@ static void keeps_what_is_committed(void **state)
     cluster_stop(c);
 }
 
+/* A leader begins before what the follower has in its snapshot alone: with entries that end in it, then with some
+ * beyond it too (UPSTREAM.md 40). */
+static void skips_what_only_the_snapshot_has(void **state)
+{
+    enum { FEW = 3, LEN = 16, MOST = 4000 };
+    struct cluster *c = cluster_start_with(0x5ca1, 0, 100, 10);
+    struct node *leader = leader_of(c);
+    struct node *follower = &c->nodes[(leader->number + 1) % NODES];
+    static struct raft_entry entries[MOST];
+    static uint8_t tail[MOST * LEN];
+    uint8_t data[LEN] = {4, 0, 0, 0, 'l', 'a', 't', 'e'};
+    struct replica_stats stats;
+    uint64_t hash;
+    (void)state;
+
+    do {
+        load_cluster(c, 200, 16, 100, 60);
+        replica_stats(follower->replica, &stats);
+    } while (stats.snapshots_taken == 0);
+    assert_converges(c, 20);
+    hash = follower->machine.hash;
+    uint64_t commit = replica_commit(follower->replica), term = replica_term(leader->replica);
+    assert_in_range(commit, 100, MOST);
+    for (unsigned i = 0; i < commit; i++) {
+        entries[i] = (struct raft_entry){.term = term, .type = RAFT_COMMAND, .buf = {data, LEN}};
+        memcpy(tail + (size_t)i * LEN, data, LEN);
+    }
+    for (unsigned which = 0; which < 2; which++) {
+        struct raft_message m = {.type = RAFT_APPEND_ENTRIES};
+        uint8_t *head;
+        size_t len;
+
+        m.append_entries.term = term;
+        m.append_entries.leader_commit = commit;
+        m.append_entries.entries = entries;
+        m.append_entries.n_entries = which == 0 ? FEW : (unsigned)commit;
+        assert_int_equal(raft_wire_encode(&m, &head, &len), 0);
+        assert_int_equal(replica_receive(follower->replica, leader->number + 1, head, len, tail,
+                                         (size_t)m.append_entries.n_entries * LEN),
+                         MR_OK);
+        free(head);
+        assert_true(replica_last(follower->replica) == commit);
+    }
+    assert_true(replica_commit(follower->replica) == commit && follower->machine.hash == hash);
+    load_cluster(c, 100, 16, 100, 60);
+    assert_converges(c, 20);
+    cluster_stop(c);
+}
+
 /* What a leader's libraft sees of it, another peer having answered meanwhile. */
 static struct raft_append_entries_result filtered(struct replica_send *s, uint64_t term, uint64_t rejected,
                                                   uint64_t last)
@@ -195,6 +244,7 @@ int main(void)
         cmocka_unit_test(tells_the_term_with_a_refused_pre_vote),
         cmocka_unit_test(refuses_what_contradicts_the_committed),
         cmocka_unit_test(keeps_what_is_committed),
+        cmocka_unit_test(skips_what_only_the_snapshot_has),
         cmocka_unit_test(ignores_late_rejections),
     };
 
