@@ -137,10 +137,10 @@ static void finish_put(struct core_request *r, body_put_cb stored)
         return;
     }
     begin_put(c, b);
-    r->stamp_ms = body_put_stamp(b->put);
     r->deadline_ns = core_now(c) + c->config.commit_timeout_ms * MR_NS_PER_MS;
     core_request_wait(r);
     bodies_finish(b->put, data, r->len, b->length, b->checksum, stored, r);
+    r->stamp_ms = body_put_stamp(b->put); /* the last piece's (3.4); stored comes later */
 }
 
 static void run_finish(struct mail *mail)

@@ -161,6 +161,80 @@ static void test_idle(void **state)
     world_close(w);
 }
 
+/* A client so slow that committed time goes on by more than the grace period between two pieces of its body. */
+struct slow_body {
+    struct mail mail;
+    struct message *m;
+    struct cluster_body *body;
+    atomic_bool written;
+};
+enum { SLOW_PIECE = 1000 };
+
+static void on_slow_written(void *arg, int status)
+{
+    struct slow_body *b = arg;
+    assert_int_equal(status, 0);
+    atomic_store(&b->written, true);
+}
+
+static void run_slow_begin(struct mail *mail)
+{
+    struct slow_body *b = MR_CONTAINER(mail, struct slow_body, mail);
+    b->body = cluster_body_begin(b->m->node->port, b->m->id);
+    cluster_body_piece(b->body, mr_calloc(1, SLOW_PIECE), SLOW_PIECE, on_slow_written, b);
+}
+
+static void run_slow_end(struct mail *mail)
+{
+    static const uint8_t zeros[2 * SLOW_PIECE];
+    struct slow_body *b = MR_CONTAINER(mail, struct slow_body, mail);
+    XXH128_canonical_t checksum;
+    XXH128_canonicalFromHash(&checksum, XXH3_128bits(zeros, sizeof(zeros)));
+    cluster_body_submit(b->body, mr_calloc(1, SLOW_PIECE), SLOW_PIECE, sizeof(zeros), checksum.digest,
+                        make_enqueue(b->m, NULL), on_submitted, b->m);
+}
+
+struct stamps {
+    struct mr_id id;
+    uint64_t envelope_ms, copy_ms;
+};
+
+static void look_stamps(struct cluster *c, void *arg)
+{
+    struct stamps *stamps = arg;
+    struct message_view v;
+    struct spool_info info;
+    const struct state_message *m = state_find(c->state, stamps->id);
+    assert_non_null(m);
+    state_message_view(m, &v);
+    assert_true(spool_has(c->spool, stamps->id, &info));
+    stamps->envelope_ms = v.body_stamp_ms;
+    stamps->copy_ms = info.stamp_ms;
+}
+
+/* PROTOCOL.md 3.4: the envelope has the stamp of the copies, which is that of the last piece. */
+static void test_slow_body(void **state)
+{
+    (void)state;
+    atomic_store(&ahead_ns, 0);
+    struct world *w = world_open(1, 3600 * 1000, &moved_clock);
+    struct node *n = &w->nodes[0];
+    bool settled = false;
+    set_mode(w, HOLD);
+    struct slow_body b = {.m = new_message(n, hop), .mail.run = run_slow_begin};
+    mailbox_post(n->mailbox, &b.mail);
+    WAIT_FOR(atomic_load(&b.written));
+    atomic_fetch_add(&ahead_ns, (STATE_GRACE_MS + 2 * CORE_IDLE_ENTRY_MS) * MR_NS_PER_MS);
+    WAIT_FOR((on_core(n->c, look_settled, &settled), settled));
+    b.mail.run = run_slow_end;
+    mailbox_post(n->mailbox, &b.mail);
+    assert_accepted(w, 0);
+    struct stamps stamps = {.id = b.m->id};
+    on_core(n->c, look_stamps, &stamps);
+    assert_true(stamps.envelope_ms == stamps.copy_ms);
+    world_close(w);
+}
+
 enum { FULL = 1000 };
 
 static void look_stage(struct cluster *c, void *arg)
@@ -409,10 +483,15 @@ static void test_transfer_beside_bodies(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_three),          cmocka_unit_test(test_idle),
-        cmocka_unit_test(test_full_entries),   cmocka_unit_test(test_refused_dsn),
-        cmocka_unit_test(test_refused_notice), cmocka_unit_test(test_too_many_rules),
-        cmocka_unit_test(test_restored),       cmocka_unit_test(test_transfer_beside_bodies),
+        cmocka_unit_test(test_three),
+        cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_slow_body),
+        cmocka_unit_test(test_full_entries),
+        cmocka_unit_test(test_refused_dsn),
+        cmocka_unit_test(test_refused_notice),
+        cmocka_unit_test(test_too_many_rules),
+        cmocka_unit_test(test_restored),
+        cmocka_unit_test(test_transfer_beside_bodies),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");
