@@ -1,11 +1,13 @@
 /* smtp_envelope.c - recipients in one block of memory; grouped by next hop when the message is whole.
  *
  * Grouping goes through two small hash tables, so that its cost is linear in the recipients, also when each has its own
- * domain. */
+ * domain, or all share a local part. They are seeded with the message's id, which the client does not know yet: it
+ * cannot choose addresses that meet in one place. */
 #include "node/server/smtp_envelope.h"
 
 #include "cluster/route.h"
 #include "cluster/state.h"
+#include "proto/base/ascii.h"
 #include "proto/base/error.h"
 #include "proto/base/hash.h"
 #include "proto/base/memory.h"
@@ -68,7 +70,8 @@ struct group {
 struct builder {
     Mailraft__Enqueue *m;
     const Mailraft__Rules *rules;
-    size_t mask;       /* of both tables */
+    uint64_t seed; /* of both tables */
+    size_t mask;
     uint32_t *by_hop;  /* group + 1; 0: free */
     uint32_t *by_name; /* recipient + 1 */
     struct group *groups;
@@ -83,7 +86,7 @@ static uint32_t add_next_hop(struct builder *b, const char *next_hop)
 
 static uint32_t find_delivery(struct builder *b, const char *next_hop)
 {
-    size_t at = XXH3_64bits(next_hop, strlen(next_hop)) & b->mask;
+    size_t at = XXH3_64bits_withSeed(next_hop, strlen(next_hop), b->seed) & b->mask;
     struct group *g;
 
     while (b->by_hop[at] != 0) {
@@ -114,11 +117,25 @@ static const char *domain_of(const char *address)
     return strrchr(address, '@') + 1;
 }
 
+/* The same for all ways to write the domain. */
+static uint64_t hash_address(const struct builder *b, const char *address, size_t local, size_t len)
+{
+    uint64_t hash = XXH3_64bits_withSeed(address, local, b->seed);
+    char lower[64];
+
+    for (size_t i = local, n; i < len; i += n) {
+        for (n = 0; n < sizeof(lower) && i + n < len; n++)
+            lower[n] = ascii_lower(address[i + n]);
+        hash = XXH3_64bits_withSeed(lower, n, hash);
+    }
+    return hash;
+}
+
 /* Local parts may differ by case, domains do not. True: given before. */
 static bool is_known(struct builder *b, const char *address, size_t len)
 {
     size_t local = (size_t)(domain_of(address) - address);
-    size_t at = XXH3_64bits(address, local) & b->mask;
+    size_t at = hash_address(b, address, local, len) & b->mask;
 
     while (b->by_name[at] != 0) {
         const Mailraft__Recipient *r = b->m->recipients[b->by_name[at] - 1];
@@ -195,7 +212,7 @@ static Mailraft__Enqueue *begin(const struct smtp_envelope *e, struct mr_id id, 
 int smtp_envelope_build(const struct smtp_envelope *e, const Mailraft__Rules *rules, struct mr_id id,
                         Mailraft__Body *body, const char *client, Mailraft__Enqueue **out)
 {
-    struct builder b = {.rules = rules, .mask = 3};
+    struct builder b = {.rules = rules, .seed = mr_id_hash(id), .mask = 3};
     const char *record = e->records;
     int rc = 0;
 
