@@ -36,7 +36,9 @@ static void begin_text(struct smtp_session *s, bool chunks)
     };
     struct smtp_text_kind kind = {
         .chunks = chunks,
-        .mend = network_contains(&config->smtp.normalize_from, &s->address.any),
+        /* Binary text has no line ends to be mended, and the reader that would hold a CR back leaves it at its header.
+         */
+        .mend = t->envelope.body != BODY_BINARYMIME && network_contains(&config->smtp.normalize_from, &s->address.any),
         .complete = s->profile == PROFILE_SUBMISSION,
     };
 

@@ -63,7 +63,7 @@ struct smtp_transaction *smtp_transaction_begin(struct smtp_server *s, uint64_t 
 /* How the text comes. */
 struct smtp_text_kind {
     bool chunks;   /* by BDAT */
-    bool mend;     /* bare CR and LF become CR LF */
+    bool mend;     /* bare CR and LF become CR LF; not with BODY=BINARYMIME */
     bool complete; /* add Message-ID and Date when missing */
 };
 /* The text begins, with this trace field before it; its id and time are filled in here. */

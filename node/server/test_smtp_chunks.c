@@ -93,6 +93,40 @@ static void test_binary(void **state)
     host_stop();
 }
 
+/* Binary text is stored as it is or not at all, also of hosts whose line ends are mended, and wherever it is cut. */
+static void test_binary_is_not_mended(void **state)
+{
+    static const char odd[] = "A: b\r\rxyz\r\nrest";
+    static const char plain[] = "A: b\r\n\r\n\rx\ny\r\r\nrest\r";
+    struct client c;
+
+    (void)state;
+    host_configure();
+    host.config.smtp.normalize_from = (struct network_list){loopback, 2};
+    host.config.smtp.max_errors = 1000;
+    host_start();
+    client_greet(&c);
+    for (size_t cut = 1; cut < sizeof(odd) - 1; cut++) {
+        client_envelope(&c, " BODY=BINARYMIME");
+        client_send(&c, "BDAT 15 LAST\r\n");
+        client_send_n(&c, odd, cut);
+        turn();
+        client_send(&c, odd + cut);
+        client_expect(&c, "550 5.6.0");
+    }
+    for (size_t cut = 1; cut < sizeof(plain) - 1; cut++) {
+        client_envelope(&c, " BODY=BINARYMIME");
+        client_send(&c, "BDAT 20 LAST\r\n");
+        client_send_n(&c, plain, cut);
+        turn();
+        client_send(&c, plain + cut);
+        client_expect(&c, "250 2.0.0");
+        expect_stored_bytes(plain, sizeof(plain) - 1);
+    }
+    client_close(&c);
+    host_stop();
+}
+
 /* Each refusal: its chunk is skipped, whatever stands in it, and further chunks meet 503. */
 static void test_refused(void **state)
 {
@@ -346,9 +380,15 @@ static void test_timeout(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chunks),          cmocka_unit_test(test_binary),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_hopeless),        cmocka_unit_test(test_tiny),    cmocka_unit_test(test_large),
-        cmocka_unit_test(test_cluster_says_no), cmocka_unit_test(test_timeout),
+        cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_binary),
+        cmocka_unit_test(test_binary_is_not_mended),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_hopeless),
+        cmocka_unit_test(test_tiny),
+        cmocka_unit_test(test_large),
+        cmocka_unit_test(test_cluster_says_no),
+        cmocka_unit_test(test_timeout),
     };
 
     signal(SIGPIPE, SIG_IGN);
