@@ -51,7 +51,7 @@ struct auth_dovecot {
     uv_connect_t connect;
     uv_timer_t timer;
     unsigned handles;               /* that are open */
-    uint64_t retry_ms, deadline_ms; /* of the handshake */
+    uint64_t retry_ms, deadline_ms; /* of the handshake, or of the pause before the next */
     struct request *requests;
     unsigned n_requests;
     uint32_t last_id;
@@ -480,11 +480,12 @@ static struct auth_answer step(struct auth_exchange *e, const char *data, size_t
     char *text, *line;
     bool sent;
 
-    if (!e->begun && d->state == LINK_DOWN && !d->closing)
-        open_link(d);
-    if (!e->begun && (d->state == LINK_CLOSING || d->n_requests >= MOST_EXCHANGES))
-        return (struct auth_answer){AUTH_AWAY,
-                                    d->state == LINK_CLOSING ? "the auth server is away" : "too many logins"};
+    if (!e->begun && d->state == LINK_DOWN && !d->closing && now_ms(d) >= d->deadline_ms)
+        open_link(d); /* no sooner: clients do not set the pace of this */
+    if (!e->begun && (d->state == LINK_DOWN || d->state == LINK_CLOSING))
+        return (struct auth_answer){AUTH_AWAY, "the auth server is away"};
+    if (!e->begun && d->n_requests >= MOST_EXCHANGES)
+        return (struct auth_answer){AUTH_AWAY, "too many logins"};
     r->deadline_ms = now_ms(d) + ANSWER_MS;
     if (!e->begun)
         return begin(r, data, len);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,13 +389,44 @@ static void test_away(void **state)
     close_all();
 }
 
+/* One that ends each connection at once is asked again after a pause, however many want to log in. */
+static void test_back_off(void **state)
+{
+    unsigned connections = 0;
+
+    (void)state;
+    open_all(true);
+    server_greet();
+    server_drop();
+    for (int i = 0; i < 500; i++) {
+        struct auth_exchange *e = begin(SASL_PLAIN);
+
+        if (auth_step(e, "x", 1).verdict == AUTH_WAIT) {
+            do {
+                uv_run(&env.loop, UV_RUN_ONCE);
+                if (server_accepted()) {
+                    connections++;
+                    server_drop();
+                }
+            } while (env.answers == 0);
+            assert_int_equal(env.verdict, AUTH_AWAY);
+        }
+        auth_end(e);
+        uv_run(&env.loop, UV_RUN_NOWAIT);
+    }
+    assert_in_range(connections, 0, 10);
+    close_all();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lines), cmocka_unit_test(test_exchanges),    cmocka_unit_test(test_gone),
-        cmocka_unit_test(test_early), cmocka_unit_test(test_wrong_server), cmocka_unit_test(test_away),
+        cmocka_unit_test(test_lines),    cmocka_unit_test(test_exchanges),    cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_early),    cmocka_unit_test(test_wrong_server), cmocka_unit_test(test_away),
+        cmocka_unit_test(test_back_off),
     };
 
+    signal(SIGPIPE, SIG_IGN);
     log_configure(LOG_ERROR + 1, false, "test");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

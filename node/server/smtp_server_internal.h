@@ -19,6 +19,7 @@ enum {
     SMTP_PACE_MS = 60000,
     SMTP_MAX_JUNK = 100,
     SMTP_MAX_DEFERRALS_LOGGED = 100, /* of a session, since its last message */
+    SMTP_LOG_AWAY_MS = 1000,         /* logins that cannot be checked are logged so often by a worker */
 };
 
 struct smtp_session;
@@ -65,6 +66,8 @@ struct smtp_server {
     unsigned n_sessions; /* in slots */
     unsigned n_handles;  /* connections whose uv handles are not closed yet */
     unsigned n_transactions;
+    uint64_t away_logged_ms; /* 0: never */
+    uint64_t away_unlogged;  /* since then */
     struct mr_id_stock ids;
     char out[SMTP_OUT_HIGH + SMTP_MAX_REPLY];
     size_t out_len;

@@ -145,6 +145,12 @@ static void log_refusal(const struct smtp_session *s, const struct smtp_reply *r
               LOG_S("note", last ? "further ones are not logged" : NULL));
 }
 
+void smtp_session_error(struct smtp_session *s)
+{
+    if (++s->errors >= s->server->limits.errors)
+        smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many errors"));
+}
+
 void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply)
 {
     atomic_fetch_add_explicit(&s->server->worker->counters->rejected, 1, memory_order_relaxed);
@@ -152,8 +158,8 @@ void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply)
     if (reply->code >= 500 || ++s->deferrals <= SMTP_MAX_DEFERRALS_LOGGED)
         log_refusal(s, reply);
     smtp_session_reply(s, reply);
-    if (reply->code >= 500 && ++s->errors >= s->server->limits.errors)
-        smtp_session_bye(s, SMTP_REPLY(421, "4.7.0", "Too many errors"));
+    if (reply->code >= 500)
+        smtp_session_error(s);
 }
 
 /* ---- time ---- */

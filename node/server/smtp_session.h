@@ -173,6 +173,8 @@ void smtp_session_reply(struct smtp_session *s, const struct smtp_reply *reply);
 void smtp_session_challenge(struct smtp_session *s, const char *base64);
 /* A reply that refuses: counted, logged; too many end the session. */
 void smtp_session_refuse(struct smtp_session *s, const struct smtp_reply *reply);
+/* One error more, which every 5xx is by itself; too many end the session with a reply. */
+void smtp_session_error(struct smtp_session *s);
 /* The last reply; the connection closes. */
 void smtp_session_bye(struct smtp_session *s, const struct smtp_reply *reply);
 /* A reply to a whole message: LMTP has one for each recipient that was accepted (RFC 2033 section 4.2). */

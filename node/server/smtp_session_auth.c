@@ -143,6 +143,22 @@ void smtp_login_timeout(struct smtp_session *s)
 
 /* ---- the exchange ---- */
 
+/* The clients that come meanwhile set no pace for the log. */
+static void log_away(const struct smtp_session *s, const char *mechanism, const char *reason)
+{
+    struct smtp_server *server = s->server;
+    uint64_t now = uv_now(&server->worker->loop);
+
+    if (server->away_logged_ms != 0 && now - server->away_logged_ms < SMTP_LOG_AWAY_MS) {
+        server->away_unlogged++;
+        return;
+    }
+    log_event(LOG_ERROR, "auth_unavailable", LOG_S("client", s->client.address), LOG_S("mechanism", mechanism),
+              LOG_S("reason", reason), LOG_N("not_logged", server->away_unlogged));
+    server->away_logged_ms = now;
+    server->away_unlogged = 0;
+}
+
 static void challenge(struct smtp_session *s, const char *text)
 {
     if (strlen(text) > MOST_CHALLENGE) {
@@ -172,10 +188,10 @@ static void take_answer(struct smtp_session *s, const struct auth_answer *answer
         break;
     case AUTH_AWAY:
         count(&s->server->worker->counters->logins_unavailable);
-        log_event(LOG_ERROR, "auth_unavailable", LOG_S("client", s->client.address), LOG_S("mechanism", mechanism),
-                  LOG_S("reason", answer->text));
+        log_away(s, mechanism, answer->text);
         leave(s);
         smtp_session_refuse(s, SMTP_REPLY(454, "4.7.0", "Temporary authentication failure, try later"));
+        smtp_session_error(s); /* no fault of the client, but it may not ask for ever */
         break;
     case AUTH_MALFORMED:
         leave(s);

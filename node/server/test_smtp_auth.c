@@ -47,9 +47,25 @@ static char *scram_of(const char *password, char text[256])
     return text;
 }
 
+/* After host_configure. */
+static void open_configured(unsigned mechanisms)
+{
+    char error[512];
+
+    host.config.smtp.auth.mechanisms = mechanisms;
+    host.config.smtp.auth.without_tls = true;
+    host.config.smtp.auth.senders_own = true;
+    host.listener.profile = PROFILE_SUBMISSION;
+    host_start();
+    assert_int_equal(auth_store_open(&env.store, &host.config, error, sizeof(error)), 0);
+    assert_int_equal(mailbox_open(&host.worker.mailbox, &host.worker.loop, 1000), 0);
+    host.worker.auth_store = env.store;
+    auth_open(&host.worker.auth, &host.worker.loop, host.worker.mailbox, env.store, &host.config);
+}
+
 static void open_with(unsigned mechanisms)
 {
-    char users[2048], one[256], two[256], hash[CRYPT_OUTPUT_SIZE], error[512];
+    char users[2048], one[256], two[256], hash[CRYPT_OUTPUT_SIZE];
     struct crypt_data data = {0};
 
     (void)snprintf(hash, sizeof(hash), "%s", crypt_r("secret one", "$6$rounds=1000$saltsaltsalt$", &data));
@@ -61,15 +77,7 @@ static void open_with(unsigned mechanisms)
     write_file(users);
     host_configure();
     host.config.smtp.auth.file = env.file;
-    host.config.smtp.auth.mechanisms = mechanisms;
-    host.config.smtp.auth.without_tls = true;
-    host.config.smtp.auth.senders_own = true;
-    host.listener.profile = PROFILE_SUBMISSION;
-    host_start();
-    assert_int_equal(auth_store_open(&env.store, &host.config, error, sizeof(error)), 0);
-    assert_int_equal(mailbox_open(&host.worker.mailbox, &host.worker.loop, 1000), 0);
-    host.worker.auth_store = env.store;
-    auth_open(&host.worker.auth, &host.worker.loop, host.worker.mailbox, env.store, &host.config);
+    open_configured(mechanisms);
 }
 
 static void set_true(void *arg)
@@ -470,6 +478,53 @@ static void test_needs_tls(void **state)
     close_all();
 }
 
+static unsigned count_lines(FILE *log, const char *event)
+{
+    char line[4096];
+    unsigned n = 0;
+
+    rewind(log);
+    while (fgets(line, sizeof(line), log) != NULL)
+        n += strstr(line, event) != NULL;
+    return n;
+}
+
+/* Who checks passwords is away: that is no client's fault, but no client may ask for ever, or write our log. */
+static void test_away(void **state)
+{
+    enum { ERRORS = 20, SESSIONS = 20 };
+    FILE *log = tmpfile();
+    int kept = dup(STDERR_FILENO);
+    uint64_t since, seconds;
+    char path[128];
+    struct client c;
+
+    (void)state;
+    assert_non_null(log);
+    assert_true(dup2(fileno(log), STDERR_FILENO) >= 0);
+    host_configure();
+    (void)snprintf(path, sizeof(path), "/tmp/mailraft-no-dovecot-%d", (int)getpid());
+    host.config.smtp.auth.dovecot = path;
+    host.config.smtp.max_errors = ERRORS;
+    open_configured(SASL_ALL);
+    since = uv_hrtime();
+    for (int i = 0; i < SESSIONS; i++) {
+        client_hello(&c, "AUTH PLAIN LOGIN");
+        for (int n = 0; n < ERRORS; n++)
+            client_say_base64(&c, "AUTH PLAIN ", PLAIN("\0bob\0secret two"), "454 4.7.0");
+        client_expect(&c, "421 4.7.0 Too many errors");
+        client_expect_end(&c);
+        client_close(&c);
+    }
+    seconds = (uv_hrtime() - since) / 1000000000ULL + 1;
+    assert_int_equal(atomic_load(&host.counters.logins_unavailable), ERRORS * SESSIONS);
+    close_all();
+    assert_true(dup2(kept, STDERR_FILENO) >= 0);
+    close(kept);
+    assert_in_range(count_lines(log, "auth_unavailable"), 1, seconds);
+    fclose(log);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -481,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_bad_input),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_gone),
+        cmocka_unit_test(test_away),
         cmocka_unit_test(test_not_offered),
         cmocka_unit_test(test_needs_tls),
     };
