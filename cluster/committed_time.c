@@ -19,6 +19,7 @@ void committed_time_lead(struct committed_time *t, uint64_t now_ns, uint64_t sta
     t->last_ms = state_now_ms != 0 ? state_now_ms : own_wall_ms;
     t->base_ms = t->last_ms;
     t->base_ns = now_ns;
+    t->even_ns = now_ns;
     t->voters = voters;
 }
 
@@ -34,6 +35,7 @@ void committed_time_applied(struct committed_time *t, uint64_t now_ns, uint64_t 
     t->last_ms = stamp_ms;
     t->base_ms = stamp_ms;
     t->base_ns = now_ns;
+    t->even_ns = now_ns;
 }
 
 void committed_time_report(struct committed_time *t, uint64_t now_ns, uint32_t node, uint64_t wall_ms)
@@ -107,6 +109,7 @@ uint64_t committed_time_stamp(struct committed_time *t, uint64_t now_ns)
     uint64_t rest_ns = (now_ns - t->base_ns) % NS_PER_MS;
     if (step > stamp && step - stamp > CTIME_STEP_MS) {
         stamp = step;
+        t->even_ns = now_ns;
         t->base_ms = stamp;
         t->base_ns = now_ns - rest_ns;
     } else if (now_ns - t->base_ns >= (uint64_t)CTIME_REBASE_MS * NS_PER_MS) {

@@ -7,6 +7,7 @@
  *     committed time is more than CTIME_STEP_MS behind.
  * T4: a clock counts while its last report is younger than CTIME_FRESH_MS, and nothing is steered without a
  *     majority of them.
+ * T5: even_ns tells since when stamps have gone on with boot time, by no more than what is steered.
  * Thread: the core's, on the leader. */
 #ifndef MR_CLUSTER_COMMITTED_TIME_H
 #define MR_CLUSTER_COMMITTED_TIME_H
@@ -26,6 +27,7 @@ struct committed_time {
     uint64_t last_ms; /* newest stamp given or applied */
     uint64_t base_ms; /* stamp at base_ns */
     uint64_t base_ns;
+    uint64_t even_ns; /* boot time of the last step, or of the beginning */
     uint64_t voters;
     struct {
         uint64_t wall_ms;

@@ -169,6 +169,16 @@ static void declare_silent(struct cluster *c, uint64_t now)
     }
 }
 
+/* Measured on this node's boot time, by which stamps go on since even_ns, at most a twentieth (CTIME_SLEW_PPM) faster.
+ * What was assigned before counts from there: how old it really is nobody knows. */
+static bool is_overdue(const struct cluster *c, const struct delivery_view *v, uint64_t now, uint64_t stamp)
+{
+    uint64_t after_ms = v->deadline_for_ms + OVERDUE_MS;
+
+    return v->assigned_ms + after_ms + after_ms / (1000000 / CTIME_SLEW_PPM) <= stamp &&
+           c->ctime.even_ns + after_ms * MR_NS_PER_MS <= now;
+}
+
 /* PROTOCOL.md 5.10: a worker that lives but never ends an attempt must not hold mail for ever. In the order of
  * assignment all have the same time to go, so only the first few need a look. */
 static void take_back_overdue(struct cluster *c, uint64_t now)
@@ -183,7 +193,7 @@ static void take_back_overdue(struct cluster *c, uint64_t now)
         state_delivery_view(d.message, d.delivery, &v);
         if (v.assigned_ms == 0) /* since before version 2 */
             continue;
-        if (v.assigned_ms + v.deadline_for_ms + OVERDUE_MS > stamp)
+        if (!is_overdue(c, &v, now, stamp))
             break;
         state_message_view(d.message, &m);
         Mailraft__Release *release = mr_malloc(sizeof(*release));

@@ -147,6 +147,25 @@ static void predecessors_stamps_lift_the_line(void **state)
     assert_int_equal(committed_time_stamp(&t, MS(40)), epoch_ms + 5030);
 }
 
+/* T5: it is known since when stamps and boot time have gone on together. */
+static void begin_and_steps_are_remembered(void **state)
+{
+    (void)state;
+    const int64_t right[4] = {0, 0, 0, 0}, ahead[4] = {0, 3600000, 3600000, 3600000};
+    struct committed_time t;
+
+    committed_time_lead(&t, MS(70), epoch_ms, 0, VOTERS);
+    assert_int_equal(t.even_ns, MS(70));
+    committed_time_applied(&t, MS(80), epoch_ms + 5000);
+    assert_int_equal(t.even_ns, MS(80));
+    committed_time_applied(&t, MS(90), epoch_ms + 5000);
+    assert_int_equal(t.even_ns, MS(80));
+    (void)run(&t, 700, 7000, right, VOTERS);
+    assert_int_equal(t.even_ns, MS(80)); /* what is steered is no step */
+    (void)run(&t, 7007, 9000, ahead, VOTERS);
+    assert_int_equal(t.even_ns, MS(7007));
+}
+
 static void new_cluster_begins_at_wall_time(void **state)
 {
     (void)state;
@@ -212,6 +231,7 @@ int main(void)
         cmocka_unit_test(small_offset_is_steered_away),
         cmocka_unit_test(without_reports_boot_time_goes_on),
         cmocka_unit_test(predecessors_stamps_lift_the_line),
+        cmocka_unit_test(begin_and_steps_are_remembered),
         cmocka_unit_test(new_cluster_begins_at_wall_time),
         cmocka_unit_test(garbage_reports_are_dropped),
         cmocka_unit_test(random_clocks_never_turn_back),

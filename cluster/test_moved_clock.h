@@ -1,4 +1,5 @@
-/* test_moved_clock.h - the real clock, moved on by ahead_ns, which any thread may change. */
+/* test_moved_clock.h - the real clock, moved on by ahead_ns, and the wall's by wall_ahead_ms more; any thread may
+ * change both. */
 #ifndef MR_CLUSTER_TEST_MOVED_CLOCK_H
 #define MR_CLUSTER_TEST_MOVED_CLOCK_H
 
@@ -6,7 +7,7 @@
 
 #include <stdatomic.h>
 
-static atomic_ullong ahead_ns;
+static atomic_ullong ahead_ns, wall_ahead_ms;
 
 static uint64_t moved_boot(const struct mr_clock *clock)
 {
@@ -17,7 +18,7 @@ static uint64_t moved_boot(const struct mr_clock *clock)
 static uint64_t moved_wall(const struct mr_clock *clock)
 {
     (void)clock;
-    return mr_wall_ms(&mr_clock_real) + atomic_load(&ahead_ns) / MR_NS_PER_MS;
+    return mr_wall_ms(&mr_clock_real) + atomic_load(&ahead_ns) / MR_NS_PER_MS + atomic_load(&wall_ahead_ms);
 }
 
 static const struct mr_clock moved_clock = {.boot_ns = moved_boot, .wall_ms = moved_wall};
