@@ -92,6 +92,8 @@ struct config {
     } cluster;
     struct {
         char *hostname;
+        char **own_hosts; /* names and addresses, lower case, that are this cluster too: of a load balancer */
+        unsigned n_own_hosts;
         struct listener_config *listeners;
         unsigned n_listeners;
         struct {

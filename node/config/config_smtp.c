@@ -1,10 +1,12 @@
 /* The section smtp: listeners, TLS, AUTH, limits of the side that takes mail in. */
 #include "node/config/config_internal.h"
 
+#include "cluster/route.h"
 #include "proto/base/ascii.h"
 #include "proto/base/memory.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -356,6 +358,35 @@ static void read_extensions(struct yaml_reader *r, yaml_node_t *node, void *targ
     yaml_each_item(r, node, extension_item, target);
 }
 
+/* A name or an address, in the form of route.h. */
+static void own_host_item(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    enum { MAX_OWN_HOSTS = 32 };
+    struct config *c = target;
+    struct next_hop hop;
+    char url[NEXT_HOP_MAX];
+    const char *text = yaml_text(r, node);
+    if (text == NULL)
+        return;
+    bool v6 = text[0] != '[' && strchr(text, ':') != NULL;
+    int n = snprintf(url, sizeof(url), v6 ? "mx:[%s]" : "mx:%s", text);
+    if ((size_t)n >= sizeof(url) || next_hop_parse(url, &hop) != 0) {
+        yaml_problem(r, node, "has to be a host's name or an address, not \"%s\"", text);
+        return;
+    }
+    if (c->smtp.n_own_hosts >= MAX_OWN_HOSTS) {
+        yaml_problem(r, node, "more than %d hosts", MAX_OWN_HOSTS);
+        return;
+    }
+    c->smtp.own_hosts = mr_realloc(c->smtp.own_hosts, (c->smtp.n_own_hosts + 1) * sizeof(*c->smtp.own_hosts));
+    c->smtp.own_hosts[c->smtp.n_own_hosts++] = mr_strdup(hop.host);
+}
+
+static void read_own_hosts(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    yaml_each_item(r, node, own_host_item, target);
+}
+
 /* ---- the section ---- */
 
 void config_smtp_init(struct config *c)
@@ -384,6 +415,7 @@ void config_read_smtp(struct yaml_reader *r, yaml_node_t *node, void *target)
 {
     struct config *c = target;
     const struct yaml_key keys[] = {{"hostname", yaml_read_string, &c->smtp.hostname},
+                                    {"own_hosts", read_own_hosts, c},
                                     {"listeners", read_listeners, c},
                                     {"tls", read_tls, c},
                                     {"auth", read_auth, c},
@@ -468,6 +500,9 @@ void config_smtp_finish(struct yaml_reader *r, yaml_node_t *root, struct config 
 void config_smtp_free(struct config *c)
 {
     free(c->smtp.hostname);
+    for (unsigned i = 0; i < c->smtp.n_own_hosts; i++)
+        free(c->smtp.own_hosts[i]);
+    free(c->smtp.own_hosts);
     for (unsigned i = 0; i < c->smtp.n_listeners; i++)
         free(c->smtp.listeners[i].listen);
     free(c->smtp.listeners);

@@ -71,6 +71,7 @@ static void every_key(void **state)
         "  election_timeout: 400ms\n  lease: 2s\n  node_timeout: 1m\n  commit_timeout: 11s\n  max_state: 64MiB\n"
         "smtp:\n  hostname: mx.example.net\n"
         "  listeners:\n    - {listen: '[::]:25', profile: mx}\n    - {listen: '127.0.0.1:0'}\n"
+        "  own_hosts: [MX.example.net., 203.0.113.7, '2001:DB8:0::7', '[::2]']\n"
         "  max_message_size: 10MiB\n  max_recipients: 77\n  relay_from: [10.0.0.0/8, '::1/128', 192.0.2.1]\n"
         "  max_sessions: 5\n  max_errors: 6\n  max_hops: 7\n  max_transactions: 8\n"
         "  idle_timeout: 1s\n  data_timeout: 2s\n  session_timeout: 3s\n"
@@ -118,6 +119,11 @@ static void every_key(void **state)
     assert_int_equal(c->smtp.max_message_size, 10 << 20);
     assert_int_equal(c->smtp.max_recipients, 77);
     assert_int_equal(c->smtp.relay_from.n, 3);
+    assert_int_equal(c->smtp.n_own_hosts, 4);
+    assert_string_equal(c->smtp.own_hosts[0], "mx.example.net");
+    assert_string_equal(c->smtp.own_hosts[1], "203.0.113.7");
+    assert_string_equal(c->smtp.own_hosts[2], "2001:db8::7");
+    assert_string_equal(c->smtp.own_hosts[3], "::2");
     assert_int_equal(c->smtp.max_sessions, 5);
     assert_int_equal(c->smtp.max_errors, 6);
     assert_int_equal(c->smtp.max_hops, 7);
@@ -474,6 +480,9 @@ static void wrong_sections(void **state)
         {NODE "smtp: {max_message_size: 0}\n", 2, "smtp.max_message_size: has to be a size"},
         {NODE "smtp: {max_recipients: 10001}\n", 2, "smtp: max_recipients is at most 10000"},
         {NODE "smtp: {relay_from: [10.0.0.0/33]}\n", 2, "smtp.relay_from.0: has to be an address or network"},
+        {NODE "smtp: {own_hosts: ['mx.example.net:25']}\n", 2,
+         "smtp.own_hosts.0: has to be a host's name or an address"},
+        {NODE "smtp: {own_hosts: ['10.0.0.0/8']}\n", 2, "smtp.own_hosts.0: has to be a host's name or an address"},
         {NODE "smtp: {relay_from: [10.0.0/8]}\n", 2, "smtp.relay_from.0: has to be an address or network"},
         {NODE "smtp: {relay_from: ['::1/129']}\n", 2, "smtp.relay_from.0: has to be an address or network"},
         {NODE "smtp: {relay_from: ['10.0.0.0/']}\n", 2, "smtp.relay_from.0: has to be an address or network"},

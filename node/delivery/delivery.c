@@ -280,13 +280,14 @@ int delivery_open(struct delivery **out, struct worker *w)
     struct delivery *d = mr_calloc(1, sizeof(*d));
     struct mr_id seed = mr_id_random();
     const struct config *config = w->config;
+    d->own = own_hosts_make(config);
     struct resolver_config resolver = {.loop = &w->loop,
                                        .servers = config->dns.servers,
                                        .n_servers = config->dns.n_servers,
                                        .timeout_ms = config->dns.timeout_ms,
                                        .tries = config->dns.tries,
                                        .mx_port = config->delivery.port,
-                                       .own_name = config->smtp.hostname,
+                                       .own = d->own,
                                        .trust_ad = config->dns.trust_ad,
                                        .trust_ad_of_loopback = !config->dns.trust_ad_given};
     d->w = w;
@@ -294,6 +295,7 @@ int delivery_open(struct delivery **out, struct worker *w)
     d->random |= 1;
     int rc = resolver_open(&d->resolver, &resolver);
     if (rc != 0) {
+        own_hosts_free(d->own);
         free(d);
         return rc;
     }
@@ -313,6 +315,7 @@ static void on_resolver_closed(void *arg)
     delivery_tls_close(d);
     delivery_sources_close(d);
     host_memory_close(d->hosts);
+    own_hosts_free(d->own);
     free(d);
     cb(cb_arg);
 }

@@ -24,6 +24,7 @@
 #include "node/delivery/smtp_capabilities.h"
 #include "node/delivery/smtp_dotted.h"
 #include "node/delivery/smtp_reply_parser.h"
+#include "node/dns/own_hosts.h"
 #include "node/dns/resolver.h"
 #include "node/mail/mime_convert.h"
 #include "node/tls/tls.h"
@@ -151,6 +152,7 @@ struct slot {
 
 struct delivery {
     struct worker *w;
+    struct own_hosts *own;
     struct resolver *resolver;
     struct host_memory *hosts;
     struct source *sources; /* delivery.source */

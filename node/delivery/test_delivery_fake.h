@@ -373,7 +373,8 @@ static inline void host_rules(void)
     host.worker.rules = &host.rules;
 }
 
-static bool trust_ad; /* of the next host_open */
+static bool trust_ad;           /* of the next host_open */
+static void (*configure)(void); /* of the next host_open, for what is looked at only once; NULL: nothing */
 
 /* After server_open; a test changes host.config and host.limit behind it. */
 static inline void host_open(void)
@@ -408,6 +409,9 @@ static inline void host_open(void)
     host.worker.config = &host.config;
     host.worker.counters = &host.counters;
     host_rules();
+    if (configure != NULL)
+        configure();
+    configure = NULL;
     assert_int_equal(delivery_open(&host.delivery, &host.worker), 0);
 }
 

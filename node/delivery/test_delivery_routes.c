@@ -25,6 +25,18 @@ static void trap_open(struct trap *t, int family, uint16_t port)
     t->port = ntohs(family == AF_INET ? v4.sin_port : v6.sin6_port);
 }
 
+static void trap_open_at(struct trap *t, const char *address, uint16_t port)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
+
+    t->came = 0;
+    t->port = port;
+    t->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    assert_true(t->fd >= 0 && inet_pton(AF_INET, address, &at.sin_addr) == 1);
+    assert_int_equal(bind(t->fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(t->fd, 16), 0);
+}
+
 static void trap_turn(struct trap *t)
 {
     int fd;
@@ -278,9 +290,41 @@ static void connections_are_used_again(void **state)
     host_close();
 }
 
+static struct initial_member members[] = {{"n1", "10.9.9.1:7400"}, {"n2", "mx2.example.net:7400"}};
+
+static void two_members(void)
+{
+    host.config.cluster.initial = members;
+    host.config.cluster.n_initial = 2;
+}
+
+/* We are the backup of a domain whose primary is down: mail that another member takes off us begins there anew, and so
+ * does what comes back from it, until its Received fields are too many and it is bounced. */
+static void a_backup_waits_for_the_primary(void **state)
+{
+    struct trap t;
+
+    (void)state;
+    server_open(); /* the other member */
+    configure = two_members;
+    host_open();
+    dns_mx("example.org", 10, "primary.example.org", 300);
+    dns_mx("example.org", 20, "mx2.example.net", 300);
+    trap_open_at(&t, "127.0.0.2", server.port);
+    dns_a("primary.example.org", "127.0.0.2", 300);
+    dns_a("mx2.example.net", "127.0.0.1", 300);
+    (void)snprintf(route, sizeof(route), "mx:example.org");
+    assert_result(deliver(&t, 0), 0, MAILRAFT__RESULT__DEFERRED, "4.4.1", "go away");
+    assert_int_equal(t.came, 1);
+    assert_int_equal(server.n, 0);
+    (void)close(t.fd);
+    host_close();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_backup_waits_for_the_primary),
         cmocka_unit_test(next_host_takes_it),
         cmocka_unit_test(lmtp_hosts_too),
         cmocka_unit_test(a_refusal_is_no_reason_for_the_next),

@@ -7,6 +7,7 @@
 #include "node/dns/dns_answer.h"
 #include "node/dns/dns_channel.h"
 #include "node/dns/dns_query.h"
+#include "node/dns/own_hosts.h"
 #include "node/dns/resolver_cache.h"
 #include "proto/base/id.h"
 #include "proto/base/memory.h"
@@ -18,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 struct resolver {
     struct resolver_config config;
@@ -136,6 +136,8 @@ static void on_idle(uv_idle_t *idle)
     uv_idle_stop(idle);
     while (l != NULL) {
         struct lookup *next = l->next;
+        if (l->hop.kind == NEXT_HOP_MX)
+            own_hosts_cut(r->config.own, l->hop.host, &l->resolution);
         arrange(r, &l->resolution);
         if (l->cb != NULL)
             l->cb(l->arg, &l->resolution);
@@ -399,9 +401,10 @@ static void use_mx(struct lookup *l, struct dns_mx_answer *mx)
     }
     unsigned best_own = 65536;
     for (unsigned i = 0; i < mx->n; i++)
-        if (strcasecmp(mx->list[i].host, l->resolver->config.own_name) == 0 && mx->list[i].preference < best_own)
+        if (mx->list[i].preference < best_own && own_hosts_has_name(l->resolver->config.own, mx->list[i].host))
             best_own = mx->list[i].preference;
     qsort(mx->list, mx->n, sizeof(mx->list[0]), mx_order);
+    l->resolution.best_preference = mx->list[0].preference;
     for (unsigned i = 0; i < mx->n; i++)
         if (mx->list[i].preference < best_own && mx->list[i].host[0] != 0)
             add_host(l, mx->list[i].host, mx->list[i].preference);
@@ -458,6 +461,8 @@ struct lookup *resolver_lookup(struct resolver *r, const struct next_hop *hop, r
     l->cb = cb;
     l->arg = arg;
     l->ttl = RESOLVER_MAX_TTL_S;
+    if (hop->kind == NEXT_HOP_MX && !r->closing)
+        own_hosts_refresh(r->config.own, r);
     next_hop_format(hop, l->key);
     r->lookups++;
     const struct resolution *known = resolver_cache_find(&r->cache, l->key);

@@ -2,11 +2,12 @@
  *
  * N1: MX by preference, ties shuffled at each use; a domain without MX but with addresses is its own MX; a null MX and
  * a name that does not exist are permanent failures, everything else that goes wrong is temporary, and so is a static
- * route's name that does not exist. N2: a host that is ourselves is dropped together with all of the same or worse
- * preference (RFC 5321 5.1). N3: answers are kept for their TTL, at most RESOLVER_MAX_TTL_S; permanent failures for
- * RESOLVER_NEGATIVE_TTL_S, temporary ones for RESOLVER_FAILED_TTL_S: a probe of a next hop that finds an old failure
- * here doubles the time to the next one, for nothing. N4: an answer counts as validated only when the server says so
- * (AD) and the configuration trusts it (trust_ad); what the hosts file says never does. Thread: the loop's. */
+ * route's name that does not exist. N2: a host that is ours (own_hosts.h) is dropped together with all of the
+ * same or worse preference (RFC 5321 5.1). N3: answers are kept for their TTL, at most RESOLVER_MAX_TTL_S; permanent
+ * failures for RESOLVER_NEGATIVE_TTL_S, temporary ones for RESOLVER_FAILED_TTL_S: a probe of a next hop that finds an
+ * old failure here doubles the time to the next one, for nothing. N4: an answer counts as validated only when the
+ * server says so (AD) and the configuration trusts it (trust_ad); what the hosts file says never does. Thread: the
+ * loop's. */
 #ifndef MR_DNS_RESOLVER_H
 #define MR_DNS_RESOLVER_H
 
@@ -45,11 +46,14 @@ struct resolved_address {
 };
 struct resolution {
     enum resolve_result result;
-    char reply[256]; /* why not, for people */
-    char status[12]; /* enhanced status code */
+    char reply[256];          /* why not, for people */
+    char status[12];          /* enhanced status code */
+    uint16_t best_preference; /* that the domain has, with an address or not */
     unsigned n;
     struct resolved_address list[RESOLVER_MAX_ADDRESSES];
 };
+
+struct own_hosts; /* own_hosts.h */
 
 struct resolver;
 struct resolver_config {
@@ -58,8 +62,8 @@ struct resolver_config {
     unsigned n_servers;
     unsigned timeout_ms, tries;
     uint16_t mx_port;
-    const char *own_name; /* N2; must live as long as the resolver */
-    bool trust_ad;        /* N4 */
+    struct own_hosts *own; /* N2; must live as long as the resolver */
+    bool trust_ad;         /* N4 */
     /* Without servers of the configuration's: trusted when all of the system's are on this host. */
     bool trust_ad_of_loopback;
 };

@@ -1,4 +1,5 @@
 /* The resolver against a DNS server of the test's own. One loop, one thread; waits are for conditions. */
+#include "node/dns/own_hosts.h"
 #include "node/dns/resolver.h"
 #include "node/dns/test_dns_server.h"
 #include "proto/base/clock.h"
@@ -13,11 +14,18 @@
 enum { MOST_ANSWERS = 8 };
 
 static bool trust_ad = true;
+static struct config config; /* of the next host_open: what says which hosts are ours */
+
+static char *literal(const char *text)
+{
+    return (char *)(uintptr_t)text;
+}
 
 static struct {
     uv_loop_t loop;
     uv_timer_t tick;
     struct resolver *resolver;
+    struct own_hosts *own;
     char *servers[2];
     bool closed;
 } host;
@@ -46,15 +54,18 @@ static void host_open_with(unsigned timeout_ms, unsigned tries)
     uv_timer_init(&host.loop, &host.tick);
     uv_timer_start(&host.tick, on_tick, 1, 1);
     host.servers[0] = dns.text;
-    struct resolver_config config = {.loop = &host.loop,
-                                     .servers = host.servers,
-                                     .n_servers = 1,
-                                     .timeout_ms = timeout_ms,
-                                     .tries = tries,
-                                     .mx_port = 2525,
-                                     .own_name = "MX1.example.net",
-                                     .trust_ad = trust_ad};
-    assert_int_equal(resolver_open(&host.resolver, &config), 0);
+    config.smtp.hostname = literal("MX1.example.net");
+    config.delivery.hostname = literal("out.example.net");
+    host.own = own_hosts_make(&config);
+    struct resolver_config with = {.loop = &host.loop,
+                                   .servers = host.servers,
+                                   .n_servers = 1,
+                                   .timeout_ms = timeout_ms,
+                                   .tries = tries,
+                                   .mx_port = 2525,
+                                   .own = host.own,
+                                   .trust_ad = trust_ad};
+    assert_int_equal(resolver_open(&host.resolver, &with), 0);
 }
 
 static void host_open(void)
@@ -75,6 +86,8 @@ static void host_close(void)
     uv_close((uv_handle_t *)&host.tick, NULL);
     uv_run(&host.loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&host.loop), 0);
+    own_hosts_free(host.own);
+    memset(&config, 0, sizeof(config));
     dns_close();
 }
 
@@ -223,6 +236,190 @@ static void ourselves_and_worse_are_dropped(void **state)
     assert_int_equal(r.result, RESOLVED);
     assert_int_equal(r.n, 1);
     assert_string_equal(r.list[0].host, "a.example.org");
+    host_close();
+}
+
+/* MX 10 with an address that is not ours, and this one with 20: is it left out? */
+static bool is_ours(const char *host_name, const char *address)
+{
+    struct resolution r;
+    dns.n_zone = 0;
+    dns_mx(host_name, 10, "a.example.org", 300);
+    dns_mx(host_name, 20, "backup.example.org", 300);
+    dns_a("a.example.org", "198.51.100.1", 300);
+    dns_a("backup.example.org", address, 300);
+    char route[300];
+    (void)snprintf(route, sizeof(route), "mx:%s", host_name);
+    r = ask(route);
+    assert_int_equal(r.result, RESOLVED);
+    assert_string_equal(r.list[0].host, "a.example.org");
+    assert_in_range(r.n, 1, 2);
+    return r.n == 1;
+}
+
+static struct listener_config listeners[3];
+
+static void with_listeners(const char *first, const char *second, const char *lmtp)
+{
+    listeners[0] = (struct listener_config){.listen = literal(first), .profile = PROFILE_MX};
+    listeners[1] = (struct listener_config){.listen = literal(second), .profile = PROFILE_SUBMISSION};
+    listeners[2] = (struct listener_config){.listen = literal(lmtp), .profile = PROFILE_LMTP};
+    config.smtp.listeners = listeners;
+    config.smtp.n_listeners = 3;
+}
+
+/* The port of MX hosts is 2525 here. */
+static void our_addresses_are_ours_where_we_listen(void **state)
+{
+    (void)state;
+    with_listeners("[::]:2525", "127.0.0.1:587", "127.0.0.1:24");
+    host_open();
+    assert_true(is_ours("one.example", "127.0.0.1"));
+    assert_true(is_ours("two.example", "127.9.9.9"));
+    assert_true(is_ours("three.example", "::1"));
+    assert_true(is_ours("four.example", "0.0.0.0"));
+    assert_true(is_ours("five.example", "::ffff:127.0.0.1"));
+    assert_false(is_ours("six.example", "198.51.100.2"));
+    host_close();
+    with_listeners("127.0.0.2:2525", "[::]:587", "[::]:2525");
+    host_open();
+    assert_true(is_ours("one.example", "127.0.0.2"));
+    assert_false(is_ours("two.example", "127.0.0.1")); /* another server's */
+    host_close();
+    with_listeners("[::]:25", "[::]:587", "[::]:2525"); /* LMTP is not where mail comes back */
+    host_open();
+    assert_false(is_ours("one.example", "127.0.0.1"));
+    host_close();
+}
+
+/* Those of its interfaces too, as far as there are any. */
+static void what_the_interfaces_have_is_ours(void **state)
+{
+    uv_interface_address_t *list;
+    char text[INET6_ADDRSTRLEN];
+    int n;
+    (void)state;
+    with_listeners("[::]:2525", "[::]:587", "[::]:24");
+    host_open();
+    assert_int_equal(uv_interface_addresses(&list, &n), 0);
+    for (int i = 0; i < n; i++) {
+        char domain[32];
+        (void)snprintf(domain, sizeof(domain), "interface%d.example", i);
+        bool v4 = list[i].address.address4.sin_family == AF_INET;
+        assert_int_equal(v4 ? uv_ip4_name(&list[i].address.address4, text, sizeof(text))
+                            : uv_ip6_name(&list[i].address.address6, text, sizeof(text)),
+                         0);
+        assert_true(is_ours(domain, text));
+    }
+    uv_free_interface_addresses(list, n);
+    host_close();
+}
+
+static struct initial_member members[3];
+
+static void with_members(const char *second, const char *third)
+{
+    members[0] = (struct initial_member){literal("n1"), literal("127.0.0.1:7400")};
+    members[1] = (struct initial_member){literal("n2"), literal(second)};
+    members[2] = (struct initial_member){literal("n3"), literal(third)};
+    config.cluster.initial = members;
+    config.cluster.n_initial = 3;
+}
+
+static void members_are_ours(void **state)
+{
+    struct resolution r;
+    (void)state;
+    with_listeners("[::]:2525", "[::]:587", "[::]:24");
+    with_members("10.0.0.2:7400", "[2001:db8::3]:7400");
+    host_open();
+    assert_true(is_ours("one.example", "10.0.0.2"));
+    assert_true(is_ours("two.example", "2001:db8::3"));
+    assert_false(is_ours("three.example", "10.0.0.4"));
+    host_close();
+    with_listeners("[::]:25", "[::]:587", "[::]:24"); /* who is at 2525 there is no member */
+    with_members("10.0.0.2:7400", "127.0.0.2:7400");
+    host_open();
+    assert_false(is_ours("one.example", "10.0.0.2"));
+    dns_mx("two.example", 10, "a.example.org", 300);
+    dns_mx("two.example", 20, "OUT.example.net", 300);
+    r = ask("mx:two.example");
+    assert_int_equal(r.n, 1);
+    host_close();
+}
+
+/* A name of many addresses that is none of the members' own; and one that gets known when an answer with it is kept. */
+static void a_balancer_before_the_members_is_ours(void **state)
+{
+    struct resolution r;
+    (void)state;
+    with_listeners("[::]:2525", "[::]:587", "[::]:24");
+    with_members("mx2.example.net:7400", "mx3.example.net:7400");
+    host_open();
+    dns_mx("example.org", 10, "a.example.org", 300);
+    dns_mx("example.org", 20, "mx.example.net", 300);
+    dns_mx("example.org", 20, "same.example.org", 300);
+    dns_a("a.example.org", "198.51.100.1", 300);
+    dns_a("same.example.org", "198.51.100.2", 300);
+    dns_a("mx.example.net", "198.51.100.12", 300);
+    dns_a("mx.example.net", "198.51.100.13", 300);
+    dns_fault("mx2.example.net", 0, DNS_SILENT);
+    dns_fault("mx3.example.net", DNS_A, DNS_HELD);
+    dns_a("mx3.example.net", "198.51.100.13", 300);
+    r = ask("mx:example.org");
+    assert_int_equal(r.n, 4); /* it does not wait for what may never come */
+    WAIT_FOR(dns.held_len > 0);
+    dns.n_faults = 1;
+    dns_let_go();
+    WAIT_FOR((r = ask("mx:example.org"), r.n == 1));
+    assert_string_equal(r.list[0].host, "a.example.org");
+    assert_int_equal(dns_asked("example.org", DNS_MX), 1);
+    host_close();
+}
+
+static void own_hosts_of_the_configuration(void **state)
+{
+    char *own[] = {literal("mx.example.net"), literal("203.0.113.7"), literal("2001:db8::7")};
+    struct resolution r;
+    (void)state;
+    config.smtp.own_hosts = own;
+    config.smtp.n_own_hosts = 3;
+    host_open();
+    assert_true(is_ours("one.example", "203.0.113.7"));
+    assert_true(is_ours("two.example", "2001:db8::7"));
+    assert_false(is_ours("three.example", "203.0.113.8"));
+    dns_mx("example.org", 10, "a.example.org", 300);
+    dns_mx("example.org", 20, "MX.example.net", 300);
+    r = ask("mx:example.org"); /* its a.example.org is still there */
+    assert_int_equal(r.n, 1);
+    assert_int_equal(dns_asked("MX.example.net", DNS_A), 1); /* for its own sake */
+    host_close();
+}
+
+static void nothing_better_than_ours(void **state)
+{
+    struct resolution r;
+    (void)state;
+    with_listeners("[::]:2525", "[::]:587", "[::]:24");
+    host_open();
+    dns_mx("best.example", 10, "here.example", 300);
+    dns_mx("best.example", 20, "other.example", 300);
+    dns_a("here.example", "127.0.0.1", 300);
+    dns_a("other.example", "198.51.100.2", 300);
+    r = ask("mx:best.example");
+    assert_not(&r, RESOLVE_PERMANENT, "5.4.6");
+    assert_non_null(strstr(r.reply, "here.example"));
+    r = ask("mx:here.example"); /* without MX */
+    assert_not(&r, RESOLVE_PERMANENT, "5.4.6");
+    r = ask("mx:[127.0.0.1]");
+    assert_not(&r, RESOLVE_PERMANENT, "5.4.6");
+    dns_mx("waits.example", 10, "down.example", 300);
+    dns_mx("waits.example", 20, "here.example", 300);
+    dns_fault("down.example", 0, DNS_SERVFAIL);
+    r = ask("mx:waits.example");
+    assert_not(&r, RESOLVE_TEMPORARY, "4.4.4");
+    r = ask("smtp://here.example:2525"); /* a route that somebody wrote is followed */
+    assert_int_equal(r.result, RESOLVED);
     host_close();
 }
 
@@ -573,6 +770,12 @@ int main(void)
         cmocka_unit_test(a_domain_without_mx_is_its_own),
         cmocka_unit_test(what_is_permanent),
         cmocka_unit_test(ourselves_and_worse_are_dropped),
+        cmocka_unit_test(our_addresses_are_ours_where_we_listen),
+        cmocka_unit_test(what_the_interfaces_have_is_ours),
+        cmocka_unit_test(members_are_ours),
+        cmocka_unit_test(a_balancer_before_the_members_is_ours),
+        cmocka_unit_test(own_hosts_of_the_configuration),
+        cmocka_unit_test(nothing_better_than_ours),
         cmocka_unit_test(what_is_temporary),
         cmocka_unit_test(half_an_answer_is_temporary),
         cmocka_unit_test(the_best_host_has_room),
