@@ -78,7 +78,8 @@ struct cluster_worker {
     /* The lease ended: connections whose dot was not written are reset, idle ones closed (5.7); attempts not started or
      * before their dot are released. */
     void (*lease_ended)(void *arg);
-    /* Shutdown begins: start nothing new; attempts not started are released; finish those that run. */
+    /* Shutdown begins: take no new mail, start nothing new; attempts not started are released; finish what runs. When
+     * it returns, counters.transactions_open counts all mail that is still to be waited for. */
     void (*drain)(void *arg);
 };
 struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_worker *worker);
@@ -86,7 +87,8 @@ struct cluster_port *cluster_attach(struct cluster *c, const struct cluster_work
 void cluster_detach(struct cluster_port *p, void (*cb)(void *arg), void *arg);
 /* Starts the core thread. */
 int cluster_start(struct cluster *c);
-/* PROTOCOL.md 9: drains, hands leadership over, waits for outstanding attempts up to timeout_ms, commits outcomes.
+/* PROTOCOL.md 9: drains, hands leadership over, waits up to timeout_ms for outstanding attempts and for mail that is
+ * coming in, commits outcomes.
  * Blocks. The core still answers until cluster_close. */
 void cluster_drain(struct cluster *c, unsigned timeout_ms);
 /* Ends the core thread and frees everything. No worker may call anything any more. */
@@ -137,8 +139,8 @@ void cluster_body_finish(struct cluster_body *b, uint8_t *data, size_t len, uint
 /* Last piece and envelope of a message that is to be queued: when a majority has the body, the core fills in
  * message->body, which is NULL, and proposes the enqueue, without a way back to the worker between the two. message:
  * allocated by protobuf-c's default allocator; ownership passes. done on the worker's loop, once: 0 committed; any
- * error of cluster_body_finish; MR_REFUSED (state refused it: reason says why), MR_TIMEOUT, MR_NOQUORUM or MR_BUSY:
- * answer 451 (a cancel follows by itself where it was proposed). Frees b. */
+ * error of cluster_body_finish; MR_REFUSED (state refused it: reason says why), MR_TIMEOUT, MR_NOQUORUM, MR_CLOSED (a
+ * drain's time is up) or MR_BUSY: answer 451 (a cancel follows by itself where it was proposed). Frees b. */
 void cluster_body_submit(struct cluster_body *b, uint8_t *data, size_t len, uint64_t length, const uint8_t checksum[16],
                          Mailraft__Enqueue *message, void (*done)(void *arg, int status, enum apply_result reason),
                          void *arg);
@@ -263,8 +265,9 @@ void cluster_body_read(struct cluster_port *p, struct mr_id id, uint32_t piece,
 
 /* Counters that workers keep for /metrics and status; relaxed atomics. */
 struct cluster_counters {
-    atomic_ullong sessions_open, sessions_total, messages_received, bytes_received, rejected, deliveries_delivered,
-        deliveries_deferred, deliveries_failed, connections_out_open, dsns;
+    /* transactions_open: mail on its way in, from MAIL to the answer to its end; a drain waits for it. */
+    atomic_ullong sessions_open, transactions_open, sessions_total, messages_received, bytes_received, rejected,
+        deliveries_delivered, deliveries_deferred, deliveries_failed, connections_out_open, dsns;
     /* Clients that were over a limit, by the limit; who spoke before the greeting, or too slowly, or brought no mail.
      */
     atomic_ullong limited_connections, limited_network_connections, limited_connection_rate, limited_messages,

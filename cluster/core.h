@@ -185,7 +185,8 @@ struct cluster_port {
     struct cluster_worker worker;
     struct journal *journal; /* worker's thread */
     atomic_ullong beat_ns;
-    bool detached; /* core's: nothing is posted to the worker any more */
+    bool detached;       /* core's: nothing is posted to the worker any more */
+    atomic_bool drained; /* the worker was told, and takes no new mail */
 };
 
 struct cluster {
@@ -272,6 +273,8 @@ struct cluster {
 
     uv_sem_t drained;
     bool drain_wanted;
+    bool handing_over; /* leadership, for a drain */
+    uint64_t hand_over_ns;
     bool goodbye, goodbye_said;
     uint64_t drain_until_ns;
     /* Loop health, for /metrics: longest turn of the tick timer over its interval. */

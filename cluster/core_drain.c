@@ -1,11 +1,11 @@
 /* The end (PROTOCOL.md 9).
  *
- * Drain: no more assignments (heartbeats say so), workers finish what runs, leadership is handed over. When the time is
- * up the lease is given up: workers reset what has no final dot yet and give it back. A moment later, or when nothing
- * runs any more, a last operation declares this incarnation down, so that nobody waits node_timeout for it; it releases
- * what is left, whose dots were written, and counts it. Never without giving up the lease first: what others may be
- * given must not get its dot here. Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the
- * one before. */
+ * Drain: no more assignments (heartbeats say so) and no new mail, workers finish what runs and take what is coming in,
+ * leadership is handed over. When the time is up the lease is given up: workers reset what has no final dot yet and
+ * give it back, and no mail is proposed any more. A moment later, or when nothing runs any more, a last operation
+ * declares this incarnation down, so that nobody waits node_timeout for it; it releases what is left, whose dots were
+ * written, and counts it. Never without giving up the lease first: what others may be given must not get its dot here.
+ * Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one before. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -14,7 +14,7 @@
 
 #include <stdlib.h>
 
-enum { GOODBYE_MS = 1000 };
+enum { GOODBYE_MS = 1000, HAND_OVER_AGAIN_MS = 1000 };
 
 struct drain_request {
     struct mail mail;
@@ -24,8 +24,19 @@ struct drain_request {
 
 static void transferred(void *arg, int status)
 {
-    (void)arg;
+    struct cluster *c = arg;
+    c->handing_over = false;
     log_event(LOG_INFO, "leadership_handed_over", LOG_B("ok", status == 0));
+}
+
+/* Also who comes to lead while it drains. */
+static void hand_over(struct cluster *c, uint64_t now)
+{
+    if (!c->lead.leading || now < c->hand_over_ns)
+        return;
+    c->hand_over_ns = now + HAND_OVER_AGAIN_MS * MR_NS_PER_MS;
+    if (replica_transfer(c->replica, 0, transferred, c) == 0)
+        c->handing_over = true;
 }
 
 static void run_drain(struct mail *mail)
@@ -43,8 +54,7 @@ static void run_drain(struct mail *mail)
     if (c->replica == NULL)
         return;
     core_heartbeat_send(c);
-    if (c->lead.leading)
-        (void)replica_transfer(c->replica, 0, transferred, c);
+    hand_over(c, now);
 }
 
 static void said_goodbye(void *arg, int status, enum apply_result reason)
@@ -83,19 +93,30 @@ static void drained(struct cluster *c)
     uv_sem_post(&c->drained);
 }
 
+/* Nobody would miss this node. */
+static bool is_idle(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->n_ports; i++)
+        if (!c->ports[i]->detached && !atomic_load(&c->ports[i]->drained))
+            return false; /* mail may be coming in there that is not counted yet */
+    return atomic_load(&c->counters.transactions_open) == 0 && c->n_running == 0 && c->waiting == NULL &&
+           proposals_waiting(c->proposals) == 0 && !c->handing_over;
+}
+
 void core_drain_tick(struct cluster *c, uint64_t now)
 {
     if (!c->drain_wanted)
         return;
-    bool idle = c->n_running == 0 && proposals_waiting(c->proposals) == 0;
     bool late = now >= c->drain_until_ns;
 
+    if (c->replica != NULL && !c->goodbye)
+        hand_over(c, now);
     if (c->replica == NULL || (late && now - c->drain_until_ns > 2 * GOODBYE_MS * MR_NS_PER_MS)) {
         drained(c);
     } else if (c->goodbye) {
         if (c->goodbye_said)
             drained(c);
-    } else if (idle || (late && c->given_up && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
+    } else if (is_idle(c) || (late && c->given_up && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
         c->goodbye = true;
         give_up_lease(c, now);
         if (c->leader == 0 || !c->node_up)

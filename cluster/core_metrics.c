@@ -19,6 +19,7 @@ static const struct {
         name, offsetof(struct cluster_counters, field)                                                                 \
     }
     COUNTER("smtp_sessions", sessions_open),
+    COUNTER("smtp_transactions", transactions_open),
     COUNTER("smtp_sessions_total", sessions_total),
     COUNTER("smtp_messages_received_total", messages_received),
     COUNTER("smtp_bytes_received_total", bytes_received),

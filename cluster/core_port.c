@@ -211,6 +211,7 @@ static void hand_drain(struct mail *mail)
 {
     struct news *n = MR_CONTAINER(mail, struct news, mail);
     n->port->worker.drain(n->port->worker.arg);
+    atomic_store(&n->port->drained, true);
     free(n);
 }
 

@@ -53,13 +53,19 @@ static void disown_body(const struct core_request *r)
         mailraft__op__free_unpacked(op, NULL);
 }
 
+/* Why no mail can be taken when there is no lease. */
+static int unavailable(const struct cluster *c)
+{
+    return c->given_up ? MR_CLOSED : MR_NOQUORUM;
+}
+
 static void submitted(void *arg, int status, enum apply_result reason)
 {
     struct core_request *r = arg;
     if (r->cancelling)
         return; /* forgotten in favour of its cancel */
     if (status != 0) {
-        core_submit_answer(r, MR_NOQUORUM, APPLIED);
+        core_submit_answer(r, unavailable(r->c), APPLIED);
     } else if (reason == APPLIED || reason == APPLY_DUPLICATE) {
         core_submit_answer(r, 0, reason);
     } else {
@@ -117,7 +123,7 @@ void core_submit_propose(struct core_request *r)
     Mailraft__Op *op = r->op;
 
     if (!c->lease_held || c->closing) {
-        core_submit_answer(r, MR_NOQUORUM, APPLIED);
+        core_submit_answer(r, unavailable(c), APPLIED);
         return;
     }
     if (proposals_waiting(c->proposals) >= CORE_MAX_SUBMITS) {
@@ -145,12 +151,12 @@ void core_request_expire(struct core_request *r, uint64_t now, bool no_quorum)
 {
     if (r->body != NULL) { /* a body without a majority */
         if (r->status == 0) {
-            r->status = no_quorum ? MR_NOQUORUM : MR_TIMEOUT;
+            r->status = no_quorum ? unavailable(r->c) : MR_TIMEOUT;
             bodies_abort(r->body->put);
         }
     } else if (no_quorum) {
         if (r->cancelling || cancel_submission(r, now, 0))
-            answer_early(r, MR_NOQUORUM);
+            answer_early(r, unavailable(r->c));
     } else if (r->cancelling) {
         answer_early(r, MR_TIMEOUT);
     } else {

@@ -2,8 +2,9 @@
 
 import collections
 import os
+import signal
 
-from harness import wait_for
+from harness import Talk, can_connect, wait_for
 
 
 def policy(node):
@@ -30,3 +31,42 @@ def test_scheduling_policy(make_cluster):
     # It may never get ready beside other tests: it only has to have more than the main thread.
     wait_for(lambda: len(os.listdir(f"/proc/{node.pid}/task")) > 4, "it has begun")
     assert policy(node) == os.SCHED_IDLE
+
+
+def in_data(node):
+    talk = Talk(node.smtp)
+    talk.begin()
+    talk.send(b"Subject: x\r\n\r\nthe first half\r\n")
+    return talk
+
+
+def test_told_to_end_amid_mail(make_cluster):
+    """SIGTERM: what clients have begun to send is taken, others hear 421; the node ends when the last one is done."""
+    c = make_cluster(n=3).start(sink=False)
+    node = c.leader()
+    with in_data(node) as data, Talk(node.smtp) as begun, Talk(node.smtp) as idle:
+        assert begun.say("MAIL FROM:<a@client.test>")[0] == 250
+        node.signal(signal.SIGTERM)
+        assert idle.reply()[0] == 421
+        wait_for(lambda: not can_connect(node.smtp), "it takes no connections")
+        wait_for(lambda: node.events("leadership_handed_over"), "another one leads")
+        assert node.status_code("/readyz") == 503 and node.metric("smtp_transactions") == 2
+        data.send(b"the other half\r\n.\r\n")
+        assert data.reply()[0] == 250
+        assert data.reply()[0] == 421
+        assert begun.say("RCPT TO:<b@example.test>")[0] == 250
+        assert begun.say("DATA")[0] == 354
+        begun.send(b"x\r\n.\r\n")
+        assert begun.reply()[0] == 250
+        assert node.popen.wait(60) == 0, node.text()[-3000:]
+    assert all(e.get("reply") == "Shutting down" for e in node.events("rejected")), node.text()[-3000:]
+
+
+def test_told_to_end_and_client_does_not(make_cluster):
+    """One who never comes to the end of his message is cut off when the time is up."""
+    c = make_cluster(n=1, node={"shutdown_timeout": "1s"}).start(sink=False)
+    node = c.nodes[0]
+    with in_data(node) as data:
+        node.signal(signal.SIGTERM)
+        assert data.reply()[0] == 421
+        assert node.popen.wait(60) == 0, node.text()[-3000:]

@@ -20,6 +20,7 @@ static const struct smtp_reply too_many_hops = {554, "5.4.6", "Too many hops: ma
 static const struct smtp_reply no_space = {452, "4.3.1", "Not enough disk space, try later"};
 static const struct smtp_reply not_stored = {451, "4.3.0", "Not stored on a majority of nodes in time, try later"};
 static const struct smtp_reply no_quorum = {451, "4.3.0", "No quorum, try later"};
+static const struct smtp_reply shutting_down = {451, "4.3.2", "Shutting down, try later or another server"};
 static const struct smtp_reply overloaded = {451, "4.3.2", "Too much queued, try later"};
 static const struct smtp_reply rules_changed = {451, "4.3.0", "Routes have changed, try again"};
 static const struct smtp_reply local_error = {451, "4.3.0", "Local error, try later"};
@@ -34,6 +35,8 @@ static const struct smtp_reply *reply_to(int status)
         return &not_stored;
     case MR_NOQUORUM:
         return &no_quorum;
+    case MR_CLOSED:
+        return &shutting_down;
     case MR_BUSY:
         return &overloaded;
     default:
@@ -81,6 +84,7 @@ struct smtp_transaction *smtp_transaction_begin(struct smtp_server *s, uint64_t 
     t->server = s;
     t->session = session;
     s->n_transactions++;
+    atomic_fetch_add_explicit(&s->worker->counters->transactions_open, 1, memory_order_relaxed);
     return t;
 }
 
@@ -97,6 +101,7 @@ static void release(struct smtp_transaction *t)
     free(t);
     mr_assert(s->n_transactions > 0);
     s->n_transactions--;
+    atomic_fetch_sub_explicit(&s->worker->counters->transactions_open, 1, memory_order_relaxed);
     smtp_server_check_closed(s);
 }
 

@@ -303,6 +303,7 @@ static void test_drain(void **state)
     client_expect_end(&idle);
     WAIT_FOR(smtp_server_sessions(host.server) == 2);
     client_expect_silence(&within);
+    assert_int_equal(atomic_load(&host.counters.transactions_open), 2); /* what a drain has to wait for */
     fake.hold[FAKE_SUBMIT] = false;
     client_expect(&waiting, "250 2.0.0");
     client_expect(&waiting, "421 4.3.2");
@@ -314,6 +315,7 @@ static void test_drain(void **state)
     client_expect(&within, "421 4.3.2");
     client_expect_end(&within);
     WAIT_FOR(smtp_server_sessions(host.server) == 0);
+    assert_int_equal(atomic_load(&host.counters.transactions_open), 0);
     /* Nobody listens any more. */
     late.fd = socket(AF_INET, SOCK_STREAM, 0);
     {
