@@ -148,28 +148,33 @@ static void log_recipient(const struct slot *s, const struct job *j, uint32_t i,
               LOG_B("converted", j->plan != NULL));
 }
 
-static void count_and_log(struct slot *s, struct job *j)
+/* What the next hop said. Whether a failure stands is known only when its DSN is stored: dsn_failed takes it back. */
+static void log_recipients(const struct slot *s, const struct job *j)
 {
-    enum { LOG_MOST = 100 }; /* recipients told one by one; the queue tells the rest */
-    struct cluster_counters *counters = s->d->w->counters;
+    enum { LOG_MOST = 100 }; /* told one by one; the queue tells the rest */
     uint64_t now = mr_wall_ms(&mr_clock_real);
     uint64_t delay = now > j->a->arrived_ms ? now - j->a->arrived_ms : 0;
-    for (uint32_t i = 0; i < j->a->n_recipients; i++) {
-        switch (j->results[i].result) {
+    for (uint32_t i = 0; i < j->a->n_recipients && i < LOG_MOST; i++)
+        if (j->results[i].result != MAILRAFT__RESULT__RESULT_NONE)
+            log_recipient(s, j, i, delay);
+}
+
+static void count(struct cluster_counters *counters, const Mailraft__Outcome *o)
+{
+    for (size_t i = 0; i < o->n_results; i++) {
+        switch (o->results[i]->result) {
         case MAILRAFT__RESULT__DELIVERED:
             atomic_fetch_add(&counters->deliveries_delivered, 1);
             break;
         case MAILRAFT__RESULT__FAILED:
             atomic_fetch_add(&counters->deliveries_failed, 1);
             break;
-        case MAILRAFT__RESULT__RESULT_NONE: /* comes at once */
-            continue;
+        case MAILRAFT__RESULT__RESULT_NONE: /* its turn is still to come */
+            break;
         default:
             atomic_fetch_add(&counters->deliveries_deferred, 1);
             break;
         }
-        if (i < LOG_MOST)
-            log_recipient(s, j, i, delay);
     }
 }
 
@@ -219,11 +224,30 @@ struct ending {
 
 static void propose(struct delivery *d, struct job *j, Mailraft__Outcome *o)
 {
+    count(d->w->counters, o);
     delivery_backend.outcome(d->w->port, j->a, o, NULL, NULL);
     job_free(j);
     mr_assert(d->running > 0);
     d->running--;
     delivery_ended(d);
+}
+
+/* 7.2: what failed is deferred. With a pause for those, too, whose turn did not come: this round may have
+ * decided nobody. */
+static void without_dsn(struct delivery *d, const struct job *j, Mailraft__Outcome *o, int status)
+{
+    char id[MR_ID_TEXT + 1];
+    unsigned deferred = 0;
+    for (size_t i = 0; i < o->n_results; i++) {
+        if (o->results[i]->result != MAILRAFT__RESULT__FAILED)
+            continue;
+        o->results[i]->result = MAILRAFT__RESULT__DEFERRED;
+        deferred++;
+    }
+    if (deferred > 0 && o->retry_for_ms == 0)
+        o->retry_for_ms = retry_for_ms(d, j->a);
+    log_event(LOG_WARN, "dsn_failed", LOG_S("id", mr_id_format(j->a->id, id)), LOG_N("delivery", j->a->delivery),
+              LOG_S("sender", j->a->reverse_path), LOG_N("deferred", deferred), LOG_S("reason", mr_strerror(status)));
 }
 
 static void on_dsn(void *arg, int status, Mailraft__Enqueue *dsn)
@@ -232,14 +256,10 @@ static void on_dsn(void *arg, int status, Mailraft__Enqueue *dsn)
     Mailraft__Outcome *o = e->outcome;
 
     o->dsn = dsn;
-    if (status != 0) { /* 7.2 */
-        for (size_t i = 0; i < o->n_results; i++)
-            if (o->results[i]->result == MAILRAFT__RESULT__FAILED)
-                o->results[i]->result = MAILRAFT__RESULT__DEFERRED;
-        log_event(LOG_WARN, "dsn_failed", LOG_S("reason", mr_strerror(status)));
-    } else {
+    if (status != 0)
+        without_dsn(e->d, e->job, o, status);
+    else
         atomic_fetch_add(&e->d->w->counters->dsns, 1);
-    }
     propose(e->d, e->job, o);
     free(e);
 }
@@ -314,7 +334,7 @@ void job_finish(struct slot *s)
     struct dsn_recipient *told = tell_of(s, j, &n_told);
     if (told != NULL && j->a->dotted) /* else the outcome, which comes at once, says it; or there is nothing to keep */
         delivery_backend.reply(s->d->w->port, j->a, o);
-    count_and_log(s, j);
+    log_recipients(s, j);
     if (told != NULL)
         make_dsn(s, j, o, told, n_told);
     else

@@ -356,6 +356,26 @@ static void cannot_be_stored(void **state)
     host_close();
 }
 
+/* With others whose turn did not come, too, those are not ready again at once: no round decides anybody while bounces
+ * cannot be stored. What was only deferred does not count as failed. */
+static void cannot_be_stored_with_others_postponed(void **state)
+{
+    (void)state;
+    server_open();
+    host_open();
+    server.ehlo = "250-x\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=1";
+    server_rule(".", "554 5.7.1 no", 0, 0);
+    core.store_status = MR_NOSPACE;
+    delivery_attempt(host.delivery, with_sender(2));
+    const struct told *t = wait_told(0);
+    assert_result(t, 0, DEFERRED, "5.7.1", "no");
+    assert_int_equal(t->outcome->results[1]->result, MAILRAFT__RESULT__RESULT_NONE);
+    assert_true(t->outcome->retry_for_ms >= 1000);
+    assert_int_equal(atomic_load(&host.counters.deliveries_failed), 0);
+    assert_int_equal(atomic_load(&host.counters.deliveries_deferred), 1);
+    host_close();
+}
+
 static void original_cannot_be_read(void **state)
 {
     (void)state;
@@ -452,6 +472,7 @@ int main(void)
         cmocka_unit_test(the_whole_message_when_asked),
         cmocka_unit_test(nobody_to_tell),
         cmocka_unit_test(cannot_be_stored),
+        cmocka_unit_test(cannot_be_stored_with_others_postponed),
         cmocka_unit_test(original_cannot_be_read),
         cmocka_unit_test(notices),
         cmocka_unit_test(thousands_of_recipients),
