@@ -170,7 +170,7 @@ void slot_next(struct slot *s)
 
 void slot_use(struct slot *s)
 {
-    if (slot_secure_enough(s)) {
+    if (slot_secure_enough(s) && s->ehlo_ended < DELIVERY_EHLOS) {
         transaction_begin(s);
     } else { /* another one for this message: slot_closed goes on with it */
         slot_write(s, "QUIT\r\n", 6);

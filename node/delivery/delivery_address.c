@@ -87,7 +87,7 @@ void slot_try_next(struct slot *s)
 void slot_connect(struct slot *s)
 {
     s->peer[0] = 0;
-    s->helo_only = false;
+    s->ehlo_ended = 0;
     s->secure.temporary = false;
     s->n_hop_order = s->hops.n;
     for (unsigned i = 0; i < s->hops.n; i++)

@@ -7,6 +7,8 @@
  * reached. Every wait has a timer. */
 #include "node/delivery/delivery_internal.h"
 
+#include "proto/base/log.h"
+
 #include <stdio.h>
 
 /* ---- timers ---- */
@@ -182,7 +184,7 @@ static void on_greeting(struct slot *s, int code, const char *text)
 {
     if (code / 100 == 2)
         slot_remember_success(s);
-    if (code / 100 == 2 && s->helo_only) {
+    if (code / 100 == 2 && s->ehlo_ended == DELIVERY_EHLOS) {
         s->phase = PHASE_HELO;
         say_hello(s, "HELO");
         return;
@@ -259,14 +261,18 @@ void slot_reply(struct slot *s, int code, const char *text, bool more)
 
 void slot_ended(struct slot *s, int status)
 {
-    if (s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && !s->helo_only && s->tls == NULL) {
-        /* Old servers, and boxes before servers, that end the session at EHLO: once more, with HELO. */
-        s->helo_only = true;
+    const char *why = status == UV_EOF ? "connection closed by the next hop" : uv_strerror(status);
+    if (s->phase == PHASE_EHLO && s->hop.kind != NEXT_HOP_LMTP && s->tls == NULL) {
+        /* It may be overloaded or start again: EHLO once more. Old servers, and boxes before servers, end every such
+         * session: then it is HELO, in plain text. */
+        if (++s->ehlo_ended == DELIVERY_EHLOS)
+            log_event(LOG_WARN, "helo_fallback", LOG_S("next_hop", s->next_hop), LOG_S("peer", s->peer),
+                      LOG_S("reason", why));
         uv_timer_stop(&s->timer);
         close_tcp(s, false); /* try_next follows */
         return;
     }
-    slot_lost(s, status == UV_EOF ? "connection closed by the next hop" : uv_strerror(status));
+    slot_lost(s, why);
 }
 
 /* ---- connecting ---- */
@@ -377,7 +383,7 @@ void slot_lost(struct slot *s, const char *why)
     } else if (!greeted(s) && (s->address + 1 < s->resolution.n || s->hop_at + 1 < s->n_hop_order)) {
         s->secure.temporary = s->secure.temporary || s->secure.status == NULL || s->secure.status[0] != '5';
         s->address++;
-        s->helo_only = false;
+        s->ehlo_ended = 0;
         slot_secure_forget(s);
         reconnect(s);
     } else if (!greeted(s)) {

@@ -34,6 +34,7 @@ enum {
     DELIVERY_SESSIONS = 512,  /* of TLS, kept to be resumed */
     DELIVERY_GRANT_MS = 1000, /* PROTOCOL.md 6.2: a grant under a rate that is not used by then goes back */
     DELIVERY_READ = 16384,
+    DELIVERY_EHLOS = 2,
 };
 
 enum phase {
@@ -137,7 +138,7 @@ struct slot {
     struct tls *tls;          /* NULL: plain text; freed when the descriptor is closed */
     struct slot_login *login; /* under way; NULL: none */
     bool logged_in;
-    bool helo_only;          /* this address ended the connection at EHLO: the next begins with HELO */
+    unsigned ehlo_ended;     /* so many connections to this address ended at EHLO: DELIVERY_EHLOS, then HELO */
     uint32_t messages;       /* over this connection */
     uint32_t rcpt_learned;   /* so many recipients it took at once before it said "too many"; 0: not known */
     uint64_t serial;         /* of the transaction: what was read for an earlier one is dropped */
@@ -180,7 +181,7 @@ struct delivery {
 /* delivery.c */
 void slot_next(struct slot *s);
 /* In PHASE_IDLE: the connection, which served a message before, for the slot's job; or another one, should it not be
- * what this message asks for (delivery_tls.h, X3). */
+ * what this message asks for (delivery_tls.h, X3), or do without EHLO for no more than the message before. */
 void slot_use(struct slot *s);
 void slot_release_queued(struct slot *s, const char *reason);
 /* The connection is closed (its descriptor too): the next attempt, or the end of the slot. */
