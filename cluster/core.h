@@ -129,6 +129,7 @@ struct core_leader {
         bool has_hash;
         bool low_disk;
         bool draining;
+        bool behind; /* applies nothing any more (lease.h, L8) */
         uint64_t heard_ns;
         uint64_t applied;
         uint64_t bodies_missing;

@@ -44,6 +44,14 @@ static void free_slots(Mailraft__Heartbeat *hb)
     free(hb->slots);
 }
 
+/* None without a lease: what is not applied here would lie here. */
+static uint32_t free_attempts(const struct cluster *c)
+{
+    if (!c->lease_held || c->disk.spent || c->n_running >= c->config.max_attempts)
+        return 0;
+    return (uint32_t)(c->config.max_attempts - c->n_running);
+}
+
 void core_heartbeat_send(struct cluster *c)
 {
     Mailraft__Heartbeat hb = MAILRAFT__HEARTBEAT__INIT;
@@ -59,8 +67,7 @@ void core_heartbeat_send(struct cluster *c)
     hb.applied = state_index(c->state);
     node_lease_sent(&c->lease, now, c->term, &hb.echo_ns);
     hb.wall_ms = mr_wall_ms(c->clock);
-    hb.free_attempts =
-        c->disk.spent || c->n_running >= c->config.max_attempts ? 0 : (uint32_t)(c->config.max_attempts - c->n_running);
+    hb.free_attempts = free_attempts(c);
     hb.rules_hash = c->own_rules->hash;
     hb.low_disk = spool_low(c->spool);
     hb.bodies_missing = bodies.missing;
@@ -138,8 +145,6 @@ void core_lease_update(struct cluster *c, uint64_t now)
 
 /* ---- the new incarnation (PROTOCOL.md 5.6) ---- */
 
-enum { NODE_UP_BYTES = 40 * 1024 };
-
 static void node_up_done(void *arg, int status, enum apply_result reason)
 {
     struct cluster *c = arg;
@@ -178,28 +183,24 @@ static Mailraft__Op *outcome_op(Mailraft__Outcome *outcome)
     return op;
 }
 
-/* What does not fit into one entry goes before, as outcomes of its own: the assignments are this node's still. */
+/* At once, as outcomes of their own: the assignments are this node's still, and will not be any more if it takes long
+ * to catch up. */
 static void propose_left(struct cluster *c)
 {
-    size_t kept = 0, bytes = 0;
     for (size_t i = 0; i < c->left.n_outcomes; i++) {
         Mailraft__Outcome *o = c->left.outcomes[i];
         /* Its body may be gone or too old by now, and who was delivered must not be lost with it (7.2). */
         if (o->dsn != NULL)
             core_outcome_drop_dsn(o);
-        size_t size = mailraft__outcome__get_packed_size(o);
-        if (bytes + size <= NODE_UP_BYTES) {
-            bytes += size + 8;
-            c->left.outcomes[kept++] = o;
-            continue;
-        }
         Mailraft__Op *op = outcome_op(o);
         if (proposals_add(c->proposals, op, core_now(c), UINT64_MAX, left_done, c, NULL) == 0)
             c->left_waiting++;
         else
             mailraft__op__free_unpacked(op, NULL);
     }
-    c->left.n_outcomes = kept;
+    free(c->left.outcomes);
+    c->left.outcomes = NULL;
+    c->left.n_outcomes = 0;
 }
 
 /* Declared down, but alive (a pause, a partition): the process goes on as a new incarnation (5.3). Its attempts of the
@@ -220,7 +221,7 @@ static void rise(struct cluster *c)
 
 void core_node_up_try(struct cluster *c)
 {
-    enum { MAX_IN_DOUBT = 400 }; /* 40 bytes each beside NODE_UP_BYTES; the rest is counted by the release alone */
+    enum { MAX_IN_DOUBT = 400 }; /* 40 bytes each; the rest is counted by the release alone */
     struct node_view self;
 
     if (c->leader == 0 || c->draining || c->hung || c->refused != NULL || !state_node_by_id(c->state, c->self, &self))
@@ -233,7 +234,8 @@ void core_node_up_try(struct cluster *c)
         c->left_proposed = true;
         propose_left(c);
     }
-    if (c->left_waiting > 0)
+    /* While it applies what is past it could run nothing, and would hold up a new leader's grants (6.1). */
+    if (c->left_waiting > 0 || !node_lease_caught_up(&c->lease, core_now(c), state_index(c->state)))
         return;
     struct mr_id directory = identity_directory(c->identity);
     Mailraft__NodeUp *up = mr_malloc(sizeof(*up));
@@ -244,8 +246,6 @@ void core_node_up_try(struct cluster *c)
     up->directory.len = MR_ID_SIZE;
     up->incarnation = c->incarnation;
     up->version = mr_strdup(MAILRAFT_VERSION);
-    up->journal = c->left.outcomes;
-    up->n_journal = c->left.n_outcomes;
     up->in_doubt = c->left.in_doubt;
     up->n_in_doubt = c->left.n_in_doubt;
     for (; up->n_in_doubt > MAX_IN_DOUBT; up->n_in_doubt--)

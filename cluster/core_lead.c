@@ -430,6 +430,19 @@ void core_lead_flush(struct cluster *c)
 
 /* ---- heartbeats of nodes, this one's too ---- */
 
+static void tell_behind(struct cluster *c, uint32_t node, const Mailraft__Heartbeat *hb, bool follows)
+{
+    bool *behind = &c->lead.nodes[node].behind;
+    if (*behind != follows)
+        return;
+    *behind = !follows;
+    if (follows)
+        log_event(LOG_INFO, "node_caught_up", LOG_N("raft_id", node), LOG_N("applied", hb->applied));
+    else
+        log_event(LOG_WARN, "node_behind", LOG_N("raft_id", node), LOG_N("applied", hb->applied),
+                  LOG_N("commit", replica_commit(c->replica)));
+}
+
 void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heartbeat *hb)
 {
     struct node_view view;
@@ -439,9 +452,13 @@ void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heart
 
     if (node >= LEASE_MAX_NODES)
         return;
+    uint64_t commit = replica_commit(c->replica);
+    bool follows = !up || leader_lease_follows(&c->leader_lease, now, node, hb->applied, commit);
+    tell_behind(c, node, hb, follows);
     /* A voter's echo counts whoever it is; but a process that is not the one in force does not keep that one's
-     * assignments alive: a restarted one that cannot announce itself, a refused copy (5.3, 5.5). */
-    if (known && view.up && !up)
+     * assignments alive: a restarted one that cannot announce itself, a refused copy (5.3, 5.5); nor does one that
+     * applies nothing any more. */
+    if (known && view.up && (!up || !follows))
         leader_lease_echo(&c->leader_lease, now, node, hb->term, hb->echo_ns);
     else
         leader_lease_heard(&c->leader_lease, now, node, hb->term, hb->echo_ns);
@@ -465,12 +482,13 @@ void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heart
     reply.sent_ns = hb->sent_ns;
     reply.term = c->term;
     reply.incarnation = known ? view.incarnation : 0;
-    reply.commit = replica_commit(c->replica);
+    reply.commit = commit;
     reply.stamp_ns = now;
     reply.lease = up && leader_lease_may_answer(&c->leader_lease, now, node);
     reply.refused = (char *)(uintptr_t)(reply.lease ? ""
                                         : !known    ? "not a member yet"
                                         : !up       ? "declared down, or another incarnation is in force"
+                                        : !follows  ? "it has not applied what was committed long ago"
                                                     : "the leader has no quorum");
     if (node == c->self)
         node_lease_own(&c->lease, &c->leader_lease, now, reply.commit, up);

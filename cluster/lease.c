@@ -4,7 +4,9 @@
  * after which) each voter of a majority was still in its term. A successor needs one of those voters, so it is elected
  * at E >= Q. The last lease of the predecessor therefore began before E + election and is over before E + election +
  * lease, which is when the successor begins to declare nodes down. Inside one term a node is declared down node_timeout
- * after its last heartbeat, from whose sending its lease counted, and gets none while that is on its way. */
+ * after its last heartbeat, from whose sending its lease counted, and gets none while that is on its way. A heartbeat
+ * of a node that does not follow (L8) is not among these: it is not heard and gives no lease, so that the last lease is
+ * as old as the last one that was heard. */
 #include "cluster/lease.h"
 
 #include "proto/base/mutation.h"
@@ -70,6 +72,15 @@ static bool extend(struct node_lease *l, uint64_t now_ns, uint64_t end_ns, uint6
     return true;
 }
 
+/* Kept for the length of a lease: the newest one is always a little ahead of what is applied here. */
+static void note_commit(struct node_lease *l, uint64_t now_ns, uint64_t commit)
+{
+    if (l->named_ns != 0 && now_ns - l->named_ns < l->times.lease_ns)
+        return;
+    l->named_commit = commit;
+    l->named_ns = now_ns;
+}
+
 bool node_lease_answer(struct node_lease *l, uint64_t now_ns, uint64_t sent_ns, uint64_t term, uint64_t commit,
                        uint64_t stamp_ns, bool granted, bool incarnation_matches)
 {
@@ -82,6 +93,7 @@ bool node_lease_answer(struct node_lease *l, uint64_t now_ns, uint64_t sent_ns, 
      * back from a pause, finds its quorum by it. */
     if (stamp_ns > l->leader_stamp)
         l->leader_stamp = stamp_ns;
+    note_commit(l, now_ns, commit);
     if (!granted || !incarnation_matches)
         return false;
     return extend(l, now_ns, sent_ns + l->times.lease_ns, commit);
@@ -93,6 +105,7 @@ bool node_lease_own(struct node_lease *l, const struct leader_lease *leader, uin
     if (leader->term < l->term || !leader->started)
         return false;
     node_lease_term(l, leader->term);
+    note_commit(l, now_ns, commit);
     return incarnation_matches && extend(l, now_ns, leader_lease_own_end(leader, now_ns), commit);
 }
 
@@ -111,6 +124,11 @@ uint64_t node_lease_end(const struct node_lease *l, uint64_t applied)
 bool node_lease_held(const struct node_lease *l, uint64_t now_ns, uint64_t applied)
 {
     return now_ns < node_lease_end(l, applied);
+}
+
+bool node_lease_caught_up(const struct node_lease *l, uint64_t now_ns, uint64_t applied)
+{
+    return l->named_ns != 0 && now_ns - l->named_ns < l->times.lease_ns && applied >= l->named_commit;
 }
 
 void node_lease_cap(struct node_lease *l, uint64_t cap_ns)
@@ -219,9 +237,39 @@ static bool condemned(const struct leader_lease *l, uint32_t node)
     return (l->condemned >> node & 1) != 0;
 }
 
+static bool behind(const struct leader_lease *l, uint32_t node)
+{
+    return (l->behind >> node & 1) != 0;
+}
+
 bool leader_lease_may_answer(const struct leader_lease *l, uint64_t now_ns, uint32_t node)
 {
-    return node < LEASE_MAX_NODES && !condemned(l, node) && leader_lease_may_grant(l, now_ns);
+    return node < LEASE_MAX_NODES && !condemned(l, node) && !behind(l, node) && leader_lease_may_grant(l, now_ns);
+}
+
+/* A node_timeout never shorter than what L5 waits for. */
+static uint64_t silence_ns(const struct leader_lease *l)
+{
+    uint64_t wait = l->times.lease_ns + l->times.election_ns;
+
+    return l->times.node_timeout_ns > wait ? l->times.node_timeout_ns : wait;
+}
+
+bool leader_lease_follows(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t applied, uint64_t commit)
+{
+    if (l->term == 0 || node >= LEASE_MAX_NODES || node == l->self)
+        return true;
+    if (applied >= l->named[node].commit) {
+        l->named[node].commit = commit;
+        l->named[node].ns = now_ns;
+        l->behind &= ~((uint64_t)1 << node);
+        return true;
+    }
+    /* As with silence: what came while the leader stood still was not read yet. */
+    uint64_t from = l->named[node].ns > l->silence_from_ns ? l->named[node].ns : l->silence_from_ns;
+    if (!in_gap(l, now_ns) && now_ns > from && now_ns - from >= silence_ns(l))
+        l->behind |= (uint64_t)1 << node;
+    return !behind(l, node);
 }
 
 uint64_t leader_lease_own_end(const struct leader_lease *l, uint64_t now_ns)
@@ -239,22 +287,23 @@ void leader_lease_condemn(struct leader_lease *l, uint32_t node)
 
 void leader_lease_pardon(struct leader_lease *l, uint32_t node)
 {
-    if (node < LEASE_MAX_NODES)
-        l->condemned &= ~((uint64_t)1 << node);
+    if (node >= LEASE_MAX_NODES)
+        return;
+    l->condemned &= ~((uint64_t)1 << node);
+    l->behind &= ~((uint64_t)1 << node);
+    l->named[node].commit = 0;
 }
 
 bool leader_lease_silent(const struct leader_lease *l, uint64_t now_ns, uint32_t node)
 {
-    uint64_t wait = l->times.lease_ns + l->times.election_ns;
-
     if (l->term == 0 || node >= LEASE_MAX_NODES || node == l->self || condemned(l, node))
         return false;
     /* Called before the tick that would have noticed the gap: what was not read yet is not silence. */
     if (in_gap(l, now_ns) || !leader_lease_may_grant(l, now_ns))
         return false;
-    /* silence_from_ns is the election at the earliest, and the timeout never shorter than what L5 waits for. */
+    /* silence_from_ns is the election at the earliest. */
     uint64_t from = l->heard_ns[node] > l->silence_from_ns ? l->heard_ns[node] : l->silence_from_ns;
-    uint64_t timeout = l->times.node_timeout_ns > wait ? l->times.node_timeout_ns : wait;
+    uint64_t timeout = silence_ns(l);
     if (MR_MUTANT(MUTANT_EARLY_DOWN))
         timeout = l->times.lease_ns / 2;
     return now_ns > from && now_ns - from >= timeout;

@@ -16,6 +16,9 @@
  *     only then does it know every node_down that its predecessor committed, and its commit index lies behind them.
  * L7: from the proposal of a node_down on, its node gets no lease (leader_lease_condemn), whatever it sends: else its
  *     assignments could be given away under a lease that was given while the operation was on its way.
+ * L8: a node that beats but does not apply (its log finds no room, a snapshot is on its way to it) is silent: from the
+ *     moment when a commit index that the leader named to it node_timeout ago is not applied there, it gets no lease
+ *     and its heartbeats do not count as heard, until it has caught up or L5's silence has declared it down.
  * Thread: the core's; node_lease_end is what the core publishes to other threads. */
 #ifndef MR_CLUSTER_LEASE_H
 #define MR_CLUSTER_LEASE_H
@@ -41,6 +44,8 @@ struct node_lease {
     uint64_t first_sent_ns; /* of the first heartbeat; 0: none sent */
     uint64_t last_sent_ns;
     uint64_t worker_cap_ns; /* lease cut short because a worker hangs (5.10); UINT64_MAX: no */
+    uint64_t named_commit;  /* of an answer, with a lease or without */
+    uint64_t named_ns;      /* its arrival; 0: none yet */
     unsigned n_older;       /* by rising end_ns, all below end_ns */
     struct {
         uint64_t end_ns, wait_applied;
@@ -56,6 +61,8 @@ bool node_lease_answer(struct node_lease *l, uint64_t now_ns, uint64_t sent_ns, 
 /* End of the lease with what is applied now; 0: none (not held, or L3 not yet met). */
 uint64_t node_lease_end(const struct node_lease *l, uint64_t applied);
 bool node_lease_held(const struct node_lease *l, uint64_t now_ns, uint64_t applied);
+/* Is what is applied here at most a lease behind what a leader named? So it is also before any lease is given. */
+bool node_lease_caught_up(const struct node_lease *l, uint64_t now_ns, uint64_t applied);
 /* The newest term that Raft told. A newer one does not end the lease, but answers of older terms count no more. */
 void node_lease_term(struct node_lease *l, uint64_t term);
 
@@ -74,7 +81,11 @@ struct leader_lease {
     uint64_t echoed_ns[LEASE_MAX_NODES]; /* newest own stamp echoed, by raft id */
     uint64_t heard_ns[LEASE_MAX_NODES];  /* last heartbeat, by raft id */
     uint64_t condemned;                  /* set of bits: a node_down is proposed (L7) */
-    bool started;                        /* L6 */
+    uint64_t behind;                     /* set of bits (L8) */
+    struct {
+        uint64_t commit, ns; /* named by an answer then; 0, 0: nothing yet */
+    } named[LEASE_MAX_NODES];
+    bool started; /* L6 */
 };
 void leader_lease_init(struct leader_lease *l, const struct lease_times *times, uint32_t self);
 void leader_lease_lead(struct leader_lease *l, uint64_t now_ns, uint64_t term, uint64_t voters);
@@ -85,7 +96,11 @@ void leader_lease_voters(struct leader_lease *l, uint64_t voters);
 /* A heartbeat arrived; own heartbeats count too. echo_ns is taken only if it is of this term (term equal) and not from
  * the future. */
 void leader_lease_heard(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t term, uint64_t echo_ns);
-/* Only the echo counts: the heartbeat of a process that is not the one in force under this raft id. */
+/* The heartbeat of a node that is up says applied, and its answer will name commit. Returns whether the node follows
+ * (L8); if not, only its echo counts. */
+bool leader_lease_follows(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t applied, uint64_t commit);
+/* Only the echo counts: the heartbeat of a process that is not the one in force under this raft id, or of one that does
+ * not follow. */
 void leader_lease_echo(struct leader_lease *l, uint64_t now_ns, uint32_t node, uint64_t term, uint64_t echo_ns);
 /* Called at least each heartbeat interval; notices gaps in the loop (a gap over half the election timeout: L5). */
 void leader_lease_tick(struct leader_lease *l, uint64_t now_ns);
@@ -101,7 +116,9 @@ uint64_t leader_lease_own_end(const struct leader_lease *l, uint64_t now_ns);
 /* The leader's own node takes its own lease from Q, in place of an answer. */
 bool node_lease_own(struct node_lease *l, const struct leader_lease *leader, uint64_t now_ns, uint64_t commit,
                     bool incarnation_matches);
-/* A node_down is proposed for it / it was applied without effect, or a new incarnation is in force (L7). */
+/* A node_down is proposed for it (L7) / it was applied without effect, or a new incarnation is in force: it begins
+ * anew.
+ */
 void leader_lease_condemn(struct leader_lease *l, uint32_t node);
 void leader_lease_pardon(struct leader_lease *l, uint32_t node);
 /* Is this node to be declared down now? Never while the leader lacks its quorum, or once it is condemned. A

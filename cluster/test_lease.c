@@ -309,6 +309,95 @@ static void condemned_node_gets_no_lease(void **state)
     assert_false(leader_lease_may_answer(&l, MS(7100), 64));
 }
 
+/* Heartbeats of a node each 50 ms, while an entry a ms is committed; the others are heard too. */
+static void beat(struct leader_lease *l, uint64_t from_ms, uint64_t to_ms, uint32_t node, uint64_t applied)
+{
+    for (uint64_t t = from_ms; t <= to_ms; t += 50) {
+        go_on(l, t, t, VOTERS & ~(1U << node));
+        if (leader_lease_follows(l, MS(t), node, applied, t))
+            leader_lease_heard(l, MS(t), node, l->term, MS(t - 20));
+    }
+}
+
+/* L8: a node that beats for ever, but whose log finds no room, keeps its assignments and the next leader's grants. */
+static void node_that_applies_nothing_is_silent(void **state)
+{
+    (void)state;
+    struct leader_lease l = leader_at(1000);
+
+    beat(&l, 1050, 3000, 3, UINT64_MAX);
+    beat(&l, 3050, 7950, 3, 2999); /* 3000 was named at 3000 */
+    assert_true(leader_lease_may_answer(&l, MS(7950), 3));
+    beat(&l, 8000, 8000, 3, 2999);
+    assert_false(leader_lease_may_answer(&l, MS(8000), 3));
+    assert_true(leader_lease_may_answer(&l, MS(8000), 2));
+    beat(&l, 8050, 12900, 3, 2999); /* its last lease was over long ago, but no rule of its own is needed */
+    assert_false(leader_lease_silent(&l, MS(12900), 3));
+    beat(&l, 12950, 12950, 3, 2999);
+    assert_true(leader_lease_silent(&l, MS(12950), 3));
+    leader_lease_condemn(&l, 3);
+    beat(&l, 13000, 13000, 3, UINT64_MAX);
+    assert_false(leader_lease_may_answer(&l, MS(13000), 3)); /* its death is on its way */
+    leader_lease_pardon(&l, 3);
+    beat(&l, 13050, 13050, 3, 13040);
+    assert_true(leader_lease_may_answer(&l, MS(13050), 3));
+}
+
+/* L8: one that catches up in time goes on; slowness alone is none. */
+static void node_that_catches_up_is_not_silent(void **state)
+{
+    (void)state;
+    struct leader_lease l = leader_at(1000);
+
+    beat(&l, 1050, 3000, 3, UINT64_MAX);
+    beat(&l, 3050, 9000, 3, 2999);
+    assert_false(leader_lease_may_answer(&l, MS(9000), 3));
+    beat(&l, 9050, 9050, 3, 3000);
+    assert_true(leader_lease_may_answer(&l, MS(9050), 3));
+    /* Always 4 s behind. */
+    for (uint64_t t = 9100; t < 60000; t += 50) {
+        beat(&l, t, t, 3, t - 4000);
+        assert_true(leader_lease_may_answer(&l, MS(t), 3));
+        assert_false(leader_lease_silent(&l, MS(t), 3));
+    }
+}
+
+/* L8 and L5: a leader that was paused has read nothing of what the node has applied meanwhile. */
+static void paused_leader_takes_nobody_for_stuck(void **state)
+{
+    (void)state;
+    struct leader_lease l = leader_at(1000);
+
+    beat(&l, 1050, 3000, 3, UINT64_MAX);
+    assert_true(leader_lease_follows(&l, MS(20000), 3, 2999, 20000));
+    leader_lease_tick(&l, MS(20001));
+    assert_true(leader_lease_follows(&l, MS(20002), 3, 2999, 20000));
+    beat(&l, 20050, 25000, 3, 2999);
+    assert_true(leader_lease_may_answer(&l, MS(25000), 3));
+    beat(&l, 25050, 25050, 3, 2999);
+    assert_false(leader_lease_may_answer(&l, MS(25050), 3));
+}
+
+/* A node comes up when it is at most a lease behind, by answers that give it none yet. */
+static void node_knows_when_it_has_caught_up(void **state)
+{
+    (void)state;
+    struct node_lease l = node_at(5, 1000);
+    uint64_t echo;
+
+    assert_false(node_lease_caught_up(&l, MS(1000), UINT64_MAX));
+    assert_false(node_lease_answer(&l, MS(1010), MS(1000), 5, 100, 77, false, false));
+    assert_false(node_lease_caught_up(&l, MS(1010), 99));
+    node_lease_sent(&l, MS(3000), 5, &echo);
+    assert_false(node_lease_answer(&l, MS(3010), MS(3000), 5, 200, 78, false, false));
+    assert_true(node_lease_caught_up(&l, MS(4000), 100));
+    assert_false(node_lease_caught_up(&l, MS(4010), 100)); /* too long ago to say anything */
+    node_lease_sent(&l, MS(4100), 5, &echo);
+    assert_false(node_lease_answer(&l, MS(4110), MS(4100), 5, 300, 79, false, false));
+    assert_false(node_lease_caught_up(&l, MS(4110), 299));
+    assert_true(node_lease_caught_up(&l, MS(4110), 300));
+}
+
 /* A cluster of one node is its own majority. */
 static void single_voter_leads_alone(void **state)
 {
@@ -327,7 +416,7 @@ static void single_voter_leads_alone(void **state)
  * has a boot clock of its own. */
 enum { SIM_NODES = 5, SIM_MESSAGES = 512 };
 struct sim_message {
-    uint64_t at, sent, term, stamp;
+    uint64_t at, sent, term, stamp, applied;
     uint32_t from, to;
     bool answer, lease;
 };
@@ -336,12 +425,13 @@ struct sim {
     struct leader_lease leader[SIM_NODES + 1];
     uint64_t term[SIM_NODES + 1];
     uint64_t paused_until[SIM_NODES + 1];
+    uint64_t stuck_from[SIM_NODES + 1], stuck_until[SIM_NODES + 1]; /* applies nothing; else all that is committed */
     uint64_t offset[SIM_NODES + 1];
     uint32_t known[SIM_NODES + 1]; /* leader of the newest term that it has heard of */
     struct sim_message messages[SIM_MESSAGES];
     unsigned n;
     uint64_t now; /* of no machine, ms */
-    uint64_t term_max, deaths, leases;
+    uint64_t term_max, deaths, stuck_deaths, leases;
 };
 
 static uint64_t sim_clock(const struct sim *s, uint32_t node)
@@ -392,7 +482,11 @@ static void sim_deliver(struct sim *s, const struct sim_message *m)
     }
     if (l->term == 0)
         return;
-    leader_lease_heard(l, sim_clock(s, m->to), m->from, m->term, m->stamp);
+    /* An index each ms. */
+    if (leader_lease_follows(l, sim_clock(s, m->to), m->from, m->applied, s->now))
+        leader_lease_heard(l, sim_clock(s, m->to), m->from, m->term, m->stamp);
+    else
+        leader_lease_echo(l, sim_clock(s, m->to), m->from, m->term, m->stamp);
     bool lease = leader_lease_may_answer(l, sim_clock(s, m->to), m->from);
     s->leases += lease;
     sim_send(s, (struct sim_message){.from = m->to,
@@ -409,6 +503,8 @@ static void sim_node(struct sim *s, uint32_t i)
     struct leader_lease *l = &s->leader[i];
     struct sim_message m = {.from = i, .to = s->known[i], .term = s->term[i], .sent = sim_clock(s, i)};
 
+    m.applied = s->now < s->stuck_until[i] ? s->stuck_from[i] : s->now;
+
     if (m.to != 0) {
         node_lease_sent(&s->node[i], m.sent, m.term, &m.stamp);
         if (m.to != i)
@@ -422,6 +518,7 @@ static void sim_node(struct sim *s, uint32_t i)
     for (uint32_t dead = 1; dead <= SIM_NODES; dead++) {
         if (!leader_lease_silent(l, sim_clock(s, i), dead))
             continue;
+        s->stuck_deaths += s->now < s->stuck_until[dead] && l->heard_ns[dead] > l->named[dead].ns;
         /* Only one that a majority still follows can commit it: the newest. */
         if (l->term == s->term_max) {
             s->deaths++;
@@ -430,8 +527,8 @@ static void sim_node(struct sim *s, uint32_t i)
         }
         leader_lease_condemn(l, dead);
     }
-    if (rand() % 50 == 0)
-        l->condemned = 0; /* its next life has come up */
+    for (uint32_t up = 1; rand() % 50 == 0 && up <= SIM_NODES; up++)
+        leader_lease_pardon(l, up); /* its next life has come up */
 }
 
 static void no_lease_outlives_a_declared_death(void **state)
@@ -454,6 +551,11 @@ static void no_lease_outlives_a_declared_death(void **state)
         for (uint32_t i = 1; i <= SIM_NODES; i++)
             if (rand() % 2000 == 0)
                 s.paused_until[i] = s.now + (uint64_t)rand() % 9000;
+        for (uint32_t i = 1; i <= SIM_NODES; i++)
+            if (s.now >= s.stuck_until[i] && rand() % 3000 == 0) {
+                s.stuck_from[i] = s.now;
+                s.stuck_until[i] = s.now + (uint64_t)rand() % 30000;
+            }
         for (unsigned k = 0; k < s.n;) {
             struct sim_message m = s.messages[k];
             if (m.at > s.now || s.paused_until[m.to] > s.now) {
@@ -467,8 +569,9 @@ static void no_lease_outlives_a_declared_death(void **state)
             if (s.paused_until[i] <= s.now && (s.now / 10 + i) % 10 == 0)
                 sim_node(&s, i);
     }
-    print_message("%llu leases, %llu deaths\n", (unsigned long long)s.leases, (unsigned long long)s.deaths);
-    assert_true(s.deaths > 10 && s.leases > 10000);
+    print_message("%llu leases, %llu deaths, %llu of nodes that beat\n", (unsigned long long)s.leases,
+                  (unsigned long long)s.deaths, (unsigned long long)s.stuck_deaths);
+    assert_true(s.deaths > 10 && s.stuck_deaths > 10 && s.leases > 10000);
 }
 
 int main(void)
@@ -489,6 +592,10 @@ int main(void)
         cmocka_unit_test(leader_without_quorum_buries_nobody),
         cmocka_unit_test(no_lease_before_an_own_entry_is_applied),
         cmocka_unit_test(condemned_node_gets_no_lease),
+        cmocka_unit_test(node_that_applies_nothing_is_silent),
+        cmocka_unit_test(node_that_catches_up_is_not_silent),
+        cmocka_unit_test(paused_leader_takes_nobody_for_stuck),
+        cmocka_unit_test(node_knows_when_it_has_caught_up),
         cmocka_unit_test(single_voter_leads_alone),
         cmocka_unit_test(no_lease_outlives_a_declared_death),
     };
