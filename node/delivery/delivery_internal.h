@@ -82,6 +82,7 @@ struct job {
     char *reverse_path; /* as it goes to this next hop; NULL: as it is */
     uint32_t *order;    /* recipients of this transaction, in the order of their RCPT */
     uint32_t n_order;
+    uint32_t rounds;    /* that ask each once, by a limit of the next hop on recipients; 1: no limit */
     uint32_t next_rcpt; /* of order: whose reply comes next; and, without pipelining, who is to be sent */
     uint32_t n_accepted;
     uint32_t next_lmtp; /* of order */

@@ -111,14 +111,18 @@ void job_tell_doubt(const struct slot *s)
 /* ---- retry ---- */
 
 /* First, growing by the factor with each deferral, up to the maximum; and up to a fifth more, so that what failed
- * together does not come back together. */
+ * together does not come back together. No more deferrals count than had their pauses since the message came: rounds
+ * without one (goes_on_at_once) do not make the next one longer. */
 static uint64_t retry_for_ms(struct delivery *d, const struct attempt *a)
 {
     const Mailraft__Rules *rules = d->w->rules->rules;
     double ms = (double)rules->retry_first_for_ms;
     double most = (double)rules->retry_max_for_ms;
-    for (uint32_t i = 0; i < a->failures && ms < most; i++)
+    double passed = a->now_ms > a->arrived_ms ? (double)(a->now_ms - a->arrived_ms) : 0;
+    for (uint32_t i = 0; i < a->failures && ms < most && passed >= ms; i++) {
+        passed -= ms;
         ms *= rules->retry_factor;
+    }
     if (ms > most)
         ms = most;
     return (uint64_t)(ms * (1.0 + (double)(delivery_random(d) % 1000) / 5000.0));
@@ -194,6 +198,14 @@ static Mailraft__RecipientResult *make_result(const struct job *j, uint32_t i)
     return r;
 }
 
+/* Those whose turn did not come have it now: when this round decided somebody, so that there is an end to such rounds;
+ * or when all that were asked were deferred at their RCPT, until each had a turn. Greylisted ones then come back
+ * together, instead of each group after a longer pause than the one before. */
+static bool goes_on_at_once(const struct job *j, bool decided)
+{
+    return decided || (j->n_accepted == 0 && j->a->attempt % j->rounds != 0);
+}
+
 static Mailraft__Outcome *make_outcome(struct delivery *d, const struct job *j)
 {
     Mailraft__Outcome *o = mr_malloc(sizeof(*o));
@@ -208,9 +220,8 @@ static Mailraft__Outcome *make_outcome(struct delivery *d, const struct job *j)
         postponed = postponed || result == MAILRAFT__RESULT__RESULT_NONE;
         decided = decided || result == MAILRAFT__RESULT__DELIVERED || result == MAILRAFT__RESULT__FAILED;
     }
-    /* Said always: should a DSN be impossible, what failed is deferred instead (7.2). 0, ready again at once, for those
-     * whose turn did not come: each such round decides somebody, so there is an end to them. */
-    o->retry_for_ms = postponed && decided ? 0 : retry_for_ms(d, j->a);
+    /* Said always: should a DSN be impossible, what failed is deferred instead (7.2). 0: ready again at once. */
+    o->retry_for_ms = postponed && goes_on_at_once(j, decided) ? 0 : retry_for_ms(d, j->a);
     o->unreached = j->unreached && deferred;
     o->avoid_node = j->avoid_node && deferred;
     return o;

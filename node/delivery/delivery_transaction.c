@@ -68,7 +68,7 @@ static bool take_domain(struct chosen_domains *c, uint32_t recipient)
 }
 
 /* As many as it takes. Where that is not all, the next attempt begins with others: those at the front may be ones that
- * it defers for ever. */
+ * it defers for ever. With a limit on domains it takes at least as many recipients. */
 static void choose_recipients(struct slot *s)
 {
     struct job *j = s->job;
@@ -77,8 +77,9 @@ static void choose_recipients(struct slot *s)
         most = s->can.rcpt_max;
     if (s->rcpt_learned > 0 && s->rcpt_learned < most)
         most = s->rcpt_learned;
-    bool limited = most < n || s->can.rcpt_domain_max > 0;
-    uint32_t offset = limited && j->a->attempt > 0 ? (uint32_t)((uint64_t)(j->a->attempt - 1) * most % n) : 0;
+    uint32_t step = s->can.rcpt_domain_max > 0 && s->can.rcpt_domain_max < most ? s->can.rcpt_domain_max : most;
+    uint32_t offset = step < n && j->a->attempt > 0 ? (uint32_t)((uint64_t)(j->a->attempt - 1) * step % n) : 0;
+    j->rounds = s->can.rcpt_domain_max > 0 ? 1 : (n + most - 1) / most;
 
     struct chosen_domains domains = {.most = s->can.rcpt_domain_max};
 

@@ -503,6 +503,8 @@ static void retries_grow(void **state)
     for (uint32_t i = 0; i < 4; i++) {
         struct attempt *a = make_attempt(server.route, 0, 1);
         a->failures = i;
+        for (uint32_t k = 0; k < i; k++)
+            a->now_ms += least[k];
         delivery_attempt(host.delivery, a);
         uint64_t ms = wait_told(i)->outcome->retry_for_ms;
         assert_true(ms >= least[i] && ms <= least[i] * 12 / 10);

@@ -392,6 +392,52 @@ static void only_so_many_recipients(void **state)
     host_close();
 }
 
+/* Greylisting, for each recipient by itself: all have to be asked before the pause, or some are asked for the first
+ * time when it has become hours; and the rounds of one pause count as one. */
+static void all_are_asked_before_the_pause(void **state)
+{
+    static const struct {
+        uint32_t failures;
+        uint64_t now_ms, least; /* of the pause; 0: at once */
+    } rounds[] = {{0, 0, 0}, {1, 10, 1000}, {2, 1100, 0}, {3, 1110, 2000}, {4, 3500, 0}, {5, 3510, 4000}};
+    (void)state;
+    start("250-x\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 LIMITS RCPTMAX=2");
+    server_rule("RCPT", "451 4.7.1 greylisted", 0, 0);
+    for (uint32_t i = 0; i < 6; i++) {
+        struct attempt *a = attempt(3, 0);
+        a->attempt = i + 1;
+        a->failures = rounds[i].failures;
+        a->now_ms = rounds[i].now_ms;
+        delivery_attempt(host.delivery, a);
+        uint64_t ms = wait_told(i)->outcome->retry_for_ms;
+        assert_in_range(ms, rounds[i].least, rounds[i].least * 12 / 10);
+    }
+    /* Refused after the recipients it is about the message, or the host: no reason to offer it to the others now. */
+    server.n_rules = 0;
+    server_rule(".", "451 4.3.1 no room", 0, 0);
+    delivery_attempt(host.delivery, attempt(3, 0));
+    assert_true(wait_told(6)->outcome->retry_for_ms >= 1000);
+    host_close();
+}
+
+/* A domain that defers for ever must not keep the others from their turn. */
+static void other_domains_have_their_turn(void **state)
+{
+    (void)state;
+    start("250-x\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 LIMITS RCPTDOMAINMAX=1");
+    server_rule("RCPT TO:<r0@example.org>", "450 4.2.0 later", 0, 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct attempt *a = attempt(2, 0);
+        a->attempt = i + 1;
+        recipient(a, 1)->address = "x@two.example";
+        delivery_attempt(host.delivery, a);
+    }
+    assert_result(wait_told(0), 0, DEFERRED, "4.2.0", "later");
+    assert_true(told_of(0)->outcome->retry_for_ms >= 1000);
+    assert_result(wait_told(1), 1, DELIVERED, "2.0.0", "taken");
+    host_close();
+}
+
 static void only_so_many_domains(void **state)
 {
     (void)state;
@@ -663,7 +709,9 @@ int main(void)
         cmocka_unit_test(utf8_without_the_extension),
         cmocka_unit_test(utf8_header_without_the_extension),
         cmocka_unit_test(only_so_many_recipients),
+        cmocka_unit_test(all_are_asked_before_the_pause),
         cmocka_unit_test(only_so_many_domains),
+        cmocka_unit_test(other_domains_have_their_turn),
         cmocka_unit_test(very_many_domains),
         cmocka_unit_test(too_many_recipients),
         cmocka_unit_test(lmtp_in_another_order),
