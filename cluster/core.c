@@ -13,6 +13,7 @@
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
+#include "raft/unfinished.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -157,7 +158,9 @@ static void refuse(struct cluster *c, const char *reason)
 static int begin_raft(struct cluster *c, char *error, size_t error_len)
 {
     bool before = identity_bootstrapped(c->identity);
-    int rc = core_raft_open(c, error, error_len);
+    int rc = before ? 0 : unfinished_bootstrap(c->raft_dir, error, error_len);
+    if (rc == 0)
+        rc = core_raft_open(c, error, error_len);
     if (rc != 0)
         return rc;
     if (!before) {
@@ -179,7 +182,7 @@ static int begin_raft(struct cluster *c, char *error, size_t error_len)
         }
     }
     rc = replica_start(c->replica, error, error_len);
-    if (rc == 0 && before && replica_last(c->replica) == 0) {
+    if (rc == 0 && replica_last(c->replica) == 0) {
         (void)snprintf(error, error_len,
                        "%s belonged to a formed node, but its Raft log is gone; a lost log never comes back under its "
                        "old id: leave this node out, the cluster goes on with the rest",

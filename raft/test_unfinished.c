@@ -6,6 +6,7 @@
 #include "proto/base/memory.h"
 
 #include <dirent.h>
+#include <endian.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -246,6 +247,58 @@ static void leaves_two_torn_segments(void **state)
     assert_true(there("open-2") && there("open-3") && !there("torn-segment"));
 }
 
+static void metadata(const char *name, uint64_t version, uint64_t term, uint64_t vote)
+{
+    uint64_t words[] = {htole64(1), htole64(version), htole64(term), htole64(vote)};
+    put(name, (const char *)words, sizeof(words));
+}
+
+static void forget_bootstrap(void)
+{
+    char error[400] = "";
+    assert_int_equal(unfinished_bootstrap(dir, error, sizeof(error)), MR_OK);
+}
+
+/* Killed after the term was written, and perhaps again at the next start. */
+static void forgets_a_bootstrap_without_a_segment(void **state)
+{
+    (void)state;
+    char *path = mr_asprintf("%s/open-1", dir);
+    assert_int_equal(unlink(path), 0);
+    free(path);
+    metadata("metadata1", 1, 1, 0);
+    metadata("metadata2", 2, 1, 0);
+    forget_bootstrap();
+    assert_true(!there("metadata1") && !there("metadata2"));
+    put("metadata1", "torn", 4);
+    forget_bootstrap();
+    assert_false(there("metadata1"));
+    forget_bootstrap(); /* an empty directory */
+}
+
+static void leaves_a_log_that_was_bootstrapped(void **state)
+{
+    (void)state;
+    metadata("metadata1", 1, 1, 0);
+    forget_bootstrap();
+    assert_true(there("metadata1")); /* beside open-1 */
+    char *path = mr_asprintf("%s/open-1", dir);
+    assert_int_equal(unlink(path), 0);
+    free(path);
+    closed(1, 1);
+    forget_bootstrap();
+    assert_true(there("metadata1") && has(1, 1));
+    path = mr_asprintf("%s/%016u-%016u", dir, 1, 1);
+    assert_int_equal(unlink(path), 0);
+    free(path);
+    metadata("metadata2", 2, 1, 3); /* it voted */
+    forget_bootstrap();
+    assert_true(there("metadata1") && there("metadata2"));
+    metadata("metadata2", 2, 2, 0); /* it was in a term of its own */
+    forget_bootstrap();
+    assert_true(there("metadata1") && there("metadata2"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -263,6 +316,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(leaves_a_segment_with_a_damaged_format, set_up, tear_down),
         cmocka_unit_test_setup_teardown(leaves_a_torn_segment_before_a_used_one, set_up, tear_down),
         cmocka_unit_test_setup_teardown(leaves_two_torn_segments, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(forgets_a_bootstrap_without_a_segment, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(leaves_a_log_that_was_bootstrapped, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,6 +8,7 @@
  * snapshot and is removed.
  * Meanwhile no entry is written anywhere: a segment that is open and holds something is a sign that this is not what
  * happened, and nothing is touched.
+ * A bootstrap writes the term before the first segment, and raft_uv bootstraps nothing that has a term.
  * An open segment's first write begins with its format. A power cut can leave other sectors of that write without the
  * first: nothing of it was acknowledged. It is put aside under another name. What is anything else is left. */
 #include "raft/unfinished.h"
@@ -15,11 +16,11 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "raft/log_dir.h"
 
-#include <dirent.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,100 +28,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { NAME_ROOM = 128, CHUNK = 65536, SECTOR = 512 };
+enum { CHUNK = 65536, SECTOR = 512 };
 #define ASIDE "torn-segment"
-
-struct closed {
-    uint64_t first, last;
-};
-
-struct listing {
-    struct closed *closed;
-    size_t n_closed;
-    uint64_t *open;
-    size_t n_open;
-    uint64_t snapshot_term, snapshot; /* of the newest; 0: none */
-};
-
-static int by_place(const void *a, const void *b)
-{
-    const struct closed *x = a, *y = b;
-
-    if (x->first != y->first)
-        return x->first < y->first ? -1 : 1;
-    return (x->last > y->last) - (x->last < y->last);
-}
-
-static void closed_name(char name[NAME_ROOM], const struct closed *s)
-{
-    (void)snprintf(name, NAME_ROOM, "%016" PRIu64 "-%016" PRIu64, s->first, s->last);
-}
-
-static void open_name(char name[NAME_ROOM], uint64_t counter)
-{
-    (void)snprintf(name, NAME_ROOM, "open-%" PRIu64, counter);
-}
-
-/* ---- what is there ---- */
-
-/* A snapshot counts when both of its files are there. */
-static void note_snapshot(struct listing *l, const char *dir, const char *name)
-{
-    uint64_t term, index, stamp;
-    char again[NAME_ROOM];
-    struct stat st;
-
-    if (sscanf(name, "snapshot-%" SCNu64 "-%" SCNu64 "-%" SCNu64, &term, &index, &stamp) != 3)
-        return;
-    (void)snprintf(again, sizeof(again), "snapshot-%" PRIu64 "-%" PRIu64 "-%" PRIu64 ".meta", term, index, stamp);
-    if (strcmp(name, again) != 0)
-        return;
-    char *data = mr_asprintf("%s/%.*s", dir, (int)(strlen(name) - strlen(".meta")), name);
-    bool whole = stat(data, &st) == 0 && st.st_size > 0;
-    free(data);
-    if (!whole || term < l->snapshot_term || (term == l->snapshot_term && index < l->snapshot))
-        return;
-    l->snapshot_term = term;
-    l->snapshot = index;
-}
-
-static void note(struct listing *l, const char *dir, const char *name)
-{
-    struct closed s;
-    uint64_t counter;
-    char again[NAME_ROOM];
-
-    if (sscanf(name, "%" SCNu64 "-%" SCNu64, &s.first, &s.last) == 2) {
-        closed_name(again, &s);
-        if (strcmp(name, again) != 0)
-            return;
-        l->closed = mr_realloc(l->closed, (l->n_closed + 1) * sizeof(*l->closed));
-        l->closed[l->n_closed++] = s;
-    } else if (sscanf(name, "open-%" SCNu64, &counter) == 1) {
-        open_name(again, counter);
-        if (strcmp(name, again) != 0)
-            return;
-        l->open = mr_realloc(l->open, (l->n_open + 1) * sizeof(*l->open));
-        l->open[l->n_open++] = counter;
-    } else {
-        note_snapshot(l, dir, name);
-    }
-}
-
-static int list(struct listing *l, const char *dir)
-{
-    DIR *d = opendir(dir);
-    const struct dirent *e;
-
-    if (d == NULL)
-        return -errno;
-    while ((e = readdir(d)) != NULL)
-        note(l, dir, e->d_name);
-    (void)closedir(d);
-    if (l->n_closed > 0)
-        qsort(l->closed, l->n_closed, sizeof(*l->closed), by_place);
-    return 0;
-}
 
 /* ---- open segments ---- */
 
@@ -183,9 +92,9 @@ static int look(const char *path, enum use *out)
 
 static int put_aside(const char *dir, uint64_t counter)
 {
-    char name[NAME_ROOM];
+    char name[LOG_DIR_NAME];
 
-    open_name(name, counter);
+    log_dir_open_name(name, counter);
     char *path = mr_asprintf("%s/%s", dir, name);
     char *aside = mr_asprintf("%s/" ASIDE, dir);
     log_event(LOG_WARN, "raft_segment_torn", LOG_S("path", path), LOG_S("kept_as", aside));
@@ -198,7 +107,7 @@ static int put_aside(const char *dir, uint64_t counter)
 /* *used: one of them holds entries, or it is not for us to say. Segments are written one after the other, so a crash
  * tears one, the last that was written to; what looks torn before another would give the entries behind it other
  * indices when it went. */
-static int put_torn_aside(const struct listing *l, const char *dir, bool *used)
+static int put_torn_aside(const struct log_dir *l, const char *dir, bool *used)
 {
     uint64_t last_used = 0, torn = 0;
     unsigned n_torn = 0;
@@ -206,9 +115,9 @@ static int put_torn_aside(const struct listing *l, const char *dir, bool *used)
 
     *used = false;
     for (size_t i = 0; i < l->n_open && rc == 0; i++) {
-        char name[NAME_ROOM];
+        char name[LOG_DIR_NAME];
         enum use use = USED;
-        open_name(name, l->open[i]);
+        log_dir_open_name(name, l->open[i]);
         char *path = mr_asprintf("%s/%s", dir, name);
         rc = look(path, &use);
         free(path);
@@ -232,11 +141,11 @@ static int put_torn_aside(const struct listing *l, const char *dir, bool *used)
 
 /* The first that does not follow what is before it; n_closed: all do, or it is not for us to say. *end: the last index
  * before it. */
-static size_t first_stray(const struct listing *l, uint64_t *end)
+static size_t first_stray(const struct log_dir *l, uint64_t *end)
 {
     *end = l->snapshot;
     for (size_t i = 0; i < l->n_closed; i++) {
-        const struct closed *s = &l->closed[i];
+        const struct log_dir_closed *s = &l->closed[i];
         bool begins_again = i > 0 && s->first == l->closed[i - 1].first;
         /* Before the snapshot a gap means nothing: older ones go one by one too. Without a snapshot and without the
          * first entries this is not a log that was truncated. */
@@ -251,13 +160,13 @@ static size_t first_stray(const struct listing *l, uint64_t *end)
 }
 
 /* From the highest down to this one. */
-static int remove_down_to(const struct listing *l, const char *dir, size_t from)
+static int remove_down_to(const struct log_dir *l, const char *dir, size_t from)
 {
     int rc = 0;
 
     for (size_t i = l->n_closed; i > from && rc == 0; i--) {
-        char name[NAME_ROOM];
-        closed_name(name, &l->closed[i - 1]);
+        char name[LOG_DIR_NAME];
+        log_dir_closed_name(name, &l->closed[i - 1]);
         char *path = mr_asprintf("%s/%s", dir, name);
         rc = unlink(path) < 0 ? -errno : 0;
         free(path);
@@ -265,7 +174,7 @@ static int remove_down_to(const struct listing *l, const char *dir, size_t from)
     return rc;
 }
 
-static int finish(const struct listing *l, const char *dir, uint64_t acked)
+static int finish(const struct log_dir *l, const char *dir, uint64_t acked)
 {
     uint64_t end;
     size_t stray = first_stray(l, &end);
@@ -294,11 +203,56 @@ static int sync_dir(const char *dir)
     return rc;
 }
 
+/* ---- a bootstrap ---- */
+
+/* raft_uv's metadata: format, version, term, vote; 64 bits each, little-endian. */
+enum { METADATA_WORDS = 4, METADATA_TERM = 2, METADATA_VOTE = 3 };
+
+/* Of a first bootstrap, or not written to its end. */
+static bool before_any_vote(const char *path)
+{
+    uint64_t words[METADATA_WORDS];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return errno == ENOENT;
+    ssize_t n = pread(fd, words, sizeof(words), 0);
+    (void)close(fd);
+    if (n < 0)
+        return false;
+    return (size_t)n < sizeof(words) || (le64toh(words[METADATA_TERM]) <= 1 && words[METADATA_VOTE] == 0);
+}
+
+int unfinished_bootstrap(const char *dir, char *error, size_t error_len)
+{
+    static const char *const names[] = {"metadata1", "metadata2"};
+    struct log_dir l;
+    int rc = log_dir_list(&l, dir);
+    bool only_term = rc == 0 && l.n_closed == 0 && l.n_open == 0 && l.snapshot == 0;
+
+    log_dir_free(&l);
+    for (size_t pass = 0; pass < 2 && only_term && rc == 0; pass++) /* all are looked at before any goes */
+        for (size_t i = 0; i < sizeof(names) / sizeof(*names) && only_term && rc == 0; i++) {
+            char *path = mr_asprintf("%s/%s", dir, names[i]);
+            if (pass == 0)
+                only_term = before_any_vote(path);
+            else
+                rc = unlink(path) < 0 && errno != ENOENT ? -errno : 0;
+            free(path);
+        }
+    if (rc == 0 && only_term)
+        rc = sync_dir(dir);
+    if (rc == 0)
+        return MR_OK;
+    (void)snprintf(error, error_len, "raft log in %s: %s", dir, strerror(-rc));
+    return MR_IO;
+}
+
 int unfinished_finish(const char *dir, uint64_t acked, char *error, size_t error_len)
 {
-    struct listing l = {0};
+    struct log_dir l;
     bool used = false;
-    int rc = list(&l, dir);
+    int rc = log_dir_list(&l, dir);
 
     if (rc == 0)
         rc = put_torn_aside(&l, dir, &used);
@@ -306,8 +260,7 @@ int unfinished_finish(const char *dir, uint64_t acked, char *error, size_t error
         rc = finish(&l, dir, acked);
     if (rc == 0)
         rc = sync_dir(dir);
-    free(l.closed);
-    free(l.open);
+    log_dir_free(&l);
     if (rc == 0)
         return MR_OK;
     (void)snprintf(error, error_len, "raft log in %s: %s", dir, strerror(-rc));

@@ -10,4 +10,9 @@
 /* MR_IO. acked: the last index that this node acknowledged, as far as it is known. */
 int unfinished_finish(const char *dir, uint64_t acked, char *error, size_t error_len);
 
+/* Removes what a bootstrap left that did not come to its first segment: the metadata of term 1, without a vote. Before
+ * replica_open, and only in a directory that the caller knows as never bootstrapped: Raft never ran there. Anything
+ * else is left as it is. MR_IO. */
+int unfinished_bootstrap(const char *dir, char *error, size_t error_len);
+
 #endif

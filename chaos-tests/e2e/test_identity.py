@@ -71,6 +71,32 @@ def test_wiped_directory_of_a_stopped_cluster(make_cluster):
     assert c.verify()["lost"] == 0
 
 
+def test_ended_in_its_bootstrap(make_cluster):
+    """The first term was written, the first segment could not be: the next start bootstraps, and the one after finds its log."""
+    c = make_cluster(n=1)
+    node = c.nodes[0]
+    config = c.config(node)
+    config["cluster"]["initial"].append("mx2=127.0.0.1:1")  # who is not there: it has an identity, and waits
+    node.configure(config)
+    node.start()
+    wait_for(lambda: node.status_code("/healthz") == 200, "it waits")
+    node.kill()
+    in_the_way = node.dir / "data" / "raft" / "tmp-0000000000000001-0000000000000001"
+    in_the_way.mkdir(parents=True, exist_ok=True)
+    node.configure(c.config(node))
+    node.start()
+    wait_for(lambda: not node.alive(), "it ends")
+    assert "the first configuration was not stored" in node.log.read_text()
+    assert (in_the_way.parent / "metadata1").exists()
+    in_the_way.rmdir()
+    c.start(sink=False)
+    assert c.load(10).popen.wait(60) == 0
+    node.kill()
+    node.start()
+    c.wait_ready()
+    assert c.queued(c.nodes) == 10
+
+
 def test_different_initial_lists(make_cluster):
     """Two configurations that disagree about who is in it make no cluster at all, least of all two."""
     c = make_cluster(n=4)
