@@ -1,7 +1,8 @@
 /* test_replica_load.c - what is refused, and what is stored again, when a replica opens its directory. fdatasync is
- * this file's: it knows what a power cut would leave of term and vote. */
+ * this file's: it knows what a power cut would leave of term and vote; read and pread too: a file may not read. */
 #include "proto/base/le.h"
 #include "raft/acked.h"
+#include "raft/log_dir.h"
 #include "raft/test_cluster.h"
 #include "raft/voted.h"
 
@@ -66,6 +67,33 @@ int fdatasync(int fd)
         disk.syncs[i]++;
     }
     return (int)syscall(SYS_fdatasync, fd);
+}
+
+static _Atomic(const char *) unreadable; /* a path; NULL: none */
+
+static bool reads_badly(int fd)
+{
+    const char *bad = atomic_load(&unreadable);
+    char link[32], path[PATH_MAX];
+
+    (void)snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = bad != NULL ? readlink(link, path, sizeof(path) - 1) : -1;
+    path[n < 0 ? 0 : n] = 0;
+    if (n < 0 || strcmp(path, bad) != 0)
+        return false;
+    errno = EIO;
+    return true;
+}
+
+/* raft_uv's; pread is log_dir.c's. */
+ssize_t read(int fd, void *out, size_t len)
+{
+    return reads_badly(fd) ? -1 : (ssize_t)syscall(SYS_read, fd, out, len);
+}
+
+ssize_t pread(int fd, void *out, size_t len, off_t at)
+{
+    return reads_badly(fd) ? -1 : (ssize_t)syscall(SYS_pread64, fd, out, len, at);
 }
 
 /* All that is there now is stored. */
@@ -266,6 +294,78 @@ static void refuses_a_log_of_a_newer_term(void **state)
     cluster_stop(c);
 }
 
+/* The third node of three, which has stopped with two snapshots at least; the newest one's. */
+static struct cluster *with_snapshots(uint64_t seed, struct log_dir *files)
+{
+    struct cluster *c = cluster_start(seed, 0);
+
+    load_cluster(c, 3000, 16, 100, 60);
+    assert_converges(c, 20);
+    node_stop(c, 2);
+    assert_int_equal(log_dir_list(files, c->nodes[2].dir), 0);
+    assert_true(files->snapshot >= 2 * c->threshold && files->n_closed > 0);
+    return c;
+}
+
+static char *path_of(const struct cluster *c, const char *name)
+{
+    return mr_asprintf("%s/%s", c->nodes[2].dir, name);
+}
+
+/* raft_uv would take the one before, and not say so. */
+static void waits_for_a_snapshot_that_does_not_read(void **state)
+{
+    struct log_dir files;
+    struct cluster *c = with_snapshots(0x39005, &files);
+    char *path = path_of(c, files.snapshot_meta);
+    (void)state;
+
+    for (unsigned i = 0; i < 2; i++) {
+        atomic_store(&unreadable, path);
+        must_not_open(c, MR_IO, "snapshot");
+        atomic_store(&unreadable, NULL);
+        path[strlen(path) - strlen(".meta")] = 0; /* the other file */
+    }
+    node_start(c, 2);
+    load_cluster(c, 20, 16, 100, 60);
+    assert_converges(c, 20);
+    free(path);
+    log_dir_free(&files);
+    cluster_stop(c);
+}
+
+static void put(const struct cluster *c, const char *name, const char *suffix)
+{
+    char *path = mr_asprintf("%s/%s%s", c->nodes[2].dir, name, suffix);
+    FILE *f = fopen(path, "wb");
+
+    assert_non_null(f);
+    assert_true(fputs("nothing that was ever a snapshot", f) >= 0);
+    fclose(f);
+    free(path);
+}
+
+static void takes_the_snapshot_before_only_with_the_log_behind_it(void **state)
+{
+    struct log_dir files;
+    struct cluster *c = with_snapshots(0x39006, &files);
+    char name[LOG_DIR_NAME];
+    (void)state;
+
+    assert_true(files.closed[files.n_closed - 1].last > files.snapshot);
+    (void)snprintf(name, sizeof(name), "snapshot-%llu-%llu-99999999", (unsigned long long)files.snapshot_term,
+                   (unsigned long long)files.closed[files.n_closed - 1].last);
+    put(c, name, "");
+    put(c, name, ".meta");
+    must_open(c);
+    node_stop(c, 2);
+    assert_true(remove_closed_segments(c->nodes[2].dir) > 0);
+    unlink_in(c->nodes[2].dir, ACKED_FILE);
+    must_not_open(c, MR_STALE, "is damaged");
+    log_dir_free(&files);
+    cluster_stop(c);
+}
+
 /* Who has no term yet has nothing that could go back, and may still be given its first configuration. */
 static void writes_nothing_for_a_first_start(void **state)
 {
@@ -293,6 +393,8 @@ int main(void)
         cmocka_unit_test(stores_again_what_a_killed_life_wrote),
         cmocka_unit_test(stores_again_what_a_failed_start_wrote),
         cmocka_unit_test(refuses_a_log_of_a_newer_term),
+        cmocka_unit_test(waits_for_a_snapshot_that_does_not_read),
+        cmocka_unit_test(takes_the_snapshot_before_only_with_the_log_behind_it),
         cmocka_unit_test(writes_nothing_for_a_first_start),
     };
 

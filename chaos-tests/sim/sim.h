@@ -166,6 +166,8 @@ enum sim_disk_fault {
     SIM_DISK_FULL,        /* value 1: no space; 0: space again */
     SIM_DISK_WRITE_FAILS, /* value: the n-th write from now gives EIO, once; 0: none */
     SIM_DISK_SYNC_FAILS,  /* as before, of syncs */
+    SIM_DISK_READS_FAIL,  /* value: one read in so many of what is not in memory any more gives EIO, once; 0: none */
+    SIM_DISK_FAULTS,
 };
 void sim_disk_fault(unsigned node, enum sim_disk_fault fault, uint64_t value);
 /* Flips one bit of what is durable, while the node is dead or alive. Where: a part of the path ("spool", "raft",

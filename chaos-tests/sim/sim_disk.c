@@ -273,5 +273,12 @@ void sim_disk_fault(unsigned node, enum sim_disk_fault fault, uint64_t value)
     case SIM_DISK_SYNC_FAILS:
         d->mood.sync_fails = value;
         break;
+    case SIM_DISK_READS_FAIL:
+        d->mood.reads_fail = value;
+        if (value != 0)
+            fs_cool(d);
+        break;
+    case SIM_DISK_FAULTS:
+        mr_panic("no such fault");
     }
 }

@@ -166,6 +166,26 @@ static bool fails_now(uint64_t *countdown)
     return --*countdown == 0;
 }
 
+/* A bad moment of the disk or its cable: the same read is well when it is tried again. */
+static bool read_fails(unsigned node, const struct sim_file *file, uint64_t offset, uint64_t len)
+{
+    struct sim_disk_mood *mood = sim_disk_mood(node);
+    if (sim_node() == 0 || seen_as != 0 || mood->reads_fail == 0 || !sim_fs_cold(file, offset, len))
+        return false;
+    for (unsigned i = 0; i < SIM_FAILED_READS; i++)
+        if (mood->failed[i].file == file && mood->failed[i].offset == offset) {
+            mood->failed[i].file = NULL;
+            return false;
+        }
+    if (sim_below(SIM_DISK, mood->reads_fail) != 0)
+        return false;
+    mood->failed[mood->n_failed].file = file;
+    mood->failed[mood->n_failed].offset = offset;
+    mood->n_failed = (mood->n_failed + 1) % SIM_FAILED_READS;
+    sim_see("disk: ", "read failed");
+    return true;
+}
+
 uint64_t sim_file_sync_time(unsigned node)
 {
     const struct sim_disk_mood *mood = sim_disk_mood(node);
@@ -248,7 +268,16 @@ ssize_t __wrap_preadv(int fd, const struct iovec *iov, int count, off_t offset)
     const struct descriptor *d = descriptor_of(node, fd);
     if (d == NULL)
         return -1;
-    ssize_t n = (d->flags & O_ACCMODE) == O_WRONLY ? -EBADF : sim_fs_read(d->file, iov, count, (uint64_t)offset);
+    uint64_t len = 0;
+    for (int i = 0; i < count; i++)
+        len += iov[i].iov_len;
+    ssize_t n;
+    if ((d->flags & O_ACCMODE) == O_WRONLY)
+        n = -EBADF;
+    else if (read_fails(node, d->file, (uint64_t)offset, len))
+        n = -EIO;
+    else
+        n = sim_fs_read(d->file, iov, count, (uint64_t)offset);
     return n < 0 ? result_of((int)n) : n;
 }
 

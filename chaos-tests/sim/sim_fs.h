@@ -13,11 +13,19 @@
 
 struct sim_file; /* an inode */
 
+enum { SIM_FAILED_READS = 16 };
+
 /* How the disk of a node behaves; sim_disk_fault sets it. */
 struct sim_disk_mood {
     uint64_t slow_ns;
     bool hang, hang_writes;
     uint64_t write_fails, sync_fails; /* n-th from now; 0: none */
+    uint64_t reads_fail;              /* one in so many; 0: none */
+    struct {
+        const struct sim_file *file;
+        uint64_t offset;
+    } failed[SIM_FAILED_READS]; /* the last ones: these are well the next time */
+    unsigned n_failed;          /* where the next one goes */
 };
 struct sim_disk_mood *sim_disk_mood(unsigned node);
 
@@ -29,7 +37,9 @@ uint64_t sim_fs_size(const struct sim_file *f);
 uint64_t sim_fs_number(const struct sim_file *f);
 uint64_t sim_fs_data_end(const struct sim_file *f);                /* behind it there are only zeros */
 bool sim_fs_next_data(const struct sim_file *f, uint64_t *offset); /* from there on; false: none */
-ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
+/* Whether a read of it asks the disk. */
+bool sim_fs_cold(const struct sim_file *f, uint64_t offset, uint64_t len);
+ssize_t sim_fs_read(struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
 /* Short when the space ends on the way. */
 ssize_t sim_fs_write(unsigned node, struct sim_file *f, const struct iovec *iov, int count, uint64_t offset);
 int sim_fs_truncate(unsigned node, struct sim_file *f, uint64_t size);

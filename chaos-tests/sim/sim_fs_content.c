@@ -67,6 +67,27 @@ static void touch(struct sim_file *f, size_t i, size_t from, size_t to)
         p->now = page_new(from, to);
 }
 
+void fs_cool(struct disk *d)
+{
+    for (struct sim_file *f = d->all; f != NULL; f = f->next)
+        for (size_t i = 0; i < f->n_pages; i++)
+            f->pages[i].cold = f->pages[i].now != NULL && f->pages[i].dirty == 0 && !f->pages[i].failed;
+}
+
+static void warm(struct sim_file *f, uint64_t offset, uint64_t len)
+{
+    for (size_t i = (size_t)(offset / PAGE); i < f->n_pages && i * PAGE < offset + len; i++)
+        f->pages[i].cold = false;
+}
+
+bool sim_fs_cold(const struct sim_file *f, uint64_t offset, uint64_t len)
+{
+    for (size_t i = (size_t)(offset / PAGE); i < f->n_pages && i * PAGE < offset + len; i++)
+        if (f->pages[i].cold)
+            return true;
+    return false;
+}
+
 static void read_bytes(const struct sim_file *f, uint8_t *out, size_t len, uint64_t offset)
 {
     while (len > 0) {
@@ -90,6 +111,7 @@ static void write_bytes(struct sim_file *f, const uint8_t *data, size_t len, uin
         size_t n = PAGE - at < len ? PAGE - at : len;
         touch(f, i, at, at + n);
         memcpy(f->pages[i].now + at, data, n);
+        f->pages[i].cold = false;
         data += n;
         offset += n;
         len -= n;
@@ -115,7 +137,7 @@ bool sim_fs_next_data(const struct sim_file *f, uint64_t *offset)
     return *offset < f->size;
 }
 
-ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count, uint64_t offset)
+ssize_t sim_fs_read(struct sim_file *f, const struct iovec *iov, int count, uint64_t offset)
 {
     ssize_t done = 0;
     if (f->dir)
@@ -125,6 +147,7 @@ ssize_t sim_fs_read(const struct sim_file *f, const struct iovec *iov, int count
         if (n > f->size - offset)
             n = (size_t)(f->size - offset);
         read_bytes(f, iov[i].iov_base, n, offset);
+        warm(f, offset, n);
         offset += n;
         done += (ssize_t)n;
     }

@@ -21,6 +21,7 @@ struct page {
     uint8_t since; /* written since that sync began */
     bool syncing;
     bool failed; /* clean, and not what the disk has */
+    bool cold;   /* not in memory: a read asks the disk */
 };
 
 struct entry {
@@ -83,5 +84,7 @@ void fs_clear_from(struct sim_file *f, uint64_t size);
 /* Blocks behind that size are given back. */
 void fs_keep_up_to(struct sim_file *f, uint64_t size);
 void fs_end_syncs(struct sim_file *f);
+/* Memory was short: what is clean has to be read from the disk again. */
+void fs_cool(struct disk *d);
 
 #endif

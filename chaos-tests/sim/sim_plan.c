@@ -67,9 +67,9 @@ void plan_down(unsigned node, enum sim_end how)
     plan_kill(node, how);
 }
 
-static void boot(unsigned node)
+void plan_boot(unsigned node)
 {
-    if (sim_node_alive(node))
+    if (sim_node_alive(node) || plan.down[node] > 0)
         return;
     sim_tracef("plan: starts node %u", node);
     sim_world_boot(node);
@@ -80,8 +80,8 @@ static void boot(unsigned node)
 void plan_up(unsigned node)
 {
     mr_assert(plan.down[node] > 0);
-    if (--plan.down[node] == 0)
-        boot(node);
+    --plan.down[node];
+    plan_boot(node);
 }
 
 void plan_pause(unsigned node, bool paused)
@@ -144,7 +144,7 @@ static void supervise_node(unsigned node)
         return;
     r->boot_at = 0;
     r->lost_boots += sim_world_lost(node);
-    boot(node);
+    plan_boot(node);
 }
 
 static void supervise(void *arg)
@@ -318,9 +318,8 @@ void sim_plan_heal(void)
     for (unsigned node = 1; node <= plan.nodes; node++) {
         mr_assert(plan.down[node] == 0 && plan.paused[node] == 0);
         sim_arm(node, 0, SIM_KILL);
-        for (unsigned fault = SIM_DISK_SLOW; fault <= SIM_DISK_SYNC_FAILS; fault++)
+        for (unsigned fault = SIM_DISK_SLOW; fault < SIM_DISK_FAULTS; fault++)
             sim_disk_fault(node, (enum sim_disk_fault)fault, 0);
-        if (!sim_node_alive(node))
-            boot(node);
+        plan_boot(node);
     }
 }

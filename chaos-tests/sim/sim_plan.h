@@ -63,6 +63,7 @@ void plan_kill(unsigned node, enum sim_end how);
 /* Down until as many plan_up. */
 void plan_down(unsigned node, enum sim_end how);
 void plan_up(unsigned node);
+void plan_boot(unsigned node); /* if it is dead and no fault wants it so */
 void plan_pause(unsigned node, bool paused);
 void plan_cut(unsigned from, unsigned to, bool cut);
 void plan_excuse(unsigned node, uint64_t until);

@@ -73,6 +73,30 @@ static void arm_end(struct plan_fault *f)
     sim_arm(f->node, 0, SIM_KILL);
 }
 
+static uint64_t killed_life[SIM_MAX_NODES + 1];
+
+/* Killed, and without power soon after it has started again: what the killed life only wrote must not count until the
+ * next one has stored it. a: after so many steps of that one. */
+static void twice_step(struct plan_fault *f)
+{
+    if (sim_node_alive(f->node) && sim_node_life(f->node) == killed_life[f->node]) {
+        plan_later(f, sim_now() + 5 * MS, twice_step);
+        return;
+    }
+    plan_boot(f->node);
+    sim_arm(f->node, f->a, SIM_POWER);
+}
+
+static void twice_begin(struct plan_fault *f)
+{
+    uint64_t steps = plan_log_between(f, 1, 1000);
+    f->a = plan_log_between(f, 1, 3000);
+    unsigned node = target(f);
+    killed_life[node] = sim_node_life(node);
+    sim_arm(f->node, steps, SIM_KILL);
+    twice_step(f);
+}
+
 static void some_down(struct plan_fault *f, unsigned mask, enum sim_end how)
 {
     f->mask = mask;
@@ -400,6 +424,26 @@ static void sync_fails_begin(struct plan_fault *f)
     disk(f, SIM_DISK_SYNC_FAILS, plan_log_between(f, 1, 200));
 }
 
+static void boot_step(struct plan_fault *f)
+{
+    plan_boot(f->node);
+}
+
+/* Most is read at a start. */
+static void reads_fail_begin(struct plan_fault *f)
+{
+    disk(f, SIM_DISK_READS_FAIL, plan_log_between(f, 2, 50));
+    if (plan_chance(f, 0.3))
+        return;
+    plan_kill(f->node, plan_chance(f, 0.5) ? SIM_POWER : SIM_KILL);
+    plan_later(f, sim_now() + 50 * MS, boot_step);
+}
+
+static void reads_fail_end(struct plan_fault *f)
+{
+    sim_disk_fault(f->node, SIM_DISK_READS_FAIL, 0);
+}
+
 static void sync_fails_end(struct plan_fault *f)
 {
     sim_disk_fault(f->node, SIM_DISK_SYNC_FAILS, 0);
@@ -505,6 +549,7 @@ const struct plan_kind plan_kinds[] = {
     {"kill", PLAN_CRASH, 12, 10, 20000, kill_begin, down_end},
     {"power", PLAN_CRASH, 12, 50, 20000, power_begin, down_end},
     {"step", PLAN_CRASH, 20, 200, 10000, arm_begin, arm_end},
+    {"twice", PLAN_CRASH, 8, 500, 15000, twice_begin, arm_end},
     {"all", PLAN_CRASH, 3, 10, 8000, all_begin, down_end},
     {"some", PLAN_CRASH, 4, 10, 8000, some_begin, down_end},
     {"roll", PLAN_CRASH, 2, 2000, 40000, roll_step, down_end},
@@ -527,6 +572,7 @@ const struct plan_kind plan_kinds[] = {
     {"full_majority", PLAN_DISK, 1, 500, 10000, full_majority_begin, full_majority_end},
     {"write_fails", PLAN_DISK, 5, 200, 10000, write_fails_begin, write_fails_end},
     {"sync_fails", PLAN_DISK, 5, 200, 10000, sync_fails_begin, sync_fails_end},
+    {"reads_fail", PLAN_DISK, 5, 200, 20000, reads_fail_begin, reads_fail_end},
     {"flip_spool", PLAN_DAMAGE, 6, 50, 3000, flip_spool_begin, down_end},
     {"flip_other", PLAN_DAMAGE, 1, 50, 3000, flip_other_begin, down_end},
     {"truncate", PLAN_DAMAGE, 1, 50, 3000, truncate_begin, down_end},

@@ -23,7 +23,7 @@ static struct noted {
     unsigned n;
     unsigned damaged, wiped; /* masks */
     bool cut[SIM_MAX_NODES + 1][SIM_MAX_NODES + 1];
-    uint64_t disk[SIM_MAX_NODES + 1][SIM_DISK_SYNC_FAILS + 1];
+    uint64_t disk[SIM_MAX_NODES + 1][SIM_DISK_FAULTS];
     double raft;
     uint64_t slow, delay;
     bool all_up, none_paused;
