@@ -2,6 +2,8 @@
  * of struct cluster_counters and a row here. */
 #include "cluster/core.h"
 
+#include "proto/base/log.h"
+
 #include <stddef.h>
 
 struct metric {
@@ -165,6 +167,7 @@ json_t *core_metrics(struct cluster *c)
     add_state(o, c->state);
     add_core(o, c);
     add_bodies(o, c);
+    json_object_set_new(o, "log_lines_lost_total", json_integer((json_int_t)log_lines_lost()));
     for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++) {
         const atomic_ullong *counter = (const atomic_ullong *)((const char *)&c->counters + counters[i].offset);
 

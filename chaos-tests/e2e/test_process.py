@@ -1,7 +1,10 @@
 """What mailraftd asks of its system for itself."""
 
 import collections
+import contextlib
+import json
 import os
+import shlex
 import signal
 
 from harness import Talk, can_connect, wait_for
@@ -70,3 +73,38 @@ def test_told_to_end_and_client_does_not(make_cluster):
         node.signal(signal.SIGTERM)
         assert data.reply()[0] == 421
         assert node.popen.wait(60) == 0, node.text()[-3000:]
+
+
+def test_nobody_reads_the_log(make_cluster):
+    """Mail does not wait for who reads stderr; what was dropped is told of when there is a reader again."""
+    c = make_cluster(n=1)
+    node = c.nodes[0]
+    pipe = c.dir / "stderr"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    node.prefix = ["sh", "-c", f'exec "$@" 2>{shlex.quote(str(pipe))}', "sh"]
+    c.start()
+    c.wait_ready()
+    c.load(1500)
+    wait_for(lambda: c.accepted() == 1500, "all is accepted")
+    c.wait_empty()
+    assert node.metric("log_lines_lost_total") > 0
+    assert node.metric("lease_held") == 1
+    assert node.metric("core_max_tick_gap_microseconds") < 2500000
+    text = b""
+
+    def read():
+        nonlocal text
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                text += os.read(reader, 1 << 20)
+        return text.decode().splitlines()
+
+    read()
+    c.load(1, journal="one.jsonl", log="one.log")
+    wait_for(lambda: any('"log_lines_lost"' in line for line in read()), "the lost lines are told of")
+    events = [json.loads(line) for line in read()]
+    assert sum(e["count"] for e in events if e["event"] == "log_lines_lost") == node.metric("log_lines_lost_total")
+    assert not [e for e in events if e["event"] in ("lease_ended", "worker_hangs")]
+    assert node.end() == 0
+    os.close(reader)

@@ -1,21 +1,23 @@
-/* One line is built in memory and written by one write(2); jansson escapes strings. */
+/* One line is built in memory and written as one; jansson escapes strings. */
 #include "proto/base/log.h"
 
 #include "proto/base/clock.h"
 #include "proto/base/memory.h"
+#include "proto/base/stderr_line.h"
 
 #include <jansson.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static struct {
     atomic_int level; /* a reload changes these two while threads log */
     atomic_bool json;
     char node[128];
 } config = {LOG_INFO, true, ""};
+
+static _Atomic uint64_t lines_lost, lines_untold;
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
@@ -73,23 +75,16 @@ static json_t *field_value(const struct log_field *f)
     return NULL;
 }
 
-static void write_line(const char *line, size_t len)
-{
-    /* A full or closed stderr must not stop mail. */
-    ssize_t n = write(STDERR_FILENO, line, len);
-    (void)n;
-}
-
-static void write_text(json_t *object)
+/* Returns the line with its end, to be freed. NULL: there is none. */
+static char *text_of(const json_t *object, size_t *len)
 {
     char *line = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&line, &size);
+    FILE *out = open_memstream(&line, len);
     if (out == NULL)
-        return;
+        return NULL;
     const char *key;
     json_t *value;
-    json_object_foreach(object, key, value)
+    json_object_foreach((json_t *)object, key, value)
     {
         bool head = strcmp(key, "time") == 0 || strcmp(key, "level") == 0 || strcmp(key, "event") == 0;
         if (!head)
@@ -101,12 +96,22 @@ static void write_text(json_t *object)
         (void)fputc(' ', out);
     }
     (void)fclose(out);
-    line[size - 1] = '\n';
-    write_line(line, size);
-    free(line);
+    line[*len - 1] = '\n';
+    return line;
 }
 
-void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count)
+static char *json_of(const json_t *object, size_t *len)
+{
+    char *line = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    if (line == NULL)
+        return NULL;
+    *len = strlen(line);
+    line[(*len)++] = '\n'; /* in place of its zero byte */
+    return line;
+}
+
+static char *make_line(enum log_level level, const char *event, const struct log_field *fields, size_t count,
+                       size_t *len)
 {
     char time[MR_RFC3339_SIZE];
     json_t *object = json_object();
@@ -119,16 +124,43 @@ void log_write(enum log_level level, const char *event, const struct log_field *
         if (value != NULL)
             json_object_set_new(object, fields[i].name, value);
     }
-    if (atomic_load_explicit(&config.json, memory_order_relaxed)) {
-        char *line = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(6));
-        if (line != NULL) {
-            size_t len = strlen(line);
-            line[len] = '\n'; /* in place of its zero byte */
-            write_line(line, len + 1);
-            free(line);
-        }
-    } else {
-        write_text(object);
-    }
+    char *line = atomic_load_explicit(&config.json, memory_order_relaxed) ? json_of(object, len) : text_of(object, len);
     json_decref(object);
+    return line;
+}
+
+/* Puts the line that tells of lost ones before it. */
+static char *tell_lost(uint64_t lost, char *line, size_t *len)
+{
+    const struct log_field fields[] = {LOG_N("count", lost)};
+    size_t first_len;
+    char *first = make_line(LOG_WARN, "log_lines_lost", fields, 1, &first_len);
+    if (first == NULL)
+        return line;
+    first = mr_realloc(first, first_len + *len);
+    memcpy(first + first_len, line, *len);
+    *len += first_len;
+    free(line);
+    return first;
+}
+
+uint64_t log_lines_lost(void)
+{
+    return atomic_load_explicit(&lines_lost, memory_order_relaxed);
+}
+
+void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count)
+{
+    size_t len;
+    char *line = make_line(level, event, fields, count, &len);
+    if (line == NULL)
+        return;
+    uint64_t lost = atomic_exchange_explicit(&lines_untold, 0, memory_order_relaxed);
+    if (lost > 0)
+        line = tell_lost(lost, line, &len);
+    if (!stderr_line(line, len)) {
+        atomic_fetch_add_explicit(&lines_untold, lost + 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&lines_lost, 1, memory_order_relaxed);
+    }
+    free(line);
 }

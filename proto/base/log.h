@@ -1,8 +1,9 @@
 /* log.h - one line an event on stderr, JSON or text.
  *
  * Every line has "time" (RFC 3339), "level", "event", "node"; the rest are the event's own fields, in the order given.
- * A line is written by one write(2), so lines of several threads never mix.
- * Thread: log_configure before any thread starts; the rest any. */
+ * Lines of several threads never mix. A reader of stderr who does not keep up costs lines, not time (stderr_line.h):
+ * they are counted, and the next one that goes is preceded by `log_lines_lost` with their `count`. Thread:
+ * log_configure before any thread starts; the rest any. */
 #ifndef MR_BASE_LOG_H
 #define MR_BASE_LOG_H
 
@@ -34,6 +35,9 @@ void log_configure(enum log_level level, bool json, const char *node);
 void log_reconfigure(enum log_level level, bool json);
 bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *event, const struct log_field *fields, size_t count);
+
+/* Lines that stderr did not take, ever. */
+uint64_t log_lines_lost(void);
 
 /* log_event(LOG_INFO, "accepted", LOG_S("id", id), LOG_N("size", n)); bytes that are not UTF-8 are escaped. */
 #define log_event(level, event, ...)                                                                                   \

@@ -1,9 +1,10 @@
 #include "proto/base/panic.h"
 
+#include "proto/base/stderr_line.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 void mr_panic_at(const char *file, int line, const char *format, ...)
 {
@@ -20,7 +21,6 @@ void mr_panic_at(const char *file, int line, const char *format, ...)
     if (n > (int)sizeof(text) - 2)
         n = (int)sizeof(text) - 2;
     text[n++] = '\n';
-    if (write(STDERR_FILENO, text, (size_t)n) < 0)
-        abort(); /* nobody to tell */
+    stderr_last_line(text, (size_t)n);
     abort();
 }

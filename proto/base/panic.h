@@ -1,7 +1,7 @@
 /* panic.h - the end of the process for a bug or for lost durability.
  *
  * mr_assert is always on, has no side effect, and is never used on what disk, network or a peer says.
- * Thread: any; mr_panic writes one line to stderr and aborts. */
+ * Thread: any; mr_panic writes one line to stderr and aborts, at the latest after half a second. */
 #ifndef MR_BASE_PANIC_H
 #define MR_BASE_PANIC_H
 
