@@ -27,6 +27,7 @@
 struct cluster;
 struct attempt;
 struct notice;
+struct core_running;
 
 struct cluster_member {
     const char *name;
@@ -78,6 +79,9 @@ struct cluster_worker {
     /* The lease ended: connections whose dot was not written are reset, idle ones closed (5.7); attempts not started or
      * before their dot are released. */
     void (*lease_ended)(void *arg);
+    /* Assignments ended, and not by their worker (5.11): attempts of which cluster_withdrawn is true now are released
+     * before their dot; connections in the middle of one are reset. */
+    void (*withdrawn)(void *arg);
     /* Shutdown begins: take no new mail, start nothing new; attempts not started are released; finish what runs. When
      * it returns, counters.transactions_open counts all mail that is still to be waited for. */
     void (*drain)(void *arg);
@@ -122,8 +126,10 @@ unsigned cluster_version(const struct cluster *c);
 /* Proof of life; call at least each second from a timer of the loop (5.10). */
 void cluster_worker_beat(struct cluster_port *p);
 /* May this attempt still start a transaction or write its dot: lease held, its incarnation is ours, deadline not
- * passed. */
+ * passed, not withdrawn. */
 bool cluster_may_send(const struct cluster_port *p, const struct attempt *a);
+/* By the applied state it is not this node's any more. Stays true. */
+bool cluster_withdrawn(const struct attempt *a);
 
 /* A body on its way in. One at a time a handle; pieces of at most SPOOL_MAX_PIECE bytes. */
 struct cluster_body;
@@ -167,6 +173,7 @@ struct attempt_site {
 struct attempt {
     struct mail mail; /* the cluster's, until the worker has it */
     struct cluster_port *port;
+    struct core_running *running; /* the core's; NULL in tests */
     struct mr_id id;
     uint32_t delivery, attempt, slot;
     uint64_t incarnation;

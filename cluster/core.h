@@ -173,7 +173,12 @@ struct core_running {
     uint32_t delivery;
     uint32_t attempt;
     bool notice;
-    bool ended; /* its fate is known, but not yet from our own state, which has it as ours still */
+    bool ended;  /* its fate is known, but not yet from our own state, which has it as ours still */
+    bool ending; /* its worker has ended it; the fate is not known */
+    /* Of an attempt: */
+    struct cluster_port *port;
+    atomic_uint references; /* the table's, and the struct attempt's, on the worker's thread */
+    atomic_bool withdrawn;
 };
 
 struct core_request; /* core_request.h */
@@ -188,6 +193,8 @@ struct cluster_port {
     atomic_ullong beat_ns;
     bool detached;       /* core's: nothing is posted to the worker any more */
     atomic_bool drained; /* the worker was told, and takes no new mail */
+    struct mail withdrawal;
+    atomic_bool withdrawing; /* that mail is on its way; it tells of what is withdrawn meanwhile too */
 };
 
 struct cluster {
@@ -359,6 +366,8 @@ void core_node_up_try(struct cluster *c);
 
 /* core_attempts.c */
 void core_attempts_assigned(struct cluster *c, const struct state_message *m, uint32_t delivery);
+/* By the applied state the assignment ended: if its worker has not ended the attempt, it is withdrawn (5.11). */
+void core_attempts_unassigned(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt);
 void core_attempts_notice(struct cluster *c, const struct state_message *m);
 void core_attempts_restored(struct cluster *c);
 /* The first bucket from there on whose bit is set; CORE_SLOT_BUCKETS: none. */
@@ -377,6 +386,8 @@ void core_port_post(struct cluster_port *p, struct mail *mail);
 void core_outcome_drop_dsn(Mailraft__Outcome *o);
 void core_port_rules(struct cluster *c);
 void core_port_lease_ended(struct cluster *c);
+/* Something of the port's was withdrawn. */
+void core_port_withdrawn(struct cluster_port *p);
 void core_port_drain(struct cluster *c);
 void core_port_tick(struct cluster *c, uint64_t now);
 void core_port_free(struct cluster *c);

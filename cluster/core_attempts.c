@@ -58,10 +58,18 @@ struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint
     return NULL;
 }
 
-static void add_running(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice)
+static void drop_running(struct core_running *r)
+{
+    if (atomic_fetch_sub(&r->references, 1) == 1)
+        free(r);
+}
+
+static struct core_running *add_running(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,
+                                        bool notice)
 {
     struct core_running **bucket = running_bucket(c, id);
     struct core_running *r = mr_calloc(1, sizeof(*r));
+    atomic_init(&r->references, 1);
     r->id = id;
     r->delivery = delivery;
     r->attempt = attempt;
@@ -69,6 +77,7 @@ static void add_running(struct cluster *c, struct mr_id id, uint32_t delivery, u
     r->next = *bucket;
     *bucket = r;
     c->n_running++;
+    return r;
 }
 
 /* The applied state says that it is this node's to run. */
@@ -109,7 +118,7 @@ void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, ui
     while (*link != r)
         link = &(*link)->next;
     *link = r->next;
-    free(r);
+    drop_running(r);
 }
 
 unsigned core_bucket_next(const core_bucket_bits bits, unsigned from)
@@ -135,7 +144,7 @@ static bool forget_ended(struct cluster *c, struct core_running **link)
             continue;
         }
         *link = r->next;
-        free(r);
+        drop_running(r);
         c->n_ended--;
     }
     return left;
@@ -146,6 +155,34 @@ void core_attempts_tick(struct cluster *c)
     for (unsigned i = 0; (i = core_bucket_next(c->ended_in, i)) < CORE_SLOT_BUCKETS; i++)
         if (!forget_ended(c, &c->running[i]))
             c->ended_in[i / 64] &= ~((uint64_t)1 << i % 64);
+}
+
+/* ---- withdrawn (PROTOCOL.md 5.11) ---- */
+
+/* The attempt itself is its worker's, which may be ending it: the two share r alone. */
+static void withdraw(struct core_running *r)
+{
+    if (r->notice || r->ended || r->ending || atomic_load(&r->withdrawn))
+        return;
+    atomic_store(&r->withdrawn, true);
+    core_port_withdrawn(r->port);
+    if (log_enabled(LOG_INFO)) {
+        char text[MR_ID_TEXT + 1];
+        log_event(LOG_INFO, "withdrawn", LOG_S("id", mr_id_format(r->id, text)), LOG_N("delivery", r->delivery),
+                  LOG_N("attempt", r->attempt));
+    }
+}
+
+void core_attempts_unassigned(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt)
+{
+    struct core_running *r = core_attempts_find(c, id, delivery, attempt, false);
+    if (r != NULL)
+        withdraw(r);
+}
+
+bool cluster_withdrawn(const struct attempt *a)
+{
+    return a->running != NULL && atomic_load(&a->running->withdrawn);
 }
 
 /* ---- slots ---- */
@@ -213,6 +250,12 @@ static struct cluster_port *port_of(struct cluster *c, uint64_t hash)
 static void hand_attempt(struct mail *mail)
 {
     struct attempt *a = MR_CONTAINER(mail, struct attempt, mail);
+    if (cluster_withdrawn(a)) { /* the mail that told of it may have come before this one */
+        cluster_release(a->port, a, "withdrawn");
+        cluster_slot_closed(a->port, a->next_hop, a->slot, 1);
+        attempt_free(a);
+        return;
+    }
     a->port->worker.attempt(a->port->worker.arg, a);
 }
 
@@ -220,6 +263,8 @@ void attempt_free(struct attempt *a)
 {
     if (a->body_counter != NULL)
         atomic_fetch_sub(a->body_counter, a->body_len);
+    if (a->running != NULL)
+        drop_running(a->running);
     free(a->body);
     free(a);
 }
@@ -336,9 +381,11 @@ void core_attempts_assigned(struct cluster *c, const struct state_message *m, ui
     if (core_attempts_find(c, mv.id, delivery, dv.attempt, false) != NULL)
         return;
     struct attempt *a = make_attempt(c, m, &mv, delivery, &dv);
-    add_running(c, mv.id, delivery, dv.attempt, false);
-    count_slot(c, a->next_hop, a->slot);
     a->port = port_of(c, name_hash(a->next_hop) + a->slot);
+    a->running = add_running(c, mv.id, delivery, dv.attempt, false);
+    a->running->port = a->port;
+    atomic_fetch_add(&a->running->references, 1);
+    count_slot(c, a->next_hop, a->slot);
     a->mail.run = hand_attempt;
     if (log_enabled(LOG_INFO)) {
         char text[MR_ID_TEXT + 1];
@@ -429,7 +476,7 @@ void core_attempts_notice(struct cluster *c, const struct state_message *m)
         core_attempts_find(c, mv.id, 0, mv.notice_attempt, true) != NULL)
         return;
     struct notice *n = make_notice(c, m, &mv);
-    add_running(c, mv.id, 0, mv.notice_attempt, true);
+    (void)add_running(c, mv.id, 0, mv.notice_attempt, true);
     n->port = port_of(c, mr_id_hash(mv.id));
     n->mail.run = hand_notice;
     core_port_post(n->port, &n->mail);
@@ -437,10 +484,20 @@ void core_attempts_notice(struct cluster *c, const struct state_message *m)
 
 /* ---- after a snapshot (PROTOCOL.md 4.4) ---- */
 
+/* What ended between the state and the snapshot that took its place. */
+static void withdraw_gone(struct cluster *c)
+{
+    for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++)
+        for (struct core_running *r = c->running[i]; r != NULL; r = r->next)
+            if (!is_assigned(c, r))
+                withdraw(r);
+}
+
 void core_attempts_restored(struct cluster *c)
 {
     const void *cursor = NULL;
     struct ready_delivery d;
+    withdraw_gone(c);
     while (state_assigned_next(c->state, c->self, &cursor, &d))
         core_attempts_assigned(c, d.message, d.delivery);
     for (const struct state_message *m = NULL; (m = state_notice_assigned_next(c->state, c->self, m)) != NULL;)
@@ -452,7 +509,7 @@ void core_attempts_close(struct cluster *c)
     for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++) {
         for (struct core_running *r = c->running[i], *next; r != NULL; r = next) {
             next = r->next;
-            free(r);
+            drop_running(r);
         }
         for (struct core_slot *s = c->slots[i], *next; s != NULL; s = next) {
             next = s->next;

@@ -21,7 +21,7 @@ bool cluster_may_send(const struct cluster_port *p, const struct attempt *a)
 {
     uint64_t now = mr_boot_ns(p->c->clock);
     return (now < atomic_load(&p->c->lease_end_ns) || MR_MUTANT(MUTANT_LEASE_IGNORED)) && now < a->deadline_ns &&
-           a->incarnation == p->c->incarnation;
+           a->incarnation == p->c->incarnation && !cluster_withdrawn(a);
 }
 
 /* An outcome must fit into one entry with room to spare: long replies of many recipients are cut. */
@@ -138,9 +138,22 @@ static void propose_ending(struct core_request *r)
     mr_assert(proposals_add(r->c->proposals, op, core_now(r->c), UINT64_MAX, ended, r, NULL) == 0);
 }
 
+/* A withdrawn attempt has nothing to give back: the state has its release, or knows of no assignment. */
+static bool is_given_back(const struct core_request *r, const struct core_running *running)
+{
+    return r->op->kind_case == MAILRAFT__OP__KIND_RELEASE && running != NULL && atomic_load(&running->withdrawn);
+}
+
 static void run_ending(struct mail *mail)
 {
     struct core_request *r = core_request_of(mail);
+    struct core_running *running = core_attempts_find(r->c, r->id, r->delivery, r->attempt, r->notice);
+    if (is_given_back(r, running)) {
+        ended(r, 0, APPLIED);
+        return;
+    }
+    if (running != NULL)
+        running->ending = true;
     if (r->op->kind_case == MAILRAFT__OP__KIND_OUTCOME) {
         r->op->outcome->node = r->c->self;
         if (r->op->outcome->dsn != NULL)

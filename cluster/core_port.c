@@ -207,6 +207,13 @@ static void hand_lease_ended(struct mail *mail)
     free(n);
 }
 
+static void hand_withdrawn(struct mail *mail)
+{
+    struct cluster_port *p = MR_CONTAINER(mail, struct cluster_port, withdrawal);
+    atomic_store(&p->withdrawing, false); /* first: what is withdrawn from here on needs another mail */
+    p->worker.withdrawn(p->worker.arg);
+}
+
 static void hand_drain(struct mail *mail)
 {
     struct news *n = MR_CONTAINER(mail, struct news, mail);
@@ -249,6 +256,14 @@ void core_port_rules(struct cluster *c)
 void core_port_lease_ended(struct cluster *c)
 {
     tell_all(c, hand_lease_ended, NULL);
+}
+
+void core_port_withdrawn(struct cluster_port *p)
+{
+    if (p->detached || atomic_exchange(&p->withdrawing, true))
+        return;
+    p->withdrawal.run = hand_withdrawn;
+    mailbox_post(p->worker.mailbox, &p->withdrawal);
 }
 
 void core_port_drain(struct cluster *c)

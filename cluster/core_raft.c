@@ -159,11 +159,10 @@ static void on_unassigned(void *arg, struct mr_id id, uint32_t delivery, uint32_
                           const char *next_hop)
 {
     struct cluster *c = arg;
-    (void)id;
-    (void)delivery;
-    (void)attempt;
     if (c->lead.leading)
         sched_unassigned(c->sched, node, slot, next_hop, state_index(c->state));
+    if (node == c->self)
+        core_attempts_unassigned(c, id, delivery, attempt);
 }
 
 static void on_notice_assigned(void *arg, const struct state_message *m)

@@ -69,7 +69,7 @@ struct node {
     atomic_int mode;
     atomic_bool beats;
     atomic_bool keeps; /* held attempts, also when the lease ends */
-    atomic_uint n_held, lease_ends, drains;
+    atomic_uint n_held, lease_ends, drains, withdrawals;
 };
 
 struct world {
@@ -298,6 +298,29 @@ TEST_FUNCTION void on_lease_ended(void *arg)
         release_held(n);
 }
 
+/* Ends those that are withdrawn. */
+TEST_FUNCTION void on_withdrawn(void *arg)
+{
+    struct node *n = arg;
+    for (struct held **link = &n->held, *h; (h = *link) != NULL;) {
+        if (!cluster_withdrawn(h->a)) {
+            link = &h->next;
+            continue;
+        }
+        assert_false(cluster_may_send(n->port, h->a));
+        atomic_fetch_add(&n->withdrawals, 1);
+        if (atomic_load(&n->keeps)) {
+            link = &h->next;
+            continue;
+        }
+        *link = h->next;
+        atomic_fetch_sub(&n->n_held, 1);
+        cluster_release(n->port, h->a, "test");
+        end_attempt(n, h->a);
+        free(h);
+    }
+}
+
 TEST_FUNCTION void on_drain(void *arg)
 {
     struct node *n = arg;
@@ -456,6 +479,7 @@ TEST_FUNCTION void node_open(struct node *n)
                                     .notice = on_notice,
                                     .rules = on_rules,
                                     .lease_ended = on_lease_ended,
+                                    .withdrawn = on_withdrawn,
                                     .drain = on_drain};
     n->port = cluster_attach(n->c, &worker);
     assert_int_equal(uv_thread_create(&n->thread, run_worker, n), 0);

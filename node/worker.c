@@ -56,6 +56,13 @@ static void on_lease_ended(void *arg)
         delivery_lease_ended(w->delivery);
 }
 
+static void on_withdrawn(void *arg)
+{
+    struct worker *w = arg;
+    if (w->delivery != NULL)
+        delivery_withdrawn(w->delivery);
+}
+
 static void on_drain(void *arg)
 {
     struct worker *w = arg;
@@ -98,6 +105,7 @@ int worker_open(struct worker **out, unsigned number, struct cluster *cluster, c
                                   .notice = on_notice,
                                   .rules = on_rules,
                                   .lease_ended = on_lease_ended,
+                                  .withdrawn = on_withdrawn,
                                   .drain = on_drain};
     w->port = cluster_attach(cluster, &door);
     int rc = delivery_open(&w->delivery, w);

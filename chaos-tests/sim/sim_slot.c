@@ -301,6 +301,32 @@ void slots_end_lease(struct sim_worker *w)
     each_slot(w, end_lease);
 }
 
+static void withdraw(struct slot *s)
+{
+    struct queued **link = &s->first;
+
+    for (struct queued *q; (q = *link) != NULL;) {
+        if (!cluster_withdrawn(q->a)) {
+            link = &q->next;
+            continue;
+        }
+        *link = q->next;
+        give_back(s->w, q->a, "withdrawn");
+        free(q);
+    }
+    s->last = link;
+    if (s->job == NULL || s->job->dotted || !cluster_withdrawn(s->job->a))
+        return;
+    job_release(s, "withdrawn");
+    slot_close(s);
+    slot_next(s);
+}
+
+void slots_withdraw(struct sim_worker *w)
+{
+    each_slot(w, withdraw);
+}
+
 static void drain_slot(struct slot *s)
 {
     release_queued(s, "shutdown");

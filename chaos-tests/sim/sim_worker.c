@@ -107,6 +107,12 @@ static void on_lease_ended(void *arg)
     slots_end_lease(arg);
 }
 
+static void on_withdrawn(void *arg)
+{
+    sim_trace("withdrawn", 0);
+    slots_withdraw(arg);
+}
+
 static void on_drain(void *arg)
 {
     struct sim_worker *w = arg;
@@ -145,6 +151,7 @@ struct sim_worker *sim_worker_open(unsigned node, unsigned number, struct cluste
                                   .notice = on_notice,
                                   .rules = on_rules,
                                   .lease_ended = on_lease_ended,
+                                  .withdrawn = on_withdrawn,
                                   .drain = on_drain};
     w->port = cluster_attach(c, &door);
     return w;

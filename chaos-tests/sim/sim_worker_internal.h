@@ -47,6 +47,7 @@ struct slot {
 /* ---- sim_slot.c ---- */
 void slots_take(struct sim_worker *w, struct attempt *a);
 void slots_end_lease(struct sim_worker *w); /* what has not reached its dot goes back */
+void slots_withdraw(struct sim_worker *w);  /* what is withdrawn, and has not reached its dot, goes back */
 void slots_drain(struct sim_worker *w);     /* transactions that have begun end by themselves */
 void slots_close(struct sim_worker *w);
 struct slot *slot_named(struct sim_worker *w, uint64_t name); /* NULL: it has ended */

@@ -16,6 +16,7 @@
 
 struct delivery_backend delivery_backend = {
     .may_send = cluster_may_send,
+    .withdrawn = cluster_withdrawn,
     .dot = cluster_dot,
     .reply = cluster_reply,
     .outcome = cluster_outcome,
@@ -239,6 +240,39 @@ static void end_lease(struct slot *s)
 void delivery_lease_ended(struct delivery *d)
 {
     each_slot(d, end_lease);
+}
+
+static void release_withdrawn(struct slot *s)
+{
+    struct queued **link = &s->first;
+    for (struct queued *q; (q = *link) != NULL;) {
+        if (!delivery_backend.withdrawn(q->a)) {
+            link = &q->next;
+            continue;
+        }
+        *link = q->next;
+        give_back(s->d, q->a, "withdrawn");
+        free(q);
+    }
+    s->last = link;
+}
+
+/* Those behind it need a new connection, as after a lost one: DATA cannot be taken back otherwise. */
+static void withdraw(struct slot *s)
+{
+    release_withdrawn(s);
+    if (s->job == NULL || s->job->dot_written || !delivery_backend.withdrawn(s->job->a))
+        return;
+    job_release(s, "withdrawn");
+    if (s->phase == PHASE_NONE)
+        slot_next(s);
+    else
+        slot_close(s, true);
+}
+
+void delivery_withdrawn(struct delivery *d)
+{
+    each_slot(d, withdraw);
 }
 
 /* No command of its transaction was sent. */

@@ -18,6 +18,8 @@ void delivery_attempt(struct delivery *d, struct attempt *a);
 void delivery_notice(struct delivery *d, struct notice *n);
 void delivery_rules(struct delivery *d); /* w->rules changed */
 void delivery_lease_ended(struct delivery *d);
+/* The core has withdrawn attempts (PROTOCOL.md 5.11): before their dot they are dropped. */
+void delivery_withdrawn(struct delivery *d);
 void delivery_drain(struct delivery *d);
 /* Attempts that have not ended. */
 unsigned delivery_running(const struct delivery *d);

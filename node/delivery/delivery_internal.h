@@ -283,6 +283,7 @@ void job_free(struct job *j);
 /* The calls into the cluster, replaced by tests. */
 struct delivery_backend {
     bool (*may_send)(const struct cluster_port *p, const struct attempt *a);
+    bool (*withdrawn)(const struct attempt *a);
     void (*dot)(struct cluster_port *p, struct attempt *a);
     void (*reply)(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome);
     void (*outcome)(struct cluster_port *p, const struct attempt *a, Mailraft__Outcome *outcome,

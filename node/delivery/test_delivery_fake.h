@@ -50,6 +50,7 @@ struct owed {
 
 static struct {
     bool lease;
+    uint64_t withdrawn; /* a bit a delivery */
     const char *body;
     size_t body_len, piece_size;
     bool along; /* the body comes with the attempt */
@@ -75,11 +76,15 @@ static struct {
     unsigned n_remembered;
 } core;
 
+static inline bool fake_withdrawn(const struct attempt *a)
+{
+    return (core.withdrawn >> a->delivery & 1) != 0;
+}
+
 static inline bool fake_may_send(const struct cluster_port *p, const struct attempt *a)
 {
     (void)p;
-    (void)a;
-    return core.lease;
+    return core.lease && !fake_withdrawn(a);
 }
 
 static inline void fake_dot(struct cluster_port *p, struct attempt *a)
@@ -336,6 +341,7 @@ static inline void turn(void)
 
 static const struct delivery_backend fake_backend = {
     .may_send = fake_may_send,
+    .withdrawn = fake_withdrawn,
     .dot = fake_dot,
     .reply = fake_reply,
     .outcome = fake_outcome,

@@ -342,6 +342,97 @@ static void lease_ended_everywhere(void **state)
     host_close();
 }
 
+/* ---- withdrawn ---- */
+
+static void withdrawn_everywhere(void **state)
+{
+    (void)state;
+    start();
+    give(1, 1); /* 0: its connection stays idle */
+    (void)wait_told(0);
+    server_rule(".", SILENT, 0, 1);
+    give(2, 1); /* 1: waits for the reply to its dot */
+    give(2, 1); /* 2: behind it */
+    give(2, 1); /* 3: behind it, to stay */
+    give(2, 1); /* 4: the last */
+    WAIT_FOR(core.dots == 2);
+    server.n_rules = 0;
+    server_rule("RCPT", SILENT, 0, 1);
+    give(3, 1); /* 5: in the middle */
+    give(3, 1); /* 6: behind it, to stay */
+    WAIT_FOR(server.n == 3 && strstr(server.connections[2]->commands, "RCPT") != NULL);
+    core.withdrawn = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5;
+    delivery_withdrawn(host.delivery);
+    assert_released(wait_told(2), "withdrawn");
+    assert_released(wait_told(4), "withdrawn");
+    assert_released(wait_told(5), "withdrawn");
+    assert_result(wait_told(6), 0, DELIVERED, "2.0.0", "taken"); /* over another connection */
+    WAIT_FOR(server.connections[2]->ended);
+    assert_int_equal(server.connections[2]->dots, 0);
+    assert_int_equal(server.n, 4);
+    assert_null(told_of(1));
+    assert_null(told_of(3));
+    give(2, 1); /* 7: behind 3 */
+    server.connections[1]->mute = false;
+    say(server.connections[1], "250 2.0.0 late but true");
+    assert_result(wait_told(1), 0, DELIVERED, "2.0.0", "late but true");
+    assert_result(wait_told(3), 0, DELIVERED, "2.0.0", "taken"); /* over the same */
+    assert_result(wait_told(7), 0, DELIVERED, "2.0.0", "taken");
+    assert_int_equal(server.n, 4);
+    assert_int_equal(core.dots, 5);
+    assert_false(server.connections[0]->ended); /* the idle one is kept */
+    host_close();
+}
+
+/* Withdrawn at every step of an attempt: it ends there, and the next one is made. */
+static void withdrawn_at_every_step(void **state)
+{
+    static const char *const at[] = {"", "EHLO", "MAIL", "RCPT", "DATA", ".", NULL};
+    (void)state;
+    for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+        bool dot = at[i] != NULL && at[i][0] == '.';
+        start();
+        core.hold[OWED_READ] = at[i] == NULL;
+        if (at[i] != NULL)
+            server_rule(at[i], SILENT, 0, 1);
+        give(0, 2);
+        give(0, 1);
+        WAIT_FOR(server.n == 1 && (at[i] == NULL ? server.connections[0]->data : server.connections[0]->mute));
+        WAIT_FOR(core.dots == dot);
+        delivery_withdrawn(host.delivery); /* nothing is */
+        core.withdrawn = 1;
+        delivery_withdrawn(host.delivery);
+        for (int k = 0; k < 5; k++)
+            turn();
+        core.hold[OWED_READ] = false; /* what was asked for the first comes late */
+        if (dot) {
+            server.connections[0]->mute = false;
+            say(server.connections[0], "250 2.0.0 taken");
+            assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+        } else {
+            assert_released(wait_told(0), "withdrawn");
+        }
+        assert_result(wait_told(1), 0, DELIVERED, "2.0.0", "taken");
+        assert_int_equal(server.n, dot ? 1 : 2);
+        assert_int_equal(core.dots, dot ? 2 : 1);
+        host_close();
+    }
+}
+
+static void withdrawn_while_resolving(void **state)
+{
+    (void)state;
+    start();
+    dns_fault("silent.example", 0, DNS_SILENT);
+    delivery_attempt(host.delivery, make_attempt("mx:silent.example", 0, 1));
+    WAIT_FOR(dns_asked("silent.example", DNS_MX) > 0);
+    core.withdrawn = 1;
+    delivery_withdrawn(host.delivery);
+    assert_released(wait_told(0), "withdrawn");
+    WAIT_FOR(core.n_closed == 1);
+    host_close();
+}
+
 /* ---- shutdown ---- */
 
 static void drain(void **state)
@@ -454,6 +545,9 @@ int main(void)
         cmocka_unit_test(no_lease_no_transaction),
         cmocka_unit_test(lease_lost_before_the_dot),
         cmocka_unit_test(lease_ended_everywhere),
+        cmocka_unit_test(withdrawn_everywhere),
+        cmocka_unit_test(withdrawn_at_every_step),
+        cmocka_unit_test(withdrawn_while_resolving),
         cmocka_unit_test(drain),
         cmocka_unit_test(closed_at_every_step),
         cmocka_unit_test(closed_while_resolving),
