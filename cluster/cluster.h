@@ -302,8 +302,8 @@ struct cluster_query {
     uint64_t after; /* sequence to go on from */
     unsigned limit; /* 1..1000 */
 };
-/* Calls done on the core's thread with a new reference (status 0; MR_NOTFOUND) or on the caller's with MR_BUSY by
- * result. done must only hand the object on. The query's strings are copied. */
+/* Calls done on the core's thread with a new reference (status 0; MR_NOTFOUND, MR_CLOSED), or never where the result is
+ * MR_BUSY: too many wait. done must only hand the object on. The query's strings are copied. */
 int cluster_ask(struct cluster *c, const struct cluster_query *query,
                 void (*done)(void *arg, int status, json_t *answer), void *arg);
 /* Streams a body to a file-like consumer: same as cluster_body_read, but done comes on the core's thread. */

@@ -370,6 +370,7 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
     uv_prepare_init(&c->loop, &c->prepare);
     uv_idle_init(&c->loop, &c->completions_idle);
     c->tick.data = c->beat.data = c->prepare.data = c->completions_idle.data = c;
+    core_query_open(c);
 
     struct state_observer observer = core_observer(c);
     c->state = state_open(&observer);

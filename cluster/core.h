@@ -59,6 +59,7 @@ enum {
     CORE_CANCEL_MS = 2000,         /* how long a client waits for the fate of the cancel */
     CORE_TRANSFER_SLICE = 256 * 1024,
     CORE_SLOT_BUCKETS = 4096,
+    CORE_MAX_ASKS = 32,         /* questions of HTTP that wait or are being answered */
     CORE_MAX_HANDED = 16 << 20, /* bytes of bodies that workers hold with attempts; the others read them */
 };
 
@@ -209,6 +210,9 @@ struct cluster {
     uv_prepare_t prepare;
     uv_idle_t completions_idle;
     struct core_completion *completions, **completions_tail;
+    uv_idle_t asking; /* core_query.c: while there are asks, one step of one of them each turn */
+    struct core_ask *asks, **asks_tail;
+    atomic_uint n_asks; /* with those on their way here */
 
     struct core_disk disk;
     struct identity *identity;
@@ -391,6 +395,11 @@ void core_port_withdrawn(struct cluster_port *p);
 void core_port_drain(struct cluster *c);
 void core_port_tick(struct cluster *c, uint64_t now);
 void core_port_free(struct cluster *c);
+
+/* core_query.c */
+void core_query_open(struct cluster *c);
+/* What was asked is answered with MR_CLOSED. The handle is closed with the others (core_drain.c). */
+void core_query_close(struct cluster *c);
 
 /* core_metrics.c */
 /* A new object, {"name": number}. */

@@ -147,6 +147,7 @@ static void mailbox_closed(void *arg)
     uv_close((uv_handle_t *)&c->beat, NULL);
     uv_close((uv_handle_t *)&c->prepare, NULL);
     uv_close((uv_handle_t *)&c->completions_idle, NULL);
+    uv_close((uv_handle_t *)&c->asking, NULL);
 }
 
 static void links_closed(void *arg)
@@ -188,6 +189,7 @@ static void run_close(struct mail *mail)
     uv_timer_stop(&c->beat);
     uv_prepare_stop(&c->prepare);
     c->closing = true;
+    core_query_close(c);
     if (c->lead.leading)
         core_lead_end(c);
     if (c->replica != NULL)

@@ -1,5 +1,7 @@
 /* Answers for HTTP: every node answers from its own applied state; what only the leader knows (who was heard when) a
- * follower leaves out. No answer costs more than a page of messages or a thousand next hops. */
+ * follower leaves out. No answer costs more than a page of messages or a thousand next hops, and it is made beside the
+ * core's work: each turn of the loop takes one step, of at most STEP_US where it is one of messages, of the ask whose
+ * turn it is. So a page is no picture of one moment. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
@@ -13,15 +15,20 @@ enum {
     MAX_SHOWN = 10000, /* recipients of one page's messages, or of a message asked for */
     FEW = 10,          /* recipients of each message in a page */
     DEFAULT_PAGE = 100,
-    MAX_PAGE = 1000
+    MAX_PAGE = 1000,
+    STEP_US = 500
 };
 
-struct ask {
+struct core_ask {
     struct mail mail;
+    struct core_ask *next;
     struct cluster *c;
     struct cluster_query query;
     void (*done)(void *arg, int status, json_t *answer);
     void *arg;
+    json_t *answer; /* as far as it is made; NULL: nothing yet */
+    json_t *list;   /* in it: of messages, or of the recipients of one */
+    unsigned walked;
 };
 
 static const char *const recipient_states[] = {"queued", "delivered", "failed", "expired", "cancelled"};
@@ -60,7 +67,7 @@ static json_t *when(uint64_t unix_ms)
 
 static void set(json_t *o, const char *key, json_t *value)
 {
-    json_object_set_new(o, key, value);
+    json_object_set_new_nocheck(o, key, value); /* keys are ours, and ASCII */
 }
 
 static const char *node_name(const struct cluster *c, uint32_t node)
@@ -259,7 +266,40 @@ static json_t *flags_json(uint32_t flags)
     return all;
 }
 
-static json_t *message_json(const struct cluster *c, const struct state_message *m, bool whole)
+static json_t *recipient_json(const struct cluster *c, const struct state_message *m, uint32_t i)
+{
+    struct recipient_view rv;
+    struct delivery_view dv;
+    json_t *r = json_object();
+    state_recipient_view(m, i, &rv);
+    state_delivery_view(m, rv.delivery, &dv);
+    set(r, "address", text(rv.address));
+    set(r, "state", text(rv.state == RECIPIENT_QUEUED ? delivery_states[dv.state] : recipient_states[rv.state]));
+    set(r, "next_hop", text(dv.next_hop));
+    set(r, "attempts", number(dv.attempt));
+    set(r, "node", dv.state == DELIVERY_ASSIGNED ? name_or_null(c, dv.node) : json_null());
+    set(r, "next_attempt", dv.state == DELIVERY_DEFERRED ? when(dv.due_ms) : json_null());
+    set(r, "last_reply", text(rv.reply));
+    set(r, "status", text(rv.status));
+    return r;
+}
+
+/* Goes on with the list, by one at least; false: its time (uv_hrtime) was up, and there may be more. */
+static bool add_recipients(const struct cluster *c, const struct state_message *m, json_t *list, size_t most,
+                           uint64_t until_ns)
+{
+    struct message_view mv;
+    state_message_view(m, &mv);
+    while (json_array_size(list) < most && json_array_size(list) < mv.n_recipients) {
+        json_array_append_new(list, recipient_json(c, m, (uint32_t)json_array_size(list)));
+        if (uv_hrtime() >= until_ns)
+            return false;
+    }
+    return true;
+}
+
+/* With an empty list of recipients. */
+static json_t *message_json(const struct cluster *c, const struct state_message *m, json_t **list)
 {
     struct message_view mv;
     char id[MR_ID_TEXT + 1];
@@ -289,27 +329,9 @@ static json_t *message_json(const struct cluster *c, const struct state_message 
         if (mv.holders & (1ULL << i))
             json_array_append_new(holders, name_or_null(c, i));
     set(o, "holders", holders);
-    json_t *recipients = json_array();
-    uint32_t most = whole ? MAX_SHOWN : FEW;
-    uint32_t shown = mv.n_recipients < most ? mv.n_recipients : most;
-    for (uint32_t i = 0; i < shown; i++) {
-        struct recipient_view rv;
-        struct delivery_view dv;
-        json_t *r = json_object();
-        state_recipient_view(m, i, &rv);
-        state_delivery_view(m, rv.delivery, &dv);
-        set(r, "address", text(rv.address));
-        set(r, "state", text(rv.state == RECIPIENT_QUEUED ? delivery_states[dv.state] : recipient_states[rv.state]));
-        set(r, "next_hop", text(dv.next_hop));
-        set(r, "attempts", number(dv.attempt));
-        set(r, "node", dv.state == DELIVERY_ASSIGNED ? name_or_null(c, dv.node) : json_null());
-        set(r, "next_attempt", dv.state == DELIVERY_DEFERRED ? when(dv.due_ms) : json_null());
-        set(r, "last_reply", text(rv.reply));
-        set(r, "status", text(rv.status));
-        json_array_append_new(recipients, r);
-    }
+    *list = json_array();
     set(o, "recipient_count", number(mv.n_recipients));
-    set(o, "recipients", recipients);
+    set(o, "recipients", *list);
     return o;
 }
 
@@ -349,72 +371,150 @@ static bool matches(const struct cluster_query *q, const struct state_message *m
 }
 
 /* One page: at most `limit` messages found and MAX_WALK recipients (or the one message) looked at; `next` continues
- * behind the last one looked at. */
-static json_t *answer_messages(struct cluster *c, const struct cluster_query *q)
+ * behind the last one looked at. False: its time was up, and there may be more. */
+static bool step_messages(struct core_ask *a, uint64_t until_ns)
 {
-    json_t *o = json_object();
-    json_t *found = json_array();
-    unsigned limit = q->limit == 0 ? DEFAULT_PAGE : q->limit > MAX_PAGE ? MAX_PAGE : q->limit;
-    uint64_t after = q->after;
-    unsigned walked = 0;
-    const struct state_message *m = NULL;
+    struct cluster *c = a->c;
+    struct cluster_query *q = &a->query;
+    size_t limit = q->limit == 0 ? DEFAULT_PAGE : q->limit > MAX_PAGE ? MAX_PAGE : q->limit;
+    const struct state_message *m;
 
-    while (json_array_size(found) < limit && walked < MAX_WALK && (m = state_next_message(c->state, after)) != NULL) {
+    if (a->answer == NULL) {
+        a->answer = json_object();
+        a->list = json_array();
+        set(a->answer, "messages", a->list);
+    }
+    while (json_array_size(a->list) < limit && a->walked < MAX_WALK &&
+           (m = state_next_message(c->state, q->after)) != NULL) {
         struct message_view mv;
         state_message_view(m, &mv);
-        after = mv.sequence;
-        walked += mv.n_recipients;
-        if (matches(q, m, state_now_ms(c->state)))
-            json_array_append_new(found, message_json(c, m, false));
+        q->after = mv.sequence;
+        a->walked += mv.n_recipients;
+        if (matches(q, m, state_now_ms(c->state))) {
+            json_t *recipients, *found = message_json(c, m, &recipients);
+            (void)add_recipients(c, m, recipients, FEW, UINT64_MAX);
+            json_array_append_new(a->list, found);
+        }
+        if (uv_hrtime() >= until_ns)
+            return false;
     }
-    bool more = m != NULL && state_next_message(c->state, after) != NULL;
-    set(o, "messages", found);
-    set(o, "next", more ? number(after) : json_null());
-    return o;
+    set(a->answer, "next", state_next_message(c->state, q->after) != NULL ? number(q->after) : json_null());
+    return true;
+}
+
+static bool step_message(struct core_ask *a, uint64_t until_ns)
+{
+    const struct state_message *m = state_find(a->c->state, a->query.id);
+
+    if (m == NULL) { /* perhaps since the last step */
+        json_decref(a->answer);
+        a->answer = NULL;
+        return true;
+    }
+    if (a->answer == NULL)
+        a->answer = message_json(a->c, m, &a->list);
+    return add_recipients(a->c, m, a->list, MAX_SHOWN, until_ns);
 }
 
 /* ---- ask ---- */
 
-static void free_ask(struct ask *a)
+/* True: the answer is there; NULL: there is no such message. */
+static bool step(struct core_ask *a)
+{
+    uint64_t until_ns = uv_hrtime() + STEP_US * UINT64_C(1000);
+
+    switch (a->query.question) {
+    case CLUSTER_STATUS:
+        a->answer = answer_status(a->c);
+        break;
+    case CLUSTER_QUEUE:
+        a->answer = answer_queue(a->c);
+        break;
+    case CLUSTER_MESSAGES:
+        return step_messages(a, until_ns);
+    case CLUSTER_MESSAGE:
+        return step_message(a, until_ns);
+    case CLUSTER_METRICS:
+        a->answer = core_metrics(a->c);
+        break;
+    }
+    return true;
+}
+
+static void free_ask(struct core_ask *a)
 {
     const char *strings[] = {a->query.sender, a->query.recipient, a->query.domain, a->query.next_hop, a->query.state};
     for (size_t i = 0; i < sizeof(strings) / sizeof(strings[0]); i++)
         free((char *)(uintptr_t)strings[i]);
+    atomic_fetch_sub(&a->c->n_asks, 1);
     free(a);
+}
+
+static void finish(struct core_ask *a, int status)
+{
+    a->done(a->arg, status, a->answer);
+    free_ask(a);
+}
+
+static void add_last(struct cluster *c, struct core_ask *a)
+{
+    a->next = NULL;
+    *c->asks_tail = a;
+    c->asks_tail = &a->next;
+}
+
+static struct core_ask *take_first(struct cluster *c)
+{
+    struct core_ask *a = c->asks;
+    c->asks = a->next;
+    if (c->asks == NULL)
+        c->asks_tail = &c->asks;
+    return a;
+}
+
+/* One that takes many steps does not hold up the others. */
+static void on_asking(uv_idle_t *idle)
+{
+    struct cluster *c = idle->data;
+    struct core_ask *a = take_first(c);
+
+    if (!step(a))
+        add_last(c, a);
+    else
+        finish(a, a->answer == NULL ? MR_NOTFOUND : 0);
+    if (c->asks == NULL)
+        uv_idle_stop(idle);
 }
 
 static void run_ask(struct mail *mail)
 {
-    struct ask *a = MR_CONTAINER(mail, struct ask, mail);
+    struct core_ask *a = MR_CONTAINER(mail, struct core_ask, mail);
     struct cluster *c = a->c;
-    const struct state_message *m;
-    json_t *answer = NULL;
 
     if (c->closing) { /* what it would look at goes */
-        a->done(a->arg, MR_CLOSED, NULL);
-        free_ask(a);
+        finish(a, MR_CLOSED);
         return;
     }
-    switch (a->query.question) {
-    case CLUSTER_STATUS:
-        answer = answer_status(c);
-        break;
-    case CLUSTER_QUEUE:
-        answer = answer_queue(c);
-        break;
-    case CLUSTER_MESSAGES:
-        answer = answer_messages(c, &a->query);
-        break;
-    case CLUSTER_MESSAGE:
-        m = state_find(c->state, a->query.id);
-        answer = m == NULL ? NULL : message_json(c, m, true);
-        break;
-    case CLUSTER_METRICS:
-        answer = core_metrics(c);
-        break;
+    add_last(c, a);
+    uv_idle_start(&c->asking, on_asking);
+}
+
+void core_query_open(struct cluster *c)
+{
+    uv_idle_init(&c->loop, &c->asking);
+    c->asking.data = c;
+    c->asks_tail = &c->asks;
+}
+
+void core_query_close(struct cluster *c)
+{
+    uv_idle_stop(&c->asking);
+    while (c->asks != NULL) {
+        struct core_ask *a = take_first(c);
+        json_decref(a->answer);
+        a->answer = NULL;
+        finish(a, MR_CLOSED);
     }
-    a->done(a->arg, answer == NULL ? MR_NOTFOUND : 0, answer);
-    free_ask(a);
 }
 
 static const char *copy(const char *s)
@@ -425,7 +525,11 @@ static const char *copy(const char *s)
 int cluster_ask(struct cluster *c, const struct cluster_query *query,
                 void (*done)(void *arg, int status, json_t *answer), void *arg)
 {
-    struct ask *a = mr_calloc(1, sizeof(*a));
+    if (atomic_fetch_add(&c->n_asks, 1) >= CORE_MAX_ASKS) {
+        atomic_fetch_sub(&c->n_asks, 1);
+        return MR_BUSY;
+    }
+    struct core_ask *a = mr_calloc(1, sizeof(*a));
     a->c = c;
     a->query = *query;
     a->query.sender = copy(query->sender);

@@ -50,18 +50,10 @@ static unsigned hold_some(struct world *w, struct node *n)
     return from;
 }
 
-static void ask_done(void *arg, int status, json_t *answer)
-{
-    assert_int_equal(status, 0);
-    *(json_t **)arg = answer;
-}
-
 static void check_status(struct node *n, const char *role)
 {
-    json_t *answer = NULL;
     struct cluster_query q = {.question = CLUSTER_STATUS};
-    assert_int_equal(cluster_ask(n->c, &q, ask_done, &answer), 0);
-    (void)counts_of(n); /* the core takes its mails in order */
+    json_t *answer = ask_node(n->c, &q);
     assert_non_null(answer);
     assert_string_equal(json_string_value(json_object_get(answer, "role")), role);
     assert_true(json_is_true(json_object_get(answer, "quorum")));

@@ -128,6 +128,32 @@ TEST_FUNCTION void on_core(struct cluster *c, void (*look)(struct cluster *c, vo
     uv_sem_destroy(&v.done);
 }
 
+struct answer {
+    uv_sem_t there;
+    int status;
+    json_t *json;
+};
+
+TEST_FUNCTION void on_answer(void *arg, int status, json_t *json)
+{
+    struct answer *a = arg;
+    a->status = status;
+    a->json = json;
+    uv_sem_post(&a->there);
+}
+
+/* Asks as HTTP does, and waits for the answer; NULL: there is none. */
+TEST_FUNCTION json_t *ask_node(struct cluster *c, const struct cluster_query *q)
+{
+    struct answer a = {0};
+    uv_sem_init(&a.there, 0);
+    assert_int_equal(cluster_ask(c, q, on_answer, &a), 0);
+    uv_sem_wait(&a.there);
+    uv_sem_destroy(&a.there);
+    assert_int_equal(a.status, a.json != NULL ? 0 : MR_NOTFOUND);
+    return a.json;
+}
+
 TEST_FUNCTION bool node_ready(const struct node *n)
 {
     return cluster_readiness(n->c) == CLUSTER_READY;
@@ -512,7 +538,8 @@ TEST_FUNCTION void run_stop(struct mail *mail)
     cluster_detach(n->port, on_detached, n);
 }
 
-TEST_FUNCTION void node_close(struct node *n, unsigned drain_ms)
+/* All but the core. */
+TEST_FUNCTION void node_end_worker(struct node *n, unsigned drain_ms)
 {
     cluster_drain(n->c, drain_ms);
     WAIT_FOR(atomic_load(&n->drains) > 0);
@@ -521,11 +548,21 @@ TEST_FUNCTION void node_close(struct node *n, unsigned drain_ms)
     s->mail.run = run_stop;
     mailbox_post(n->mailbox, &s->mail);
     uv_thread_join(&n->thread);
+}
+
+TEST_FUNCTION void node_end_core(struct node *n)
+{
     cluster_close(n->c);
     cluster_rules_unref(n->rules);
     n->rules = NULL;
     n->c = NULL;
     assert_int_equal(uv_loop_close(&n->loop), 0);
+}
+
+TEST_FUNCTION void node_close(struct node *n, unsigned drain_ms)
+{
+    node_end_worker(n, drain_ms);
+    node_end_core(n);
 }
 
 TEST_FUNCTION unsigned free_port(void)

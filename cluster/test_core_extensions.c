@@ -112,18 +112,10 @@ static void see_held(const struct attempt *a)
     assert_int_equal(a->deliver_by_ms, 0);
 }
 
-static void keep_answer(void *arg, int status, json_t *answer)
-{
-    assert_int_equal(status, 0);
-    *(json_t **)arg = answer;
-}
-
 static void assert_shown(struct node *n, struct mr_id id)
 {
-    json_t *answer = NULL;
     struct cluster_query q = {.question = CLUSTER_MESSAGE, .id = id};
-    assert_int_equal(cluster_ask(n->c, &q, keep_answer, &answer), 0);
-    (void)counts_of(n);
+    json_t *answer = ask_node(n->c, &q);
     assert_non_null(answer);
     assert_int_equal(json_integer_value(json_object_get(answer, "priority")), 7);
     assert_string_equal(json_string_value(json_object_get(answer, "user")), "alice");

@@ -1,8 +1,9 @@
 /* Happy path: MHD calls handle -> request parsed -> connection suspended, question to the core -> answered (core's
- * thread: keep, resume) -> MHD calls handle again -> response. Failure: the core's mailbox is full: 503 with
- * Retry-After. A body is gathered piece by piece before it is sent; at most MAX_BODIES at once.
- * End: MHD panics when it is stopped with a connection suspended. So nothing more is asked then, and what was asked is
- * waited for; the core is still there and answers. */
+ * thread: keep, resume) -> MHD calls handle again -> response. Failure: too many wait for the core: 503 with
+ * Retry-After. A body is gathered piece by piece before it is sent. What may be large counts from the question until
+ * the client has all of it: at most MAX_BODIES bodies and MAX_LISTS of the others at once, and 503 with Retry-After
+ * beyond. End: MHD panics when it is stopped with a connection suspended. So nothing more is asked then, and what was
+ * asked is waited for; the core is still there and answers. */
 #include "node/http.h"
 
 #include "node/config/config_text.h"
@@ -21,14 +22,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_CONNECTIONS = 256, MAX_BODIES = 4, TIMEOUT_S = 30, PER_ADDRESS = 128 };
+enum { MAX_CONNECTIONS = 256, MAX_BODIES = 4, MAX_LISTS = 16, TIMEOUT_S = 30, PER_ADDRESS = 128 };
 
 struct http {
     struct MHD_Daemon *daemon;
     struct cluster *cluster;
     const struct config *config;
-    atomic_uint bodies;
-    pthread_mutex_t lock; /* for what follows */
+    atomic_uint bodies, lists; /* being asked for or sent */
+    pthread_mutex_t lock;      /* for what follows */
     pthread_cond_t none_asked;
     unsigned asked;
     bool closing;
@@ -40,6 +41,7 @@ struct request {
     struct http *http;
     struct MHD_Connection *connection;
     enum what what;
+    atomic_uint *place; /* of bodies or lists: one is ours; NULL: none */
     bool asked;
     int status;
     json_t *answer;
@@ -51,13 +53,15 @@ struct request {
 
 /* ---- responses ---- */
 
-static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type, const void *text,
-                               size_t len)
+/* text: malloc, ownership passes. */
+static enum MHD_Result respond_with(struct MHD_Connection *connection, unsigned code, const char *type, void *text,
+                                    size_t len)
 {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(len, (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY);
-    if (response == NULL)
+    struct MHD_Response *response = MHD_create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE);
+    if (response == NULL) {
+        free(text);
         return MHD_NO;
+    }
     (void)MHD_add_response_header(response, "Content-Type", type);
     (void)MHD_add_response_header(response, "Cache-Control", "no-store");
     if (code == MHD_HTTP_SERVICE_UNAVAILABLE)
@@ -71,15 +75,18 @@ static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code,
     return rc;
 }
 
+static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code, const char *type, const char *text)
+{
+    return respond_with(connection, code, type, mr_strdup(text), strlen(text));
+}
+
 static enum MHD_Result respond_json(struct MHD_Connection *connection, unsigned code, const json_t *value)
 {
     char *text = json_dumps(value, JSON_COMPACT);
     mr_assert(text != NULL);
     size_t len = strlen(text);
     text[len] = '\n'; /* in place of its zero byte */
-    enum MHD_Result rc = respond(connection, code, "application/json", text, len + 1);
-    free(text);
-    return rc;
+    return respond_with(connection, code, "application/json", text, len + 1);
 }
 
 static enum MHD_Result respond_error(struct MHD_Connection *connection, unsigned code, const char *error)
@@ -106,9 +113,8 @@ static enum MHD_Result respond_ready(struct http *h, struct MHD_Connection *conn
 {
     enum cluster_readiness r = cluster_readiness(h->cluster);
     char line[128];
-    int n = snprintf(line, sizeof(line), "%s\n", readiness_texts[r]);
-    return respond(connection, r == CLUSTER_READY ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, "text/plain", line,
-                   (size_t)n);
+    (void)snprintf(line, sizeof(line), "%s\n", readiness_texts[r]);
+    return respond(connection, r == CLUSTER_READY ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE, "text/plain", line);
 }
 
 /* Prometheus text format: names come with their labels. */
@@ -131,9 +137,7 @@ static enum MHD_Result respond_metrics(struct MHD_Connection *connection, const 
         (void)fprintf(out, "mailraft_%s %" JSON_INTEGER_FORMAT "\n", key, json_integer_value(value));
     }
     (void)fclose(out);
-    enum MHD_Result rc = respond(connection, MHD_HTTP_OK, "text/plain; version=0.0.4", text, len);
-    free(text);
-    return rc;
+    return respond_with(connection, MHD_HTTP_OK, "text/plain; version=0.0.4", text, len);
 }
 
 static enum MHD_Result respond_answer(struct request *q)
@@ -145,13 +149,19 @@ static enum MHD_Result respond_answer(struct request *q)
     switch (q->what) {
     case WHAT_METRICS:
         return respond_metrics(q->connection, q->answer);
-    case WHAT_BODY:
-        return respond(q->connection, MHD_HTTP_OK, "message/rfc822", q->body, q->len);
+    case WHAT_BODY: {
+        uint8_t *body = q->body;
+        q->body = NULL;
+        return respond_with(q->connection, MHD_HTTP_OK, "message/rfc822", body, q->len);
+    }
     case WHAT_JSON:
     case WHAT_NONE:
         break;
     }
-    return respond_json(q->connection, MHD_HTTP_OK, q->answer);
+    enum MHD_Result rc = respond_json(q->connection, MHD_HTTP_OK, q->answer);
+    json_decref(q->answer); /* several times the text, which may take long to be sent */
+    q->answer = NULL;
+    return rc;
 }
 
 /* ---- questions to the core ---- */
@@ -170,6 +180,16 @@ static bool begin_question(struct request *q, enum what what)
     q->what = what;
     q->asked = true;
     MHD_suspend_connection(q->connection);
+    return true;
+}
+
+static bool take_place(struct request *q, atomic_uint *of, unsigned most)
+{
+    if (atomic_fetch_add(of, 1) >= most) {
+        atomic_fetch_sub(of, 1);
+        return false;
+    }
+    q->place = of;
     return true;
 }
 
@@ -202,6 +222,13 @@ static enum MHD_Result ask(struct request *q, enum what what, const struct clust
     return MHD_YES;
 }
 
+static enum MHD_Result ask_list(struct request *q, const struct cluster_query *query)
+{
+    if (!take_place(q, &q->http->lists, MAX_LISTS))
+        return respond_error(q->connection, MHD_HTTP_SERVICE_UNAVAILABLE, "too many lists are being read");
+    return ask(q, WHAT_JSON, query);
+}
+
 static void piece_read(void *arg, int status, uint8_t *data, size_t len, bool last)
 {
     struct request *q = arg;
@@ -221,14 +248,10 @@ static void piece_read(void *arg, int status, uint8_t *data, size_t len, bool la
 
 static enum MHD_Result ask_body(struct request *q)
 {
-    if (atomic_fetch_add(&q->http->bodies, 1) >= MAX_BODIES) {
-        atomic_fetch_sub(&q->http->bodies, 1);
+    if (!take_place(q, &q->http->bodies, MAX_BODIES))
         return respond_error(q->connection, MHD_HTTP_SERVICE_UNAVAILABLE, "too many bodies are being read");
-    }
-    if (!begin_question(q, WHAT_BODY)) {
-        atomic_fetch_sub(&q->http->bodies, 1);
+    if (!begin_question(q, WHAT_BODY))
         return respond_error(q->connection, MHD_HTTP_SERVICE_UNAVAILABLE, "shutting down");
-    }
     int rc = cluster_ask_body(q->http->cluster, q->id, 0, piece_read, q);
     if (rc != 0)
         piece_read(q, rc, NULL, 0, false);
@@ -286,7 +309,7 @@ static enum MHD_Result list_messages(struct request *q)
         return respond_error(c, MHD_HTTP_BAD_REQUEST, "age has to be a duration like 90s, 5m, 2h, 1d");
     query.older_than_s = age_ms / 1000;
     query.limit = (unsigned)limit;
-    return ask(q, WHAT_JSON, &query);
+    return ask_list(q, &query);
 }
 
 static enum MHD_Result one_message(struct request *q, const char *rest)
@@ -300,7 +323,7 @@ static enum MHD_Result one_message(struct request *q, const char *rest)
     if (rest[len] != 0)
         return respond_error(q->connection, MHD_HTTP_NOT_FOUND, "no such page");
     query.id = q->id;
-    return ask(q, WHAT_JSON, &query);
+    return ask_list(q, &query);
 }
 
 static bool authorized(const struct http *h, struct MHD_Connection *connection)
@@ -321,7 +344,7 @@ static enum MHD_Result route(struct request *q, const char *url)
     struct cluster_query query = {0};
 
     if (strcmp(url, "/healthz") == 0)
-        return respond(q->connection, MHD_HTTP_OK, "text/plain", "ok\n", 3);
+        return respond(q->connection, MHD_HTTP_OK, "text/plain", "ok\n");
     if (strcmp(url, "/readyz") == 0)
         return respond_ready(h, q->connection);
     if (!authorized(h, q->connection))
@@ -332,7 +355,7 @@ static enum MHD_Result route(struct request *q, const char *url)
     }
     if (strcmp(url, "/v1/queue") == 0) {
         query.question = CLUSTER_QUEUE;
-        return ask(q, WHAT_JSON, &query);
+        return ask_list(q, &query);
     }
     if (strcmp(url, "/metrics") == 0) {
         query.question = CLUSTER_METRICS;
@@ -379,8 +402,8 @@ static void completed(void *cls, struct MHD_Connection *connection, void **state
     (void)code;
     if (q == NULL)
         return;
-    if (q->what == WHAT_BODY)
-        atomic_fetch_sub(&q->http->bodies, 1);
+    if (q->place != NULL)
+        atomic_fetch_sub(q->place, 1);
     json_decref(q->answer);
     free(q->body);
     free(q);
