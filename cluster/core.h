@@ -210,7 +210,7 @@ struct cluster {
     uv_prepare_t prepare;
     uv_idle_t completions_idle;
     struct core_completion *completions, **completions_tail;
-    uv_idle_t asking; /* core_query.c: while there are asks, one step of one of them each turn */
+    uv_timer_t asking; /* core_query.c: the next step of one of the asks */
     struct core_ask *asks, **asks_tail;
     atomic_uint n_asks; /* with those on their way here */
 

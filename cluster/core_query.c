@@ -1,7 +1,8 @@
 /* Answers for HTTP: every node answers from its own applied state; what only the leader knows (who was heard when) a
  * follower leaves out. No answer costs more than a page of messages or a thousand next hops, and it is made beside the
- * core's work: each turn of the loop takes one step, of at most STEP_US where it is one of messages, of the ask whose
- * turn it is. So a page is no picture of one moment. */
+ * core's work: a step of the ask whose turn it is (at most STEP_US where it is one of messages), then a pause. So the
+ * core has time for the rest, is no thread that the kernel lets wait because it never sleeps, and a page is no picture
+ * of one moment. */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
@@ -16,7 +17,8 @@ enum {
     FEW = 10,          /* recipients of each message in a page */
     DEFAULT_PAGE = 100,
     MAX_PAGE = 1000,
-    STEP_US = 500
+    STEP_US = 500,
+    PAUSE_MS = 2
 };
 
 struct core_ask {
@@ -472,18 +474,20 @@ static struct core_ask *take_first(struct cluster *c)
     return a;
 }
 
-/* One that takes many steps does not hold up the others. */
-static void on_asking(uv_idle_t *idle)
+/* One that takes many steps does not hold up the others. The pause is kept also when nobody else waits yet. */
+static void on_asking(uv_timer_t *timer)
 {
-    struct cluster *c = idle->data;
-    struct core_ask *a = take_first(c);
+    struct cluster *c = timer->data;
+    struct core_ask *a;
 
+    if (c->asks == NULL)
+        return;
+    a = take_first(c);
     if (!step(a))
         add_last(c, a);
     else
         finish(a, a->answer == NULL ? MR_NOTFOUND : 0);
-    if (c->asks == NULL)
-        uv_idle_stop(idle);
+    uv_timer_start(timer, on_asking, PAUSE_MS, 0);
 }
 
 static void run_ask(struct mail *mail)
@@ -496,19 +500,20 @@ static void run_ask(struct mail *mail)
         return;
     }
     add_last(c, a);
-    uv_idle_start(&c->asking, on_asking);
+    if (!uv_is_active((uv_handle_t *)&c->asking))
+        uv_timer_start(&c->asking, on_asking, 0, 0);
 }
 
 void core_query_open(struct cluster *c)
 {
-    uv_idle_init(&c->loop, &c->asking);
+    uv_timer_init(&c->loop, &c->asking);
     c->asking.data = c;
     c->asks_tail = &c->asks;
 }
 
 void core_query_close(struct cluster *c)
 {
-    uv_idle_stop(&c->asking);
+    uv_timer_stop(&c->asking);
     while (c->asks != NULL) {
         struct core_ask *a = take_first(c);
         json_decref(a->answer);

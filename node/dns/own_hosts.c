@@ -88,14 +88,14 @@ static bool parse(const char *text, struct next_hop *out)
 
 static bool literal(const char *host, struct plain_address *out)
 {
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-    if (uv_ip4_addr(host, 0, &v4) == 0)
-        *out = plain((const struct sockaddr *)&v4);
-    else if (uv_ip6_addr(host, 0, &v6) == 0)
-        *out = plain((const struct sockaddr *)&v6);
-    else
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } a;
+    if (uv_ip4_addr(host, 0, &a.v4) != 0 && uv_ip6_addr(host, 0, &a.v6) != 0)
         return false;
+    *out = plain(&a.any);
     return true;
 }
 
