@@ -7,7 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SERVERS = 8, MAX_SOURCES = 8 };
+enum {
+    MAX_SERVERS = 8,
+    MAX_SOURCES = 8,
+    MAX_DATA_MS = 10 * 60 * 1000, /* beyond it the leader takes back what waits for a reply (PROTOCOL.md 5.10) */
+};
 
 /* ---- delivery ---- */
 
@@ -35,6 +39,14 @@ static void read_sources(struct yaml_reader *r, yaml_node_t *node, void *target)
     yaml_each_item(r, node, source_item, target);
 }
 
+static void read_data_timeout(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    unsigned *ms = target;
+    yaml_read_ms(r, node, ms);
+    if (*ms > MAX_DATA_MS)
+        yaml_problem(r, node, "is at most 10m");
+}
+
 void config_delivery_init(struct config *c)
 {
     c->delivery.port = 25;
@@ -59,7 +71,7 @@ void config_read_delivery(struct yaml_reader *r, yaml_node_t *node, void *target
                                     {"max_attempts", yaml_read_unsigned, &c->delivery.max_attempts},
                                     {"connect_timeout", yaml_read_ms, &c->delivery.connect_timeout_ms},
                                     {"command_timeout", yaml_read_ms, &c->delivery.command_timeout_ms},
-                                    {"data_timeout", yaml_read_ms, &c->delivery.data_timeout_ms},
+                                    {"data_timeout", read_data_timeout, &c->delivery.data_timeout_ms},
                                     {"idle_connection", yaml_read_ms, &c->delivery.idle_connection_ms},
                                     {"tls", config_read_tls_rules, c},
                                     {"tls_ca", yaml_read_string, &c->delivery.tls_ca},

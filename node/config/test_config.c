@@ -462,6 +462,7 @@ static void wrong_sections(void **state)
          "route of default: a login needs delivery.credentials"},
         {BASE "delivery: {tls: {a.example: {policy: dane}}}\ndns: {servers: ['192.0.2.1:53']}\n", 1,
          "delivery.tls.a.example: policy dane needs a resolver that validates"},
+        {NODE "delivery: {data_timeout: 601s}\n", 2, "delivery.data_timeout: is at most 10m"},
         {NODE "smtp: {auth: {file: a, mechanisms: [CRAM-MD5]}}\n", 2, "smtp.auth.mechanisms.0: has to be PLAIN"},
         {NODE "smtp: {auth: {file: a, senders: any, sender_file: b}}\n", 2, "smtp.auth: sender_file does not go with"},
         {NODE "smtp: {auth: {file: a, users: {default: {recipients_per_hour: 1}}}}\n", 2,
