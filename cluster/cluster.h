@@ -178,7 +178,8 @@ struct attempt {
     uint32_t delivery, attempt, slot;
     uint64_t incarnation;
     bool dotted;          /* cluster_dot was called */
-    uint64_t deadline_ns; /* boot time */
+    uint64_t deadline_ns; /* boot time; no dot is written after it */
+    uint64_t end_ns; /* boot time: replies to its dot are waited for until then, and it is ended with those it has */
     const char *next_hop; /* canonical, route.h */
     const char *reverse_path;
     const char *envid;

@@ -54,7 +54,12 @@ enum {
     CORE_MAX_SUBMITS = 16384,       /* and submissions of sessions that run; room must stay for what ends attempts */
     CORE_IDLE_ENTRY_MS = 60 * 1000, /* without entries for so long the leader makes one that moves committed time on */
     CORE_TICK_MS = 10,
-    CORE_WORKER_SILENT_MS = 5000,  /* PROTOCOL.md 5.10 */
+    CORE_WORKER_SILENT_MS = 5000, /* PROTOCOL.md 5.10 */
+    /* After an attempt's deadline. A dot written at the last moment has 10 minutes for its reply (RFC 5321 4.5.3.2.6);
+     * the replies to it, which may be many, all together CORE_REPLIES_MS; its outcome the rest, to be committed before
+     * the leader takes the attempt back. */
+    CORE_REPLIES_MS = 12 * 60 * 1000,
+    CORE_OVERDUE_MS = 15 * 60 * 1000,
     CORE_NOQUORUM_GRACE_MS = 1000, /* after the lease ended, before waiting clients get 451 */
     CORE_CANCEL_MS = 2000,         /* how long a client waits for the fate of the cancel */
     CORE_TRANSFER_SLICE = 256 * 1024,

@@ -339,6 +339,7 @@ static struct attempt *make_attempt(struct cluster *c, const struct state_messag
     a->slot = dv->slot;
     a->incarnation = dv->incarnation;
     a->deadline_ns = core_now(c) + dv->deadline_for_ms * MR_NS_PER_MS;
+    a->end_ns = a->deadline_ns + CORE_REPLIES_MS * MR_NS_PER_MS;
     a->next_hop = pack_text(&p, dv->next_hop);
     a->reverse_path = pack_text(&p, mv->reverse_path);
     a->envid = pack_text(&p, mv->envid);

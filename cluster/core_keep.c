@@ -14,10 +14,10 @@
 enum {
     HOUSEKEEPING_MS = 200,
     FIRST_RULES_MS = 2000, /* how long a new cluster's rules wait until all members said which version they know */
-    OVERDUE_MS = 15 * 60 * 1000, /* after its deadline: a dot written at the last moment may wait 10 minutes for its
-                                    reply (RFC 5321 4.5.3.2.6) */
-    OVERDUE_WALK = 256,          /* assignments looked at in one turn */
+    OVERDUE_MOST = 256,    /* assignments taken back in one turn */
 };
+
+_Static_assert((int)CORE_OVERDUE_MS >= CORE_REPLIES_MS + 3 * 60 * 1000, "what a worker may still say comes first");
 
 static void stage_form(struct cluster *c)
 {
@@ -171,30 +171,35 @@ static void declare_silent(struct cluster *c, uint64_t now)
 
 /* Measured on this node's boot time, by which stamps go on since even_ns, at most a twentieth (CTIME_SLEW_PPM) faster.
  * What was assigned before counts from there: how old it really is nobody knows. */
-static bool is_overdue(const struct cluster *c, const struct delivery_view *v, uint64_t now, uint64_t stamp)
+static bool is_overdue(const struct cluster *c, uint64_t assigned_ms, uint64_t deadline_for_ms, uint64_t now,
+                       uint64_t stamp)
 {
-    uint64_t after_ms = v->deadline_for_ms + OVERDUE_MS;
+    uint64_t after_ms = deadline_for_ms + CORE_OVERDUE_MS;
 
-    return v->assigned_ms + after_ms + after_ms / (1000000 / CTIME_SLEW_PPM) <= stamp &&
+    return assigned_ms + after_ms + after_ms / (1000000 / CTIME_SLEW_PPM) <= stamp &&
            c->ctime.even_ns + after_ms * MR_NS_PER_MS <= now;
 }
 
-/* PROTOCOL.md 5.10: a worker that lives but never ends an attempt must not hold mail for ever. In the order of
- * assignment all have the same time to go, so only the first few need a look. */
+/* PROTOCOL.md 5.10: a worker that lives but never ends an attempt must not hold mail for ever. They stand in the order
+ * of assignment: behind the first that has not yet had the least time that any has, nobody is overdue. Before it stand,
+ * but for what is taken back here, those with a lot to do. */
 static void take_back_overdue(struct cluster *c, uint64_t now)
 {
     const void *cursor = NULL;
     struct ready_delivery d;
     uint64_t stamp = committed_time_stamp(&c->ctime, now);
 
-    for (unsigned n = 0; n < OVERDUE_WALK && state_assigned_next(c->state, 0, &cursor, &d); n++) {
+    for (unsigned n = 0; n < OVERDUE_MOST && state_assigned_next(c->state, 0, &cursor, &d);) {
         struct delivery_view v;
         struct message_view m;
         state_delivery_view(d.message, d.delivery, &v);
         if (v.assigned_ms == 0) /* since before version 2 */
             continue;
-        if (!is_overdue(c, &v, now, stamp))
+        if (!is_overdue(c, v.assigned_ms, SCHED_DEADLINE_MS, now, stamp))
             break;
+        if (!is_overdue(c, v.assigned_ms, v.deadline_for_ms, now, stamp))
+            continue;
+        n++;
         state_message_view(d.message, &m);
         Mailraft__Release *release = mr_malloc(sizeof(*release));
         mailraft__release__init(release);

@@ -137,6 +137,15 @@ static void fill_times(Mailraft__Enqueue *e, const Mailraft__Rules *rules)
         e->expire_ms = by;
 }
 
+/* counts[i]: recipients of the delivery i, of n. */
+static void count_recipients(const Mailraft__Enqueue *e, uint32_t *counts, size_t n)
+{
+    memset(counts, 0, n * sizeof(*counts));
+    for (size_t i = 0; i < e->n_recipients; i++)
+        if (e->recipients[i]->delivery < n)
+            counts[e->recipients[i]->delivery]++;
+}
+
 /* Times and first assignments of a new message: what only the leader knows (PROTOCOL.md 1.2). */
 static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp, bool assign)
 {
@@ -154,12 +163,15 @@ static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp
     struct mr_id id;
     if (mr_id_from_bytes(e->id.data, e->id.len, &id) != 0)
         return;
+    uint32_t recipients[MAX_FILL_IN];
+    count_recipients(e, recipients, e->n_next_hops);
     for (uint32_t i = 0; i < e->n_next_hops; i++) {
         Mailraft__Assignment grant = MAILRAFT__ASSIGNMENT__INIT;
         if (!sched_grant(c->sched, id, i, e->next_hops[i], e->acceptor, now, &grant))
             continue;
         grant.delivery = i;
         grant.attempt = 1;
+        grant.deadline_for_ms = sched_deadline_for_ms(e->body != NULL ? e->body->length : 0, recipients[i]);
         Mailraft__Assignment *copy = mr_malloc(sizeof(*copy));
         *copy = grant;
         e->assign = mr_realloc(e->assign, (e->n_assign + 1) * sizeof(*e->assign));

@@ -208,11 +208,11 @@ static void on_node_changed(void *arg, const struct node_view *node)
     bodies_voters_changed(c->bodies);
 }
 
-static void on_outcome(void *arg, uint32_t node, const char *next_hop, bool delivered, bool unreached)
+static void on_outcome(void *arg, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached)
 {
     struct cluster *c = arg;
     if (c->lead.leading)
-        sched_result(c->sched, node, next_hop, delivered, unreached, core_now(c));
+        sched_result(c->sched, node, slot, next_hop, delivered, unreached, core_now(c));
 }
 
 static void on_rules_changed(void *arg, const Mailraft__Rules *rules)

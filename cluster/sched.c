@@ -251,7 +251,8 @@ static bool others_usable(const struct sched *d, const struct site *s, uint32_t 
     return false;
 }
 
-void sched_result(struct sched *d, uint32_t node, const char *next_hop, bool delivered, bool unreached, uint64_t now_ns)
+void sched_result(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached,
+                  uint64_t now_ns)
 {
     set_now(d, now_ns);
     if (!d->active || node >= SCHED_NODES)
@@ -260,6 +261,9 @@ void sched_result(struct sched *d, uint32_t node, const char *next_hop, bool del
     struct hop *h = failed ? sched_hop_get(d, next_hop) : sched_hop_find(d, next_hop);
     if (h == NULL)
         return;
+    struct slot *s = sched_slot_find(h, node, slot);
+    if (s != NULL && !s->void_)
+        sched_slot_outcome(d, s);
     /* A node that fails where others succeed says nothing of the next hop. */
     bool counts = !failed || !sched_site_avoids(d, h->site, node) || !others_usable(d, h->site, node);
     sched_site_result(d, h->site, node, failed);

@@ -30,7 +30,12 @@ enum {
     SCHED_MAX_DEPTH = 8,
     SCHED_UNLIMITED_SLOTS = 100, /* of one node to one next hop without a limit on connections */
     SCHED_SLOT_NUMBERS = 4096,   /* slot numbers are 1..this - 1, for each node and next hop */
+    SCHED_BUSY_MS = 3000,        /* an attempt that lasts so long: its slot is given nothing ahead */
+    /* How long an attempt may last up to its dot (PROTOCOL.md 5.10): so long, and what a slow next hop needs. */
     SCHED_DEADLINE_MS = 600 * 1000,
+    SCHED_DEADLINE_RCPT_MS = 30 * 1000, /* for each recipient: a call-out, a tarpit */
+    SCHED_DEADLINE_RATE = 8192,         /* bytes a second */
+    SCHED_DEADLINE_MAX_MS = 24 * 3600 * 1000,
     SCHED_FRESH_MS = 1000,       /* a node that was not heard for so long is assigned nothing more */
     SCHED_BACKOFF_MIN_MS = 1000, /* between probes of a next hop that fails; doubles */
     SCHED_BACKOFF_MAX_MS = 300 * 1000,
@@ -65,15 +70,19 @@ void sched_rules_changed(struct sched *d, const Mailraft__Rules *rules, uint64_t
 /* From the state's observer, on the leader: an assignment applied / ended at this index. */
 void sched_assigned(struct sched *d, const struct state_message *m, uint32_t delivery, uint64_t index);
 void sched_unassigned(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, uint64_t index);
-/* What an applied outcome said of the next hop, for back-off (6.4) and avoidance (6.5). */
-void sched_result(struct sched *d, uint32_t node, const char *next_hop, bool delivered, bool unreached,
+/* What an applied outcome said of the next hop, for back-off (6.4) and avoidance (6.5); and its slot has got on: before
+ * sched_unassigned. */
+void sched_result(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached,
                   uint64_t now_ns);
+
+/* Assignment.deadline_for_ms of a message with so many bytes for so many recipients. */
+uint32_t sched_deadline_for_ms(uint64_t body_length, uint32_t recipients);
 
 /* For a new message (a leader's fill-in before the proposal): an assignment of its delivery to `node`, if it can be
  * granted now, without looking at others. The grant is held until sched_assigned or sched_settled. False: none; the
  * delivery becomes ready and is assigned later. Not granted while older deliveries of the next hop are ready, nor twice
  * for one (id, delivery), so a second proposal of the same enqueue goes out without. O(1) but for the number of nodes.
- */
+ * *out: all but the deadline. */
 bool sched_grant(struct sched *d, struct mr_id id, uint32_t delivery, const char *next_hop, uint32_t node,
                  uint64_t now_ns, Mailraft__Assignment *out);
 /* The fate of an operation that holds grants (enqueue with assignments, assign, assign_notice) is known: applied, with

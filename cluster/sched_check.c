@@ -22,6 +22,8 @@ static void check_slot(const struct sched *d, const struct slot *s, struct sums 
     mr_assert(s->list < SLOT_LISTS);
     if (load == 0)
         mr_assert(s->list == (s->open ? SLOT_IDLE : SLOT_QUIET));
+    else if (s->busy)
+        mr_assert(s->list == SLOT_BUSY);
     else
         mr_assert(s->list == SLOT_LOADED + (load < SCHED_MAX_DEPTH ? load : SCHED_MAX_DEPTH) - 1);
     sums->idle += s->list == SLOT_IDLE;

@@ -9,7 +9,7 @@
  * Who owns what: a site owns its figures and is shared by its next hops; a next hop owns its lanes (one for each node
  * that has or had slots), a lane its slots. A grant points to its slot and keeps it alive.
  *
- * I1: a slot lies in exactly one list of its lane, that of its load, or in none while it is void.
+ * I1: a slot lies in exactly one list of its lane, that of its load or that of the busy, or in none while it is void.
  * I2: site.n_slots, hop.n_slots, lane.n_slots count slots; hop.inflight, lane.inflight, site.inflight count assigned +
  *     granted of those; hop.n_idle counts idle open ones.
  * I3: a slot's granted is the number of grants that point to it. */
@@ -54,7 +54,8 @@ enum slot_list {
     SLOT_IDLE,   /* open, nothing assigned */
     SLOT_QUIET,  /* not open (any more, as far as reported), nothing assigned; counts as used still */
     SLOT_LOADED, /* + load - 1 */
-    SLOT_LISTS = SLOT_LOADED + SCHED_MAX_DEPTH,
+    SLOT_BUSY = SLOT_LOADED + SCHED_MAX_DEPTH, /* its attempts last: nothing is assigned ahead, any load but 0 */
+    SLOT_LISTS,
     SLOT_NOWHERE = SLOT_LISTS
 };
 
@@ -66,10 +67,12 @@ struct slot {
     uint64_t seen;             /* number of the heartbeat that listed it last */
     uint32_t number;
     uint32_t assigned, granted;
-    uint8_t list; /* enum slot_list */
-    bool open;    /* as the newest heartbeat says */
-    bool known;   /* the node may have heard of it: it was assigned or reported */
-    bool void_;   /* its node fell while a grant was on its way: waits for the grant's fate, then goes */
+    uint64_t since_ns; /* while loaded: of its last outcome, or of the first one's coming */
+    bool busy;         /* the last attempt lasted SCHED_BUSY_MS, or the one that is at it does */
+    uint8_t list;      /* enum slot_list */
+    bool open;         /* as the newest heartbeat says */
+    bool known;        /* the node may have heard of it: it was assigned or reported */
+    bool void_;        /* its node fell while a grant was on its way: waits for the grant's fate, then goes */
 };
 
 /* The slots of one node to one next hop. */
@@ -197,6 +200,10 @@ struct slot *sched_slot_find(const struct hop *h, uint32_t node, uint32_t number
 /* number 0: the lowest free one. NULL: no number is left or it is out of range. */
 struct slot *sched_slot_get(struct sched *d, struct hop *h, uint32_t node, uint32_t number);
 void sched_slot_place(struct slot *s);
+/* An attempt of the slot has ended with an outcome. */
+void sched_slot_outcome(struct sched *d, struct slot *s);
+/* The first of the list whose attempts do not last; those that do leave it. NULL: none. */
+struct slot *sched_slot_quick(const struct sched *d, struct lane *l, enum slot_list list);
 void sched_slot_count(struct sched *d, struct slot *s, int assigned, int granted);
 /* Frees the slot if nothing speaks for its being open: nothing assigned or granted, not reported open, and the node is
  * known to have applied its last unassignment. */

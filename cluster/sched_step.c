@@ -63,7 +63,7 @@ static bool any_room(const struct sched *d)
     return false;
 }
 
-static bool find_slot(const struct sched *d, const struct hop *h, const struct lane *l, struct offer *o)
+static bool find_slot(const struct sched *d, const struct hop *h, struct lane *l, struct offer *o)
 {
     uint32_t depth = h->site->rate > 0 ? 1 : d->depth;
 
@@ -81,18 +81,17 @@ static bool find_slot(const struct sched *d, const struct hop *h, const struct l
     o->tier = 2;
     /* A probe stands alone: what is queued before it in a slot has failed or hangs. */
     for (uint32_t load = 1; l != NULL && !h->failing && load < depth; load++) {
-        if (l->lists[SLOT_LOADED + load - 1] == NULL)
-            continue;
-        o->slot = l->lists[SLOT_LOADED + load - 1];
+        o->slot = sched_slot_quick(d, l, SLOT_LOADED + load - 1);
         o->load = load;
-        return true;
+        if (o->slot != NULL)
+            return true;
     }
     return false;
 }
 
 static bool make_offer(struct sched *d, const struct hop *h, struct node *n, const struct want *w, struct offer *o)
 {
-    const struct lane *l = sched_lane_find(h, n->id);
+    struct lane *l = sched_lane_find(h, n->id);
     const struct site_node *fares = h->failing ? sched_site_node_find(h->site, n->id) : NULL;
 
     *o = (struct offer){.node = n};
@@ -165,7 +164,14 @@ static void give(struct sched *d, struct hop *h, const struct offer *o, struct m
     out->node = o->node->id;
     out->incarnation = o->node->incarnation;
     out->slot = s->number;
-    out->deadline_for_ms = SCHED_DEADLINE_MS;
+}
+
+uint32_t sched_deadline_for_ms(uint64_t body_length, uint32_t recipients)
+{
+    uint64_t ms =
+        SCHED_DEADLINE_MS + (uint64_t)recipients * SCHED_DEADLINE_RCPT_MS + body_length / SCHED_DEADLINE_RATE * 1000;
+
+    return ms < SCHED_DEADLINE_MAX_MS ? (uint32_t)ms : SCHED_DEADLINE_MAX_MS;
 }
 
 static bool deliveries_start(const struct sched *d)
@@ -266,6 +272,7 @@ static size_t step_hop(struct sched *d, const struct state_next_hop *in_state, M
         Mailraft__Assignment *a;
         ops[n++] = assign_op(m.id, &a);
         give(d, h, &o, m.id, r.delivery, v.attempt + 1, true, a);
+        a->deadline_for_ms = sched_deadline_for_ms(m.body_length, v.queued);
     }
     return n;
 }

@@ -310,7 +310,9 @@ void sched_slot_place(struct slot *s)
     uint32_t load = s->assigned + s->granted;
     uint32_t list = s->open ? SLOT_IDLE : SLOT_QUIET;
 
-    if (load > 0)
+    if (load > 0 && s->busy)
+        list = SLOT_BUSY;
+    else if (load > 0)
         list = SLOT_LOADED + (load < SCHED_MAX_DEPTH ? load : SCHED_MAX_DEPTH) - 1;
     if (s->void_)
         list = SLOT_NOWHERE;
@@ -328,12 +330,35 @@ void sched_slot_place(struct slot *s)
         s->lane->hop->n_idle++;
 }
 
+static bool lasts(const struct sched *d, const struct slot *s)
+{
+    return d->now_ns > s->since_ns && d->now_ns - s->since_ns >= SCHED_BUSY_MS * MR_NS_PER_MS;
+}
+
+void sched_slot_outcome(struct sched *d, struct slot *s)
+{
+    s->busy = lasts(d, s);
+    s->since_ns = d->now_ns;
+    sched_slot_place(s);
+}
+
+struct slot *sched_slot_quick(const struct sched *d, struct lane *l, enum slot_list list)
+{
+    while (l->lists[list] != NULL && lasts(d, l->lists[list])) {
+        l->lists[list]->busy = true;
+        sched_slot_place(l->lists[list]);
+    }
+    return l->lists[list];
+}
+
 void sched_slot_count(struct sched *d, struct slot *s, int assigned, int granted)
 {
     struct hop *h = s->lane->hop;
     uint32_t more = (uint32_t)(assigned + granted); /* wraps below 0, as do the sums */
 
     mr_assert((int64_t)s->assigned + assigned >= 0 && (int64_t)s->granted + granted >= 0);
+    if (s->assigned + s->granted == 0)
+        s->since_ns = d->now_ns;
     s->assigned += (uint32_t)assigned;
     s->granted += (uint32_t)granted;
     s->lane->inflight += more;

@@ -242,6 +242,7 @@ void state_delivery_view(const struct state_message *m, uint32_t delivery, struc
         .incarnation = d->incarnation,
         .slot = d->slot,
         .deadline_for_ms = d->deadline_for_ms,
+        .queued = d->queued,
         .avoid_node = d->avoid_node,
     };
 }

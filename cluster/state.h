@@ -103,6 +103,7 @@ struct delivery_view {
     uint32_t slot;
     uint32_t deadline_for_ms;
     uint32_t avoid_node; /* 0: none */
+    uint32_t queued;     /* recipients that are not terminal */
 };
 struct message_view {
     struct mr_id id;
@@ -168,7 +169,7 @@ struct state_observer {
     void (*late_outcome)(void *arg, struct mr_id id, uint32_t recipient, uint32_t attempt, uint32_t node);
     void (*in_doubt)(void *arg, struct mr_id id, uint32_t delivery, uint32_t attempt, uint32_t node, bool possibly);
     /* An outcome of a running attempt applied: what it says of its next hop (PROTOCOL.md 6.4, 6.5). */
-    void (*outcome)(void *arg, uint32_t node, const char *next_hop, bool delivered, bool unreached);
+    void (*outcome)(void *arg, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached);
     /* Trace point: a delivery went from one state to another. */
     void (*moved)(void *arg, const struct state_message *m, uint32_t delivery, enum delivery_state from,
                   enum delivery_state to);

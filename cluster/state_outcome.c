@@ -89,7 +89,7 @@ static void apply_current(struct state *s, struct state_message *m, struct state
 {
     bool delivered = false, deferred = false;
     const char *last = NULL;
-    uint32_t node = d->node;
+    uint32_t node = d->node, slot = d->slot;
 
     for (size_t i = 0; i < o->n_results; i++) {
         const Mailraft__RecipientResult *r = o->results[i];
@@ -119,7 +119,7 @@ static void apply_current(struct state *s, struct state_message *m, struct state
     if (deferred)
         d->failures++;
     d->avoid_node = o->avoid_node ? d->node : 0;
-    TELL(s, outcome, node, d->hop->name, delivered, o->unreached != 0);
+    TELL(s, outcome, node, slot, d->hop->name, delivered, o->unreached != 0);
     if (d->queued > 0)
         defer(s, d, o->retry_for_ms);
     else

@@ -112,8 +112,9 @@ TESTING void on_doubt(void *arg, struct mr_id id, uint32_t delivery, uint32_t at
 {
     rig_tell(arg, "%sdoubt %u/%u#%u by %u;", possibly ? "possibly " : "", test_number(id), delivery, attempt, node);
 }
-TESTING void on_outcome(void *arg, uint32_t node, const char *next_hop, bool delivered, bool unreached)
+TESTING void on_outcome(void *arg, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached)
 {
+    (void)slot;
     rig_tell(arg, "outcome %u %s%s%s;", node, next_hop, delivered ? " delivered" : "", unreached ? " unreached" : "");
 }
 

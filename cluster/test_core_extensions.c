@@ -294,6 +294,43 @@ static void test_overdue(void **state)
     world_close(w);
 }
 
+static void to_forty(Mailraft__Enqueue *e)
+{
+    e->recipients = mr_realloc(e->recipients, 40 * sizeof(*e->recipients));
+    for (; e->n_recipients < 40; e->n_recipients++) {
+        Mailraft__Recipient *r = mr_malloc(sizeof(*r));
+        mailraft__recipient__init(r);
+        r->address.data = mr_memdup("r@example.net", 13);
+        r->address.len = 13;
+        e->recipients[e->n_recipients] = r;
+    }
+}
+
+/* One that may take longer stands before it in the order of assignment: each has its own time. */
+static void test_overdue_each_by_its_own_deadline(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 10 * 3600 * 1000, &moved_clock);
+    struct node *n = &w->nodes[0];
+    atomic_store(&n->keeps, true);
+    set_mode(w, HOLD);
+    struct message *large = submit_dressed(n, hop, to_forty);
+    assert_accepted(w, 0);
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    struct message *small = submit(n, hop);
+    assert_accepted(w, 1);
+    WAIT_FOR(atomic_load(&n->n_held) == 2);
+    set_mode(w, DELIVER);
+    atomic_fetch_add(&ahead_ns, (SCHED_DEADLINE_MS + 20 * 60 * 1000) * MR_NS_PER_MS);
+    WAIT_FOR(atomic_load(&small->delivered) > 0);
+    assert_int_equal(counts_of(n).possibly_in_doubt, 1);
+    assert_int_equal(atomic_load(&large->attempts), 1);
+    atomic_fetch_add(&ahead_ns, 39 * SCHED_DEADLINE_RCPT_MS * MR_NS_PER_MS);
+    WAIT_FOR(atomic_load(&large->delivered) > 0);
+    assert_int_equal(counts_of(n).possibly_in_doubt, 2);
+    world_close(w);
+}
+
 /* ---- while a member knows version 1 only (PROTOCOL.md 4.6) ---- */
 
 struct fates {
@@ -363,8 +400,10 @@ static void test_old_member(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_site),  cmocka_unit_test(test_held),    cmocka_unit_test(test_deliver_by),
-        cmocka_unit_test(test_quota), cmocka_unit_test(test_overdue), cmocka_unit_test(test_old_member),
+        cmocka_unit_test(test_site),       cmocka_unit_test(test_held),
+        cmocka_unit_test(test_deliver_by), cmocka_unit_test(test_quota),
+        cmocka_unit_test(test_overdue),    cmocka_unit_test(test_overdue_each_by_its_own_deadline),
+        cmocka_unit_test(test_old_member),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");

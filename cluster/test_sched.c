@@ -290,18 +290,18 @@ static void failing_node_is_avoided_for_a_while(void **state)
     (void)state;
     struct world *w = world_limited(2, 20, 0);
 
-    sched_result(w->sched, 2, world_hop_a, true, false, w->now_ns); /* not known yet: no next hop */
+    sched_result(w->sched, 2, 1, world_hop_a, true, false, w->now_ns); /* not known yet: no next hop */
     world_mail(w, world_hop_a, 1);
     world_step(w);
-    sched_result(w->sched, 2, world_hop_a, true, false, w->now_ns);
+    sched_result(w->sched, 2, 1, world_hop_a, true, false, w->now_ns);
     for (unsigned i = 0; i < SCHED_AVOID_RUN; i++) {
         assert_int_equal(sched_avoided(w->sched, world_hop_a), 0);
-        sched_result(w->sched, 1, world_hop_a, false, true, w->now_ns);
+        sched_result(w->sched, 1, 1, world_hop_a, false, true, w->now_ns);
     }
     assert_int_equal(sched_avoided(w->sched, world_hop_a), 1);
     /* Its failures are no back-off for the others any more. */
-    sched_result(w->sched, 2, world_hop_a, true, false, w->now_ns);
-    sched_result(w->sched, 1, world_hop_a, false, true, w->now_ns);
+    sched_result(w->sched, 2, 1, world_hop_a, true, false, w->now_ns);
+    sched_result(w->sched, 1, 1, world_hop_a, false, true, w->now_ns);
     assert_int_equal(sched_backoff_until(w->sched, world_hop_a), 0);
     struct mr_id id = world_mail(w, world_hop_a, 1);
     world_beats(w);
@@ -313,7 +313,7 @@ static void failing_node_is_avoided_for_a_while(void **state)
     world_beats(w);
     world_step(w);
     assert_int_equal(world_node_of(w, id), 1);
-    sched_result(w->sched, 1, world_hop_a, false, true, w->now_ns);
+    sched_result(w->sched, 1, 1, world_hop_a, false, true, w->now_ns);
     assert_true(sched_backoff_until(w->sched, world_hop_a) > w->now_ns);
     world_advance(w, SCHED_AVOID_MS + 1);
     world_beats(w);
@@ -479,7 +479,7 @@ static void idle_next_hops_are_forgotten(void **state)
         world_beats(w);
         assert_true(sched_grant(w->sched, id, 0, name, 1, w->now_ns, &a));
         sched_ungrant(w->sched, id, 0, w->now_ns);
-        sched_result(w->sched, 1, name, false, true, w->now_ns);
+        sched_result(w->sched, 1, 1, name, false, true, w->now_ns);
     }
     world_advance(w, SCHED_AVOID_SEEN_MS + 1);
     for (unsigned i = 0; i < 200; i++)
@@ -494,6 +494,28 @@ static void idle_next_hops_are_forgotten(void **state)
     world_advance(w, 1);
     world_beat(w, (struct world_beat){.node = 1, .free = 1, .next_hop = "no next hop", .slots = {1}, .n_slots = 1});
     assert_int_equal(sched_slots(w->sched, "no next hop"), 0);
+    world_close(w);
+}
+
+/* ---- deadlines ---- */
+
+/* 50 MiB over a slow line took longer than any attempt had, and began again for ever. */
+static void deadline_grows_with_the_work(void **state)
+{
+    (void)state;
+    struct world *w = world_limited(1, 0, 0);
+    struct world_enqueue e;
+
+    struct mr_id small = world_mail(w, world_hop_a, 1);
+    world_enqueue_init(w, &e, world_hop_a, 1, UINT64_MAX, NULL);
+    e.body.length = 50U << 20;
+    assert_int_equal(world_do(w, &e.op), APPLIED);
+    assert_int_equal(world_step(w), 2);
+    assert_int_equal(world_delivery(w, small).deadline_for_ms, SCHED_DEADLINE_MS + SCHED_DEADLINE_RCPT_MS);
+    assert_int_equal(world_delivery(w, e.id).deadline_for_ms,
+                     SCHED_DEADLINE_MS + SCHED_DEADLINE_RCPT_MS + (50U << 20) / SCHED_DEADLINE_RATE * 1000);
+    assert_int_equal(sched_deadline_for_ms(0, 100), SCHED_DEADLINE_MS + 100 * SCHED_DEADLINE_RCPT_MS);
+    assert_int_equal(sched_deadline_for_ms(UINT64_MAX, UINT32_MAX), SCHED_DEADLINE_MAX_MS);
     world_close(w);
 }
 
@@ -520,6 +542,7 @@ int main(void)
         cmocka_unit_test(suspended_rules_start_nothing),
         cmocka_unit_test(notices_go_to_one_holder_once),
         cmocka_unit_test(idle_next_hops_are_forgotten),
+        cmocka_unit_test(deadline_grows_with_the_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

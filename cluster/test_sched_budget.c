@@ -220,6 +220,87 @@ static void settling_twice_takes_nothing_else(void **state)
     world_close(w);
 }
 
+/* ---- slots whose attempts last ---- */
+
+static void give_back(struct world *w, struct mr_id id)
+{
+    Mailraft__Release release = MAILRAFT__RELEASE__INIT;
+    struct delivery_view v = world_delivery(w, id);
+
+    release.id.data = id.bytes;
+    release.id.len = MR_ID_SIZE;
+    release.attempt = v.attempt;
+    release.node = v.node;
+    WORLD_OP(op, RELEASE, release) = &release;
+    assert_int_equal(world_do(w, &op), APPLIED);
+}
+
+/* The node says again that these connections stand. */
+static void pass(struct world *w, uint64_t ms, size_t slots)
+{
+    world_advance(w, ms);
+    world_beat(w,
+               (struct world_beat){.node = 1, .free = 100, .next_hop = world_hop_a, .slots = {1, 2}, .n_slots = slots});
+}
+
+/* What waited behind an attempt that lasts is given back by its node: to the same slot it would go for ever. */
+static void nothing_is_given_ahead_to_a_busy_slot(void **state)
+{
+    (void)state;
+    struct world *w = world_limited(1, 2, 0);
+    struct mr_id ids[4], later;
+
+    pass(w, 0, 2); /* both connections stand */
+    for (unsigned i = 0; i < 4; i++)
+        ids[i] = world_mail(w, world_hop_a, 1);
+    assert_int_equal(world_step(w), 4);
+    uint32_t slot = world_delivery(w, ids[0]).slot;
+    unsigned behind = world_delivery(w, ids[2]).slot == slot ? 2 : 3;
+    unsigned beside = 5 - behind;
+    assert_int_equal(world_delivery(w, ids[behind]).slot, slot);
+    pass(w, 50, 2);
+    world_end(w, ids[1], WORLD_DELIVERED);
+    world_end(w, ids[beside], WORLD_DELIVERED);
+    pass(w, SCHED_BUSY_MS + 2000, 2);
+    give_back(w, ids[behind]);
+    assert_int_equal(world_step(w), 1); /* to the connection that idles */
+    assert_int_not_equal(world_delivery(w, ids[behind]).slot, slot);
+    pass(w, SCHED_BUSY_MS + 2000, 2); /* now both last */
+    later = world_mail(w, world_hop_a, 1);
+    assert_int_equal(world_step(w), 0);
+    assert_int_equal(world_grants(w, world_hop_a, 1), 0);
+    world_end(w, ids[behind], WORLD_DELIVERED);
+    assert_int_equal(world_step(w), 1);
+    assert_int_not_equal(world_delivery(w, later).slot, slot);
+    for (unsigned i = 0; i < 3; i++)
+        world_mail(w, world_hop_a, 1);
+    pass(w, 50, 2);
+    assert_int_equal(world_step(w), 0); /* its last attempt lasted: one at a time */
+    world_end(w, later, WORLD_DELIVERED);
+    assert_int_equal(world_step(w), 3); /* this one did not */
+    world_close(w);
+}
+
+/* What is given back is not taken for progress. */
+static void a_slot_stays_busy_when_others_are_given_back(void **state)
+{
+    (void)state;
+    struct world *w = world_limited(1, 1, 0);
+    struct mr_id ids[4];
+
+    for (unsigned i = 0; i < 4; i++)
+        ids[i] = world_mail(w, world_hop_a, 1);
+    assert_int_equal(world_step(w), 4);
+    pass(w, SCHED_BUSY_MS + 2000, 1);
+    for (unsigned i = 1; i < 4; i++)
+        give_back(w, ids[i]);
+    for (unsigned i = 0; i < 10; i++) {
+        assert_int_equal(world_step(w), 0);
+        pass(w, 1000, 1);
+    }
+    world_close(w);
+}
+
 /* ---- rates ---- */
 
 /* S2 */
@@ -328,6 +409,8 @@ int main(void)
         cmocka_unit_test(lowered_limit_waits_for_connections_to_close),
         cmocka_unit_test(late_refusal_frees_no_new_slot),
         cmocka_unit_test(settling_twice_takes_nothing_else),
+        cmocka_unit_test(nothing_is_given_ahead_to_a_busy_slot),
+        cmocka_unit_test(a_slot_stays_busy_when_others_are_given_back),
         cmocka_unit_test(rate_holds_and_begins_empty),
         cmocka_unit_test(budget_saves_up_little),
         cmocka_unit_test(new_leader_charges_what_is_assigned),

@@ -67,12 +67,13 @@ static inline void on_rules_changed(void *arg, const Mailraft__Rules *rules)
         sched_rules_changed(w->sched, rules, w->now_ns);
 }
 
-static inline void on_outcome(void *arg, uint32_t node, const char *next_hop, bool delivered, bool unreached)
+static inline void on_outcome(void *arg, uint32_t node, uint32_t slot, const char *next_hop, bool delivered,
+                              bool unreached)
 {
     struct world *w = arg;
 
     if (!w->quiet)
-        sched_result(w->sched, node, next_hop, delivered, unreached, w->now_ns);
+        sched_result(w->sched, node, slot, next_hop, delivered, unreached, w->now_ns);
 }
 
 /* Applies the operations as one entry; results are in w->results. */

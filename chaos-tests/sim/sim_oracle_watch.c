@@ -170,12 +170,12 @@ static void on_in_doubt(void *arg, struct mr_id id, uint32_t delivery, uint32_t 
         w->inner.in_doubt(w->inner.arg, id, delivery, attempt, node, possibly);
 }
 
-static void on_outcome(void *arg, uint32_t node, const char *next_hop, bool delivered, bool unreached)
+static void on_outcome(void *arg, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached)
 {
     struct watch *w = arg;
 
     if (w->inner.outcome != NULL)
-        w->inner.outcome(w->inner.arg, node, next_hop, delivered, unreached);
+        w->inner.outcome(w->inner.arg, node, slot, next_hop, delivered, unreached);
 }
 
 static void on_moved(void *arg, const struct state_message *sm, uint32_t delivery, enum delivery_state from,

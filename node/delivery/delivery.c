@@ -4,9 +4,11 @@
  * ... -> idle -> QUIT
  * -> slot_closed -> the core is told -> the slot is freed.
  * Failure of the connection as a whole: the attempt that met it gets the outcome; those queued behind it go back to the
- * leader, who backs off. Close: what runs is released, connections are reset; the resolver closes last. */
+ * leader, who backs off; so do those that wait behind one that lasts. Each second it is looked who has had his time.
+ * Close: what runs is released, connections are reset; the resolver closes last. */
 #include "node/delivery/delivery_internal.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 #include "proto/base/panic.h"
@@ -128,6 +130,8 @@ static const char *hindrance(struct slot *s, const struct attempt *a, uint64_t a
     struct delivery *d = s->d;
     if (d->draining || d->closing)
         return "shutdown";
+    if (mr_boot_ns(&mr_clock_real) >= a->deadline_ns)
+        return "deadline passed";
     if (!delivery_backend.may_send(d->w->port, a))
         return "no lease";
     if (d->w->rules != NULL && route_limit(d->w->rules->rules, s->next_hop)->rate > 0 &&
@@ -162,6 +166,7 @@ void slot_next(struct slot *s)
     s->job = mr_calloc(1, sizeof(*s->job));
     s->job->a = a;
     s->job->given_ns = at_ns;
+    s->busy_ns = mr_boot_ns(&mr_clock_real);
     s->job->results = mr_calloc(a->n_recipients, sizeof(*s->job->results));
     if (s->phase == PHASE_IDLE)
         slot_use(s);
@@ -221,6 +226,36 @@ static void each_slot(struct delivery *d, void (*visit)(struct slot *s))
         }
     }
 }
+
+/* ---- time ---- */
+
+/* Those that wait behind an attempt that lasts: another slot may take them. The leader gives no slot anything ahead
+ * whose attempts last, so they do not come back to this one. */
+static void release_waiting(struct slot *s)
+{
+    uint64_t now = mr_boot_ns(&mr_clock_real), at_ns;
+    while (s->first != NULL) {
+        uint64_t since = s->first->at_ns > s->busy_ns ? s->first->at_ns : s->busy_ns;
+        if (now - since < DELIVERY_BUSY_MS * MR_NS_PER_MS)
+            return;
+        give_back(s->d, dequeue(s, &at_ns), "slot busy");
+    }
+}
+
+static void look_after(struct slot *s)
+{
+    if (slot_overdue(s))
+        slot_give_up(s);
+    else if (s->job != NULL)
+        release_waiting(s);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    each_slot(timer->data, look_after);
+}
+
+/* ---- leases, shutdown ---- */
 
 static void end_lease(struct slot *s)
 {
@@ -337,6 +372,9 @@ int delivery_open(struct delivery **out, struct worker *w)
     delivery_sources_open(d);
     rc = sts_open(&d->sts, w, d->resolver);
     mr_assert(rc == 0); /* no memory */
+    uv_timer_init(&w->loop, &d->tick);
+    d->tick.data = d;
+    uv_timer_start(&d->tick, on_tick, DELIVERY_TICK_MS, DELIVERY_TICK_MS);
     *out = d;
     return 0;
 }
@@ -360,12 +398,18 @@ static void on_sts_closed(void *arg)
     resolver_close(d->resolver, on_resolver_closed, d);
 }
 
+static void on_tick_closed(uv_handle_t *handle)
+{
+    struct delivery *d = handle->data;
+    sts_close(d->sts, on_sts_closed, d);
+}
+
 void delivery_ended(struct delivery *d)
 {
-    if (!d->closing || d->n_slots > 0 || d->running > 0 || d->resolver_closing)
+    if (!d->closing || d->n_slots > 0 || d->running > 0 || d->ended)
         return;
-    d->resolver_closing = true;
-    sts_close(d->sts, on_sts_closed, d);
+    d->ended = true;
+    uv_close((uv_handle_t *)&d->tick, on_tick_closed);
 }
 
 static void close_slot(struct slot *s)

@@ -239,6 +239,10 @@ void body_check_queue(struct slot *s)
         slot_timer(s, again < 1 ? 1 : again > MOST_POLLS_MS ? MOST_POLLS_MS : (unsigned)again);
         return;
     }
+    if (slot_overdue(s)) { /* by the next hop's slowness: given back, it would begin again at once, and for ever */
+        slot_give_up(s);
+        return;
+    }
     if (!delivery_backend.may_send(s->d->w->port, j->a)) {
         job_release(s, "lease ended before the final dot");
         slot_close(s, true);

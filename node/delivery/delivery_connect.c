@@ -7,6 +7,7 @@
  * reached. Every wait has a timer. */
 #include "node/delivery/delivery_internal.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/log.h"
 
 #include <stdio.h>
@@ -319,6 +320,7 @@ void slot_dial(struct slot *s)
 static bool greeted(const struct slot *s)
 {
     switch (s->phase) {
+    case PHASE_RESOLVE:
     case PHASE_SECURE:
     case PHASE_CONNECT:
     case PHASE_GREETING:
@@ -361,11 +363,23 @@ static void no_address(struct slot *s, const char *why)
     bool permanent = status[0] == '5' && !s->secure.temporary;
     bool unreached = !slot_requires_tls(s);
 
-    job_fail(s, permanent, status[0] == '5' && !permanent ? "4.7.0" : status, unreached, "%s: %s", s->peer, why);
+    job_fail(s, permanent, status[0] == '5' && !permanent ? "4.7.0" : status, unreached, "%s: %s",
+             s->peer[0] != 0 ? s->peer : s->next_hop, why);
     s->job->avoid_node = s->phase == PHASE_CONNECT;
     job_finish(s);
     if (unreached)
         slot_release_queued(s, "next hop unreachable");
+    slot_close(s, true);
+}
+
+/* In the middle of a transaction. */
+static void break_off(struct slot *s, const char *what, const char *why)
+{
+    const char *when = s->job->dot_written ? "after the final dot, before its reply (possibly delivered)"
+                                           : "before the end of the transaction";
+    job_fail(s, false, "4.4.2", false, "%s: %s %s: %s", s->peer, what, when, why);
+    job_tell_doubt(s);
+    job_finish(s);
     slot_close(s, true);
 }
 
@@ -391,11 +405,28 @@ void slot_lost(struct slot *s, const char *why)
     } else if (!slot_fresh(s)) {
         slot_again(s);
     } else {
-        const char *when = j->dot_written ? "after the final dot, before its reply (possibly delivered)"
-                                          : "before the end of the transaction";
-        job_fail(s, false, "4.4.2", false, "%s: connection lost %s: %s", s->peer, when, why);
-        job_tell_doubt(s);
-        job_finish(s);
-        slot_close(s, true);
+        break_off(s, "connection lost", why);
+    }
+}
+
+bool slot_overdue(const struct slot *s)
+{
+    const struct job *j = s->job;
+    return j != NULL && mr_boot_ns(&mr_clock_real) >= (j->dot_written ? j->a->end_ns : j->a->deadline_ns);
+}
+
+void slot_give_up(struct slot *s)
+{
+    const struct job *j = s->job;
+    uint64_t minute_ns = 60 * MR_NS_PER_S, until_ns = j->dot_written ? j->a->end_ns : j->a->deadline_ns;
+    unsigned minutes = until_ns > j->given_ns ? (unsigned)((until_ns - j->given_ns + minute_ns / 2) / minute_ns) : 0;
+    char why[64];
+
+    (void)snprintf(why, sizeof(why), "took longer than %u minutes", minutes);
+    if (greeted(s)) {
+        break_off(s, "given up", why);
+    } else {
+        s->secure.temporary = true; /* not all addresses were tried */
+        no_address(s, why);
     }
 }

@@ -33,6 +33,8 @@ enum {
     DELIVERY_BUCKETS = 1024,
     DELIVERY_SESSIONS = 512,  /* of TLS, kept to be resumed */
     DELIVERY_GRANT_MS = 1000, /* PROTOCOL.md 6.2: a grant under a rate that is not used by then goes back */
+    DELIVERY_TICK_MS = 1000,  /* how often it is looked whether an attempt has had its time */
+    DELIVERY_BUSY_MS = 5000,  /* a slot's attempt has lasted so long: those behind it go back */
     DELIVERY_READ = 16384,
     DELIVERY_EHLOS = 2,
 };
@@ -124,6 +126,7 @@ struct slot {
     uint64_t given;
     struct queued *first, **last;
     struct job *job;
+    uint64_t busy_ns; /* since when it has this job */
 
     enum phase phase;
     struct lookup *lookup;
@@ -169,6 +172,7 @@ struct delivery {
         SSL_SESSION *session;
         uint64_t at_ns;
     } sessions[DELIVERY_SESSIONS];
+    uv_timer_t tick;
     struct slot *slots[DELIVERY_BUCKETS];
     unsigned n_slots;
     unsigned running; /* attempts and notices that have not ended */
@@ -176,7 +180,7 @@ struct delivery {
     bool draining, closing;
     void (*close_cb)(void *arg);
     void *close_arg;
-    bool resolver_closing;
+    bool ended;
 };
 
 /* delivery.c */
@@ -219,6 +223,11 @@ void slot_quit(struct slot *s);
 void slot_timer(struct slot *s, unsigned ms);
 /* The connection failed in the middle: decides what that means for the job. */
 void slot_lost(struct slot *s, const char *why);
+/* The attempt has had its time: its deadline has passed before the dot, or nothing more that comes behind the dot can
+ * be told before the leader takes it back (PROTOCOL.md 5.10). */
+bool slot_overdue(const struct slot *s);
+/* Ends that attempt with what is known of it, and the connection. */
+void slot_give_up(struct slot *s);
 void slot_idle(struct slot *s);
 /* False: the connection was kept from before and has not answered a word of this transaction. The server ended it
  * meanwhile; that says nothing about the message. */

@@ -233,6 +233,10 @@ void transaction_begin(struct slot *s)
     s->quit = false;
     if (s->messages == 0)
         s->rcpt_learned = 0;
+    if (slot_overdue(s)) {
+        slot_give_up(s);
+        return;
+    }
     if (!delivery_backend.may_send(s->d->w->port, j->a)) {
         job_release(s, "lease ended");
         s->phase = PHASE_IDLE;

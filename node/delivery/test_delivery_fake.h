@@ -84,7 +84,7 @@ static inline bool fake_withdrawn(const struct attempt *a)
 static inline bool fake_may_send(const struct cluster_port *p, const struct attempt *a)
 {
     (void)p;
-    return core.lease && !fake_withdrawn(a);
+    return core.lease && !fake_withdrawn(a) && mr_boot_ns(&mr_clock_real) < a->deadline_ns;
 }
 
 static inline void fake_dot(struct cluster_port *p, struct attempt *a)
@@ -479,6 +479,7 @@ static inline struct attempt *make_attempt(const char *next_hop, uint32_t slot, 
     a->next_hop = next_hop;
     a->reverse_path = "";
     a->body_length = core.body_len;
+    a->deadline_ns = a->end_ns = UINT64_MAX;
     a->n_recipients = recipients;
     a->recipients = r;
     if (core.along) {

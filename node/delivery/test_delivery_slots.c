@@ -433,6 +433,110 @@ static void withdrawn_while_resolving(void **state)
     host_close();
 }
 
+/* ---- deadlines ---- */
+
+/* The body takes longer than the attempt may last: that is the next hop's doing, not the lease's. What it said of the
+ * others counts. */
+static void deadline_before_the_dot(void **state)
+{
+    (void)state;
+    start();
+    server_rule("RCPT TO:<r1", "550 5.1.1 no such user", 0, 0);
+    core.hold[OWED_READ] = true;
+    struct attempt *a = make_attempt(server.route, 0, 3);
+    delivery_attempt(host.delivery, a);
+    WAIT_FOR(server.n == 1 && server.connections[0]->data);
+    a->deadline_ns = mr_boot_ns(&mr_clock_real);
+    core.hold[OWED_READ] = false;
+    const struct told *t = wait_told(0);
+    assert_result(t, 0, DEFERRED, "4.4.2", "took longer than");
+    assert_result(t, 1, FAILED, "5.1.1", "no such user");
+    assert_result(t, 2, DEFERRED, "4.4.2", "took longer than");
+    assert_true(t->outcome->retry_for_ms > 0);
+    assert_false(t->outcome->unreached);
+    assert_int_equal(core.dots, 0);
+    WAIT_FOR(server.open == 0 && core.n_closed == 1);
+    assert_int_equal(server.connections[0]->dots, 0);
+    host_close();
+}
+
+/* A next hop that takes each step just in time, for hours: nothing but the deadline ends that. */
+static void deadline_in_the_middle(void **state)
+{
+    static const char *const at[] = {"EHLO", "RCPT", "DATA"};
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        start();
+        host.config.delivery.command_timeout_ms = 600 * 1000;
+        server_rule(at[i], SILENT, 0, 1);
+        struct attempt *a = make_attempt(server.route, 0, 2);
+        delivery_attempt(host.delivery, a);
+        WAIT_FOR(server.n == 1 && server.connections[0]->mute);
+        a->deadline_ns = mr_boot_ns(&mr_clock_real);
+        const struct told *t = wait_told(0);
+        assert_result(t, 0, DEFERRED, i == 0 ? "4.4.1" : "4.4.2", "took longer than");
+        assert_result(t, 1, DEFERRED, i == 0 ? "4.4.1" : "4.4.2", "took longer than");
+        assert_int_equal(t->outcome->unreached, i == 0);
+        WAIT_FOR(server.open == 0 && core.n_closed == 1);
+        host_close();
+    }
+}
+
+/* The leader takes it back at a time: the replies that have come by then are told before it. */
+static void replies_until_the_end(void **state)
+{
+    (void)state;
+    start();
+    server_lmtp();
+    host.config.delivery.data_timeout_ms = 600 * 1000;
+    server_rule(".", "250 2.1.5 first", 0, 1);
+    server_rule(".", "550 5.7.0 never", 0, 1);
+    server_rule(".", SILENT, 0, 0);
+    struct attempt *a = make_attempt(server.route, 0, 4);
+    delivery_attempt(host.delivery, a);
+    WAIT_FOR(core.dots == 1 && server.connections[0]->mute);
+    a->deadline_ns = mr_boot_ns(&mr_clock_real); /* alone it says nothing any more */
+    uint64_t begun = a->deadline_ns;
+    WAIT_FOR(mr_boot_ns(&mr_clock_real) - begun > 2 * DELIVERY_TICK_MS * MR_NS_PER_MS);
+    assert_int_equal(core.n_told, 0);
+    a->end_ns = mr_boot_ns(&mr_clock_real);
+    const struct told *t = wait_told(0);
+    assert_result(t, 0, DELIVERED, "2.1.5", "first");
+    assert_result(t, 1, FAILED, "5.7.0", "never");
+    assert_result(t, 2, DEFERRED, "4.4.2", "possibly delivered");
+    assert_result(t, 3, DEFERRED, "4.4.2", "possibly delivered");
+    assert_true(t->outcome->retry_for_ms > 0);
+    WAIT_FOR(server.open == 0 && core.n_closed == 1);
+    host_close();
+}
+
+/* ---- behind a busy one ---- */
+
+static void behind_a_busy_one(void **state)
+{
+    (void)state;
+    start();
+    host.config.delivery.data_timeout_ms = 600 * 1000;
+    server_rule(".", SILENT, 0, 1);
+    uint64_t begun = mr_boot_ns(&mr_clock_real);
+    give(0, 1);
+    give(0, 1);
+    assert_released(wait_told(1), "slot busy");
+    assert_true(mr_boot_ns(&mr_clock_real) - begun >= DELIVERY_BUSY_MS * MR_NS_PER_MS);
+    begun = mr_boot_ns(&mr_clock_real);
+    give(0, 1); /* given to it once more: not thrown back at once, or they would play with it for ever */
+    assert_released(wait_told(2), "slot busy");
+    assert_true(mr_boot_ns(&mr_clock_real) - begun >= DELIVERY_BUSY_MS * MR_NS_PER_MS);
+    assert_null(told_of(0));
+    give(0, 1);
+    server.connections[0]->mute = false;
+    say(server.connections[0], "250 2.0.0 late");
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "late");
+    assert_result(wait_told(3), 0, DELIVERED, "2.0.0", "taken");
+    assert_int_equal(server.n, 1);
+    host_close();
+}
+
 /* ---- shutdown ---- */
 
 static void drain(void **state)
@@ -548,6 +652,10 @@ int main(void)
         cmocka_unit_test(withdrawn_everywhere),
         cmocka_unit_test(withdrawn_at_every_step),
         cmocka_unit_test(withdrawn_while_resolving),
+        cmocka_unit_test(deadline_before_the_dot),
+        cmocka_unit_test(deadline_in_the_middle),
+        cmocka_unit_test(replies_until_the_end),
+        cmocka_unit_test(behind_a_busy_one),
         cmocka_unit_test(drain),
         cmocka_unit_test(closed_at_every_step),
         cmocka_unit_test(closed_while_resolving),
