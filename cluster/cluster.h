@@ -36,6 +36,8 @@ struct cluster_member {
 /* The most for cluster_config.max_state: below the 2 GiB that libraft can store, with room for what has to grow. */
 #define CLUSTER_MAX_STATE (UINT64_C(1536) << 20)
 #define CLUSTER_MIN_STATE (UINT64_C(1) << 20)
+/* For max_attempts: the end of each has to find room among this node's proposals. */
+enum { CLUSTER_MAX_ATTEMPTS = 32768 };
 struct cluster_config {
     const char *name;
     const char *data_dir;
@@ -46,7 +48,7 @@ struct cluster_config {
     const char *ca, *cert, *key;
     unsigned heartbeat_ms, election_timeout_ms, lease_ms, node_timeout_ms, commit_timeout_ms;
     const Mailraft__Rules *rules; /* of this node's configuration; without hash */
-    unsigned max_attempts;        /* running attempts that this node offers at once */
+    unsigned max_attempts;        /* running attempts that this node offers at once; up to CLUSTER_MAX_ATTEMPTS */
     uint64_t max_state;           /* of state_bytes, for mail of clients; 0: CLUSTER_MAX_STATE */
     const char *apply_trace;      /* file (apply_trace.h); NULL: none */
     unsigned state_hash_every;

@@ -130,7 +130,10 @@ static void ended(void *arg, int status, enum apply_result reason)
     core_request_to_worker(r, core_request_decided);
 }
 
-/* Bounded by the attempts that run; submissions leave them room (CORE_MAX_SUBMITS). */
+/* Bounded by the attempts and notices that this node offers; submissions leave them room, and as much is left to the
+ * rest: cancels, hints, what a start has left. */
+_Static_assert(CLUSTER_MAX_ATTEMPTS + 2 * CORE_MAX_SUBMITS <= PROPOSALS_MAX, "ends of attempts always find room");
+
 static void propose_ending(struct core_request *r)
 {
     Mailraft__Op *op = r->op;

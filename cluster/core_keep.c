@@ -15,6 +15,7 @@ enum {
     HOUSEKEEPING_MS = 200,
     FIRST_RULES_MS = 2000, /* how long a new cluster's rules wait until all members said which version they know */
     OVERDUE_MOST = 256,    /* assignments taken back in one turn */
+    NOTICE_OVERDUE_MS = 15 * 60 * 1000,
 };
 
 _Static_assert((int)CORE_OVERDUE_MS >= CORE_REPLIES_MS + 3 * 60 * 1000, "what a worker may still say comes first");
@@ -217,6 +218,29 @@ static void take_back_overdue(struct cluster *c, uint64_t now)
     }
 }
 
+/* The same of notices, for whose message nothing else is done meanwhile. One that ends after all is refused. */
+static void take_back_notices(struct cluster *c, uint64_t now)
+{
+    struct sched_notice old[SCHED_NODE_NOTICES];
+    const uint64_t after_ns = NOTICE_OVERDUE_MS * MR_NS_PER_MS;
+    size_t n = now > after_ns ? sched_old_notices(c->sched, now - after_ns, old, SCHED_NODE_NOTICES) : 0;
+
+    for (size_t i = 0; i < n; i++) {
+        Mailraft__Release *release = mr_malloc(sizeof(*release));
+        mailraft__release__init(release);
+        release->id.data = mr_memdup(old[i].id.bytes, MR_ID_SIZE);
+        release->id.len = MR_ID_SIZE;
+        release->delivery = STATE_RELEASE_NOTICE;
+        release->attempt = old[i].attempt;
+        release->node = old[i].node;
+        release->reason = mr_strdup("never written");
+        char text[MR_ID_TEXT + 1];
+        log_event(LOG_WARN, "notice_overdue", LOG_S("id", mr_id_format(old[i].id, text)),
+                  LOG_N("attempt", old[i].attempt), LOG_N("by", old[i].node));
+        core_lead_stage_own(c, MAILRAFT__OP__KIND_RELEASE, &release->base);
+    }
+}
+
 void core_keep_tick(struct cluster *c, uint64_t now)
 {
     if (now - c->lead.housekeeping_ns >= HOUSEKEEPING_MS * MR_NS_PER_MS) {
@@ -227,6 +251,7 @@ void core_keep_tick(struct cluster *c, uint64_t now)
             keep_version(c);
             keep_rules(c, now);
             take_back_overdue(c, now);
+            take_back_notices(c, now);
         }
     }
     if (leader_lease_may_grant(&c->leader_lease, now))

@@ -167,7 +167,17 @@ static void on_unassigned(void *arg, struct mr_id id, uint32_t delivery, uint32_
 
 static void on_notice_assigned(void *arg, const struct state_message *m)
 {
-    core_attempts_notice(arg, m);
+    struct cluster *c = arg;
+    if (c->lead.leading)
+        sched_notice_assigned(c->sched, m, state_index(c->state), core_now(c));
+    core_attempts_notice(c, m);
+}
+
+static void on_notice_ended(void *arg, struct mr_id id)
+{
+    struct cluster *c = arg;
+    if (c->lead.leading)
+        sched_notice_ended(c->sched, id);
 }
 
 static void on_enqueued(void *arg, const struct state_message *m)
@@ -180,6 +190,8 @@ static void on_removed(void *arg, struct mr_id id)
 {
     struct cluster *c = arg;
     bodies_removed(c->bodies, id);
+    if (c->lead.leading)
+        sched_notice_ended(c->sched, id);
 }
 
 /* What a replay of old entries tells is no news. */
@@ -253,6 +265,7 @@ struct state_observer core_observer(struct cluster *c)
         .assigned = on_assigned,
         .unassigned = on_unassigned,
         .notice_assigned = on_notice_assigned,
+        .notice_ended = on_notice_ended,
         .enqueued = on_enqueued,
         .removed = on_removed,
         .node_changed = on_node_changed,

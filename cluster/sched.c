@@ -94,6 +94,16 @@ static void adopt(struct sched *d, const struct delivery_view *v, uint64_t index
     sched_site_charge(d, h->site, 1.0);
 }
 
+/* A notice that stands in the state, or comes to stand there without a proposal of ours. */
+static void adopt_notice(struct sched *d, const struct state_message *m, uint64_t index)
+{
+    struct message_view v;
+
+    state_message_view(m, &v);
+    (void)sched_notice_add(d, v.id, v.notice_attempt, v.notice_node, d->now_ns);
+    sched_node_unseen_add(&d->nodes[v.notice_node], index);
+}
+
 void sched_lead(struct sched *d, uint64_t now_ns, uint64_t first_index)
 {
     const void *cursor = NULL;
@@ -117,6 +127,9 @@ void sched_lead(struct sched *d, uint64_t now_ns, uint64_t first_index)
         state_delivery_view(r.message, r.delivery, &v);
         adopt(d, &v, state_index(d->state));
     }
+    for (uint32_t i = 1; i < SCHED_NODES; i++)
+        for (const struct state_message *m = NULL; (m = state_notice_assigned_next(d->state, i, m)) != NULL;)
+            adopt_notice(d, m, state_index(d->state));
     gate_check(d);
 }
 
@@ -242,6 +255,38 @@ void sched_unassigned(struct sched *d, uint32_t node, uint32_t slot, const char 
     sched_slot_count(d, s, -1, 0);
 }
 
+void sched_notice_assigned(struct sched *d, const struct state_message *m, uint64_t index, uint64_t now_ns)
+{
+    struct message_view v;
+
+    set_now(d, now_ns);
+    if (!d->active)
+        return;
+    state_message_view(m, &v);
+    struct grant *g = sched_grant_find(d, v.id, (uint32_t)SCHED_NOTICE);
+    if (g != NULL)
+        sched_grant_remove(d, g);
+    adopt_notice(d, m, index);
+}
+
+void sched_notice_ended(struct sched *d, struct mr_id id)
+{
+    struct grant *g = d->active ? sched_grant_find(d, id, (uint32_t)SCHED_NOTICE) : NULL;
+
+    if (g != NULL)
+        sched_grant_remove(d, g);
+}
+
+size_t sched_old_notices(const struct sched *d, uint64_t before_ns, struct sched_notice *out, size_t max)
+{
+    size_t n = 0;
+
+    for (const struct grant *g = d->notices; g != NULL && n < max; g = g->next)
+        if (g->since_ns != 0 && g->since_ns <= before_ns)
+            out[n++] = (struct sched_notice){g->id, g->attempt, g->node};
+    return n;
+}
+
 /* Is there another node that could be used instead? */
 static bool others_usable(const struct sched *d, const struct site *s, uint32_t node)
 {
@@ -301,7 +346,7 @@ static void settle(struct sched *d, const ProtobufCBinaryData *bytes, uint32_t d
     if (!d->active || mr_id_from_bytes(bytes->data, bytes->len, &id) != 0)
         return;
     const struct grant *g = sched_grant_find(d, id, delivery);
-    if (g != NULL && g->attempt == attempt)
+    if (g != NULL && g->attempt == attempt && g->since_ns == 0)
         sched_ungrant(d, id, delivery, now_ns);
 }
 

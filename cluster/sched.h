@@ -10,7 +10,7 @@
  *     assigned already is charged to them (PROTOCOL.md 6.2).
  * S3: for a limited next hop nothing is granted until every node has reported with an applied index of this term or is
  *     down (6.1).
- * S4: never more attempts on a node than it said are free (6.4).
+ * S4: never more attempts and notices on a node than it said are free (6.4).
  * S5: a step looks at next hops one by one, round robin, at most SCHED_STEP of them; its cost does not grow with the
  *     queue.
  * Thread: the core's. */
@@ -25,7 +25,7 @@ enum {
     SCHED_QUANTUM = 32,       /* assignments of one next hop before the next one's turn */
     SCHED_MAX_ASSIGN = 512,   /* assignments made in one step */
     SCHED_MAX_GRANTS = 16384, /* grants held at one time; above: none is made */
-    SCHED_MAX_NOTICES = 256,  /* notices proposed and not yet applied */
+    SCHED_NODE_NOTICES = 64,  /* of one node, from proposal to end; the others wait where they cost nothing */
     SCHED_SLOT_DEPTH = 4,     /* deliveries assigned into one slot ahead, next hops without a rate limit */
     SCHED_MAX_DEPTH = 8,
     SCHED_UNLIMITED_SLOTS = 100, /* of one node to one next hop without a limit on connections */
@@ -70,6 +70,17 @@ void sched_rules_changed(struct sched *d, const Mailraft__Rules *rules, uint64_t
 /* From the state's observer, on the leader: an assignment applied / ended at this index. */
 void sched_assigned(struct sched *d, const struct state_message *m, uint32_t delivery, uint64_t index);
 void sched_unassigned(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, uint64_t index);
+/* The same of notices; those that run when this node begins to lead are found in the state. Ended: also when the
+ * message is gone. */
+void sched_notice_assigned(struct sched *d, const struct state_message *m, uint64_t index, uint64_t now_ns);
+void sched_notice_ended(struct sched *d, struct mr_id id);
+/* Notices that have run since before_ns or longer, as this leader has seen them: up to max. */
+struct sched_notice {
+    struct mr_id id;
+    uint32_t attempt;
+    uint32_t node;
+};
+size_t sched_old_notices(const struct sched *d, uint64_t before_ns, struct sched_notice *out, size_t max);
 /* What an applied outcome said of the next hop, for back-off (6.4) and avoidance (6.5); and its slot has got on: before
  * sched_unassigned. */
 void sched_result(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached,

@@ -161,7 +161,7 @@ static bool site_blocked(struct sched *d, struct hop *h, uint64_t *wake_ns)
 bool sched_hop_blocked(struct sched *d, struct hop *h, uint64_t *wake_ns)
 {
     sched_site_refresh(d, h->site, h->name);
-    if (d->grants.n >= SCHED_MAX_GRANTS)
+    if (d->grants.n - d->n_notices >= SCHED_MAX_GRANTS)
         return true;
     if (h->failing && h->probing)
         return true;

@@ -62,6 +62,18 @@ static void check_hop(const struct sched *d, const struct hop *h)
     mr_assert(h->n_slots == hop.slots && h->inflight == hop.inflight && h->n_idle == hop.idle);
 }
 
+static void check_notices(const struct sched *d)
+{
+    uint32_t notices[SCHED_NODES] = {0};
+    size_t n = 0;
+
+    for (const struct grant *g = d->notices; g != NULL; g = g->next, n++)
+        notices[g->node] += g->incarnation == d->nodes[g->node].incarnation;
+    mr_assert(n == d->n_notices);
+    for (uint32_t i = 0; i < SCHED_NODES; i++)
+        mr_assert(!d->nodes[i].up || notices[i] == d->nodes[i].notices);
+}
+
 static void check_grants(const struct sched *d)
 {
     size_t notices = 0;
@@ -109,4 +121,5 @@ void sched_check(const struct sched *d)
         mr_assert(load == d->nodes[i].load);
     }
     check_grants(d);
+    check_notices(d);
 }

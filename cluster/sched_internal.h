@@ -138,11 +138,13 @@ struct grant {
     struct table_link link;
     struct grant *prev, *next; /* notices only: all of them */
     struct mr_id id;
-    uint32_t delivery; /* SCHED_NOTICE: of a notice */
+    uint32_t delivery; /* SCHED_NOTICE: of a notice; that one stays until the notice has ended */
     uint32_t attempt;
     struct slot *slot; /* NULL: notice */
     uint64_t incarnation;
-    bool ready; /* of a delivery in the ready list, not a fill-in */
+    uint32_t node;     /* notices only */
+    uint64_t since_ns; /* notices only: its assignment applied, or this leader's begin; 0: proposed */
+    bool ready;        /* of a delivery in the ready list, not a fill-in */
 };
 
 struct node {
@@ -155,6 +157,7 @@ struct node {
     uint32_t free;    /* as it said then */
     uint32_t granted; /* not yet applied, this incarnation */
     uint32_t load;    /* assigned and granted */
+    uint32_t notices; /* proposed and not ended, this incarnation */
     struct slot *slots;
     /* Assignments that it may not have applied when it sent its newest heartbeat, by rising index. */
     struct {
@@ -214,6 +217,8 @@ void sched_node_unseen_add(struct node *n, uint64_t index);
 void sched_node_unseen_applied(struct node *n, uint64_t applied);
 struct grant *sched_grant_find(const struct sched *d, struct mr_id id, uint32_t delivery);
 struct grant *sched_grant_add(struct sched *d, struct mr_id id, uint32_t delivery, struct slot *slot, bool ready);
+/* Of a notice. since_ns 0: proposed. */
+struct grant *sched_notice_add(struct sched *d, struct mr_id id, uint32_t attempt, uint32_t node, uint64_t since_ns);
 /* Takes it out; the slot is not released yet. */
 void sched_grant_remove(struct sched *d, struct grant *g);
 

@@ -350,16 +350,30 @@ static size_t step_deliveries(struct sched *d, Mailraft__Op **ops, size_t max, u
     return n;
 }
 
+/* A share of its room alone: each has a text and a body made at once, and deliveries go on beside them. */
+static bool takes_notices(const struct sched *d, const struct node *n)
+{
+    return node_usable(d, n) && node_has_room(n) && n->notices < SCHED_NODE_NOTICES;
+}
+
+static bool any_takes_notices(const struct sched *d)
+{
+    for (uint32_t i = 1; i < SCHED_NODES; i++)
+        if (d->nodes[i].up && takes_notices(d, &d->nodes[i]))
+            return true;
+    return false;
+}
+
 /* A node for a notice: the acceptor if it holds the body, else the next holder in turn, else the next node in turn. */
 static struct node *notice_node(struct sched *d, const struct message_view *m)
 {
     struct node *any = NULL;
 
-    if (m->acceptor < SCHED_NODES && (m->holders >> m->acceptor & 1) && node_usable(d, &d->nodes[m->acceptor]))
+    if (m->acceptor < SCHED_NODES && (m->holders >> m->acceptor & 1) && takes_notices(d, &d->nodes[m->acceptor]))
         return &d->nodes[m->acceptor];
     for (uint32_t i = 1; i <= SCHED_NODES; i++) {
         uint32_t id = (d->notice_turn + i) % SCHED_NODES;
-        if (!node_usable(d, &d->nodes[id]))
+        if (!takes_notices(d, &d->nodes[id]))
             continue;
         if (m->holders >> id & 1)
             return &d->nodes[id];
@@ -369,22 +383,6 @@ static struct node *notice_node(struct sched *d, const struct message_view *m)
     return any;
 }
 
-/* Notices that were applied, or whose message is gone, are outstanding no more. */
-static void sweep_notices(struct sched *d)
-{
-    struct grant *next;
-
-    for (struct grant *g = d->notices; g != NULL; g = next) {
-        struct message_view m;
-        const struct state_message *found = state_find(d->state, g->id);
-        next = g->next;
-        if (found != NULL)
-            state_message_view(found, &m);
-        if (found == NULL || m.notice_attempt >= g->attempt)
-            sched_grant_remove(d, g);
-    }
-}
-
 static size_t step_notices(struct sched *d, Mailraft__Op **ops, size_t max, uint64_t *again_ns)
 {
     const void *cursor = NULL;
@@ -392,8 +390,7 @@ static size_t step_notices(struct sched *d, Mailraft__Op **ops, size_t max, uint
     Mailraft__NoticeKind kind;
     size_t n = 0;
 
-    sweep_notices(d);
-    while (d->n_notices < SCHED_MAX_NOTICES && state_notice_next(d->state, &cursor, &message, &kind)) {
+    while (any_takes_notices(d) && state_notice_next(d->state, &cursor, &message, &kind)) {
         struct message_view m;
         state_message_view(message, &m);
         if (sched_grant_find(d, m.id, (uint32_t)SCHED_NOTICE) != NULL)
@@ -414,7 +411,7 @@ static size_t step_notices(struct sched *d, Mailraft__Op **ops, size_t max, uint
         a->attempt = m.notice_attempt + 1;
         a->node = node->id;
         a->incarnation = node->incarnation;
-        sched_grant_add(d, m.id, (uint32_t)SCHED_NOTICE, NULL, false)->attempt = a->attempt;
+        (void)sched_notice_add(d, m.id, a->attempt, node->id, 0);
         ops[n++] = op;
     }
     return n;

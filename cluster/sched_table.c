@@ -418,7 +418,7 @@ void sched_node_drop_slots(struct sched *d, struct node *n)
         sched_slot_place(s);
         sched_slot_release(d, s);
     }
-    n->granted = 0;
+    n->granted = n->notices = 0;
     n->unseen_n = n->unseen_head = 0;
     n->unseen_sum = 0;
 }
@@ -488,19 +488,49 @@ struct grant *sched_grant_add(struct sched *d, struct mr_id id, uint32_t deliver
     g->slot = slot;
     g->ready = ready;
     sched_table_add(&d->grants, &g->link, grant_hash(id, delivery));
-    if (slot == NULL) {
-        g->next = d->notices;
-        if (g->next != NULL)
-            g->next->prev = g;
-        d->notices = g;
-        d->n_notices++;
-        return g;
-    }
     g->incarnation = d->nodes[slot->lane->node].incarnation;
     d->nodes[slot->lane->node].granted++;
     slot->lane->hop->proposed += ready;
     sched_slot_count(d, slot, 0, 1);
     return g;
+}
+
+struct grant *sched_notice_add(struct sched *d, struct mr_id id, uint32_t attempt, uint32_t node, uint64_t since_ns)
+{
+    struct grant *g = mr_calloc(1, sizeof(*g));
+
+    g->id = id;
+    g->delivery = (uint32_t)SCHED_NOTICE;
+    g->attempt = attempt;
+    g->node = node;
+    g->since_ns = since_ns;
+    g->incarnation = d->nodes[node].incarnation;
+    d->nodes[node].granted += since_ns == 0;
+    d->nodes[node].notices++;
+    sched_table_add(&d->grants, &g->link, grant_hash(id, g->delivery));
+    g->next = d->notices;
+    if (g->next != NULL)
+        g->next->prev = g;
+    d->notices = g;
+    d->n_notices++;
+    return g;
+}
+
+static void notice_remove(struct sched *d, struct grant *g)
+{
+    struct node *n = &d->nodes[g->node];
+
+    if (g->prev != NULL)
+        g->prev->next = g->next;
+    else
+        d->notices = g->next;
+    if (g->next != NULL)
+        g->next->prev = g->prev;
+    d->n_notices--;
+    if (g->incarnation != n->incarnation || n->notices == 0) /* it fell meanwhile */
+        return;
+    n->notices--;
+    n->granted -= g->since_ns == 0;
 }
 
 void sched_grant_remove(struct sched *d, struct grant *g)
@@ -509,13 +539,7 @@ void sched_grant_remove(struct sched *d, struct grant *g)
 
     sched_table_remove(&d->grants, &g->link);
     if (s == NULL) {
-        if (g->prev != NULL)
-            g->prev->next = g->next;
-        else
-            d->notices = g->next;
-        if (g->next != NULL)
-            g->next->prev = g->prev;
-        d->n_notices--;
+        notice_remove(d, g);
     } else {
         struct node *n = &d->nodes[s->lane->node];
         if (g->incarnation == n->incarnation && n->granted > 0 && !s->void_)

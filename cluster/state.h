@@ -160,6 +160,8 @@ struct state_observer {
     void (*unassigned)(void *arg, struct mr_id id, uint32_t delivery, uint32_t attempt, uint32_t node, uint32_t slot,
                        const char *next_hop);
     void (*notice_assigned)(void *arg, const struct state_message *m);
+    /* By what was written, by release, or its node's fall; not when its message is removed meanwhile. */
+    void (*notice_ended)(void *arg, struct mr_id id);
     void (*enqueued)(void *arg, const struct state_message *m);
     void (*recipient_done)(void *arg, const struct state_message *m, uint32_t recipient);
     void (*removed)(void *arg, struct mr_id id); /* the last recipient is terminal: the body may go */

@@ -80,6 +80,7 @@ void notice_end(struct state *s, struct state_message *m, uint64_t due_ms)
     m->notice_node = 0;
     m->notice_incarnation = 0;
     notice_schedule(s, m, due_ms);
+    TELL(s, notice_ended, m->id);
 }
 
 static struct state_message *find(const struct state *s, ProtobufCBinaryData bytes, enum apply_result *result)

@@ -69,6 +69,7 @@ struct node {
     atomic_int mode;
     atomic_bool beats;
     atomic_bool keeps; /* held attempts, also when the lease ends */
+    atomic_bool loses; /* notices */
     atomic_uint n_held, lease_ends, drains, withdrawals;
 };
 
@@ -304,8 +305,9 @@ TEST_FUNCTION void on_notice(void *arg, struct notice *notice)
     struct attempt like = {.now_ms = notice->now_ms};
     if (n->w->noticed != NULL)
         n->w->noticed(notice);
+    if (!atomic_load(&n->loses))
+        cluster_notice_done(n->port, notice, old_dsn(&like), NULL, NULL);
     atomic_fetch_add(&message_of(n->w, notice->id)->notices, 1);
-    cluster_notice_done(n->port, notice, old_dsn(&like), NULL, NULL);
     notice_free(notice);
 }
 

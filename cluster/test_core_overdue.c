@@ -116,11 +116,40 @@ static void test_new_leader(void **state)
     world_close(w);
 }
 
+/* A worker that lives and beats, but never ends a notice: the message would not expire for ever. */
+static void test_lost_notice(void **state)
+{
+    (void)state;
+    atomic_store(&ahead_ns, 0);
+    atomic_store(&wall_ahead_ms, 0);
+    struct world *w = world_open(1, HOUR_MS, &moved_clock);
+    struct node *n = &w->nodes[0];
+    atomic_store(&n->mode, DEFER);
+    atomic_store(&n->loses, true);
+    struct message *m = submit(n, hop);
+    assert_accepted(w, 0);
+    WAIT_FOR(counts_of(n).deferred == 1);
+    move(&ahead_ns, HOUR_MS * MR_NS_PER_MS);
+    WAIT_FOR(atomic_load(&m->notices) == 1);
+    atomic_store(&n->loses, false);
+    move(&ahead_ns, 14 * MINUTE_MS * MR_NS_PER_MS);
+    wait_turns(w);
+    move(&wall_ahead_ms, HOUR_MS);
+    wait_turns(w);
+    assert_int_equal(atomic_load(&m->notices), 1);
+    move(&ahead_ns, 2 * MINUTE_MS * MR_NS_PER_MS);
+    wait_turns(w);
+    move(&ahead_ns, 2 * MINUTE_MS * MR_NS_PER_MS); /* given back, it is due a minute later */
+    WAIT_FOR(atomic_load(&m->notices) > 1);
+    world_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_step),
         cmocka_unit_test(test_new_leader),
+        cmocka_unit_test(test_lost_notice),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");

@@ -463,6 +463,99 @@ static void notices_go_to_one_holder_once(void **state)
     world_close(w);
 }
 
+enum { FLOOD = 1000 };
+
+/* A step whose notices are applied; they are not ended. */
+static size_t notices_given(struct world *w)
+{
+    size_t given = 0, n;
+
+    for (unsigned i = 0; i < 50; i++, given += n) {
+        n = world_step(w);
+        world_advance(w, 1);
+    }
+    return given;
+}
+
+static void end_notice(struct world *w, const struct state_message *m)
+{
+    Mailraft__Release r = MAILRAFT__RELEASE__INIT;
+    struct message_view v;
+
+    state_message_view(m, &v);
+    r.id.data = v.id.bytes;
+    r.id.len = MR_ID_SIZE;
+    r.delivery = STATE_RELEASE_NOTICE;
+    r.attempt = v.notice_attempt;
+    r.node = v.notice_node;
+    WORLD_OP(op, RELEASE, release) = &r;
+    assert_int_equal(world_do(w, &op), APPLIED);
+}
+
+/* A queue that expires in one night: what a node did not offer, and what would leave it nothing for deliveries, waits.
+ */
+static void flood_of_notices_waits(void **state)
+{
+    (void)state;
+    struct world *w = world_limited(2, 0, 0);
+
+    world_rules(w, NULL, 0, true);
+    for (unsigned i = 0; i < FLOOD; i++)
+        world_mail(w, world_hop_a, 1);
+    world_advance(w, 86400001);
+    world_nothing(w);
+    world_beat(w, (struct world_beat){.node = 1, .free = 40});
+    world_beat(w, (struct world_beat){.node = 2, .free = 0});
+    assert_int_equal(notices_given(w), 40);
+    world_beat(w, (struct world_beat){.node = 1, .free = 60});
+    assert_int_equal(notices_given(w), SCHED_NODE_NOTICES - 40);
+    world_beat(w, (struct world_beat){.node = 2, .free = 1000});
+    assert_int_equal(notices_given(w), SCHED_NODE_NOTICES);
+    world_beat(w, (struct world_beat){.node = 2, .free = 1000});
+    assert_int_equal(notices_given(w), 0);
+    /* A new leader finds what runs. */
+    sched_lead(w->sched, w->now_ns, w->index);
+    world_beat(w, (struct world_beat){.node = 1, .free = 1000});
+    world_beat(w, (struct world_beat){.node = 2, .free = 1000});
+    assert_int_equal(notices_given(w), 0);
+    for (unsigned i = 0; i < 10; i++)
+        end_notice(w, state_notice_assigned_next(w->state, 2, NULL));
+    assert_int_equal(notices_given(w), 10);
+    world_node_down(w, 1, 1);
+    world_node_up(w, 1, 2);
+    world_beat(w, (struct world_beat){.node = 1, .incarnation = 2, .free = 1000});
+    assert_int_equal(notices_given(w), SCHED_NODE_NOTICES);
+    world_close(w);
+}
+
+/* 5.10: a worker that has lost one. Found by the leader that gave it, and by the next one. */
+static void old_notices_are_found(void **state)
+{
+    (void)state;
+    struct world *w = world_limited(1, 0, 0);
+    struct sched_notice old[4];
+
+    struct mr_id id = world_mail(w, world_hop_a, 1);
+    assert_int_equal(world_step(w), 1); /* the delivery */
+    world_advance(w, 86400001);
+    world_nothing(w);
+    world_beats(w);
+    assert_int_equal(world_step(w), 1);
+    uint64_t since = w->now_ns;
+    assert_int_equal(sched_old_notices(w->sched, since - 1, old, 4), 0);
+    assert_int_equal(sched_old_notices(w->sched, since, old, 4), 1);
+    assert_true(mr_id_equal(old[0].id, id));
+    assert_int_equal(old[0].attempt, 1);
+    assert_int_equal(old[0].node, 1);
+    world_advance(w, 1000);
+    sched_lead(w->sched, w->now_ns, w->index);
+    assert_int_equal(sched_old_notices(w->sched, w->now_ns - 1, old, 4), 0);
+    assert_int_equal(sched_old_notices(w->sched, w->now_ns, old, 4), 1);
+    end_notice(w, state_find(w->state, id));
+    assert_int_equal(sched_old_notices(w->sched, w->now_ns, old, 4), 0);
+    world_close(w);
+}
+
 /* Memory: next hops that nothing is known of any more are forgotten; what a heartbeat says is bounded. */
 static void idle_next_hops_are_forgotten(void **state)
 {
@@ -541,6 +634,8 @@ int main(void)
         cmocka_unit_test(fill_in_is_assigned_with_the_message),
         cmocka_unit_test(suspended_rules_start_nothing),
         cmocka_unit_test(notices_go_to_one_holder_once),
+        cmocka_unit_test(flood_of_notices_waits),
+        cmocka_unit_test(old_notices_are_found),
         cmocka_unit_test(idle_next_hops_are_forgotten),
         cmocka_unit_test(deadline_grows_with_the_work),
     };

@@ -51,6 +51,22 @@ static inline void on_unassigned(void *arg, struct mr_id id, uint32_t delivery, 
         w->unassigned(w, id, delivery, attempt, node);
 }
 
+static inline void on_notice_assigned(void *arg, const struct state_message *m)
+{
+    struct world *w = arg;
+
+    if (!w->quiet)
+        sched_notice_assigned(w->sched, m, state_index(w->state), w->now_ns);
+}
+
+static inline void on_notice_ended(void *arg, struct mr_id id)
+{
+    struct world *w = arg;
+
+    if (!w->quiet)
+        sched_notice_ended(w->sched, id);
+}
+
 static inline void on_node_changed(void *arg, const struct node_view *node)
 {
     struct world *w = arg;
@@ -204,6 +220,9 @@ static inline struct world *world_open(uint32_t nodes)
     const struct state_observer observer = {.arg = w,
                                             .assigned = on_assigned,
                                             .unassigned = on_unassigned,
+                                            .notice_assigned = on_notice_assigned,
+                                            .notice_ended = on_notice_ended,
+                                            .removed = on_notice_ended,
                                             .node_changed = on_node_changed,
                                             .rules_changed = on_rules_changed,
                                             .outcome = on_outcome};

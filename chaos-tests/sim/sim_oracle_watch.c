@@ -60,6 +60,14 @@ static void on_notice_assigned(void *arg, const struct state_message *m)
         w->inner.notice_assigned(w->inner.arg, m);
 }
 
+static void on_notice_ended(void *arg, struct mr_id id)
+{
+    struct watch *w = arg;
+
+    if (w->inner.notice_ended != NULL)
+        w->inner.notice_ended(w->inner.arg, id);
+}
+
 static void check_enqueued(const struct state_message *sm, const struct message *m, const struct message_view *v)
 {
     bool same = v->n_recipients == m->n_recipients && v->n_deliveries == m->n_deliveries &&
@@ -207,6 +215,7 @@ struct state *__wrap_state_open(const struct state_observer *observer)
         .assigned = on_assigned,
         .unassigned = on_unassigned,
         .notice_assigned = on_notice_assigned,
+        .notice_ended = on_notice_ended,
         .enqueued = on_enqueued,
         .recipient_done = on_recipient_done,
         .removed = on_removed,

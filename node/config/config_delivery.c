@@ -1,6 +1,7 @@
 /* The sections delivery and dns: how mail goes out. */
 #include "node/config/config_internal.h"
 
+#include "cluster/cluster.h"
 #include "proto/base/memory.h"
 
 #include <arpa/inet.h>
@@ -47,6 +48,14 @@ static void read_data_timeout(struct yaml_reader *r, yaml_node_t *node, void *ta
         yaml_problem(r, node, "is at most 10m");
 }
 
+static void read_max_attempts(struct yaml_reader *r, yaml_node_t *node, void *target)
+{
+    unsigned *most = target;
+    yaml_read_unsigned(r, node, most);
+    if (*most > CLUSTER_MAX_ATTEMPTS)
+        yaml_problem(r, node, "has to be at most %d", CLUSTER_MAX_ATTEMPTS);
+}
+
 void config_delivery_init(struct config *c)
 {
     c->delivery.port = 25;
@@ -68,7 +77,7 @@ void config_read_delivery(struct yaml_reader *r, yaml_node_t *node, void *target
                                     {"retry", config_read_retry, c},
                                     {"limits", config_read_limits, c},
                                     {"hostname", yaml_read_string, &c->delivery.hostname},
-                                    {"max_attempts", yaml_read_unsigned, &c->delivery.max_attempts},
+                                    {"max_attempts", read_max_attempts, &c->delivery.max_attempts},
                                     {"connect_timeout", yaml_read_ms, &c->delivery.connect_timeout_ms},
                                     {"command_timeout", yaml_read_ms, &c->delivery.command_timeout_ms},
                                     {"data_timeout", read_data_timeout, &c->delivery.data_timeout_ms},

@@ -433,6 +433,7 @@ static void wrong_sections(void **state)
         {NODE SMTP "cluster: {heartbeat: 400ms}\n", 3, "cluster: election_timeout has to be at least twice heartbeat"},
         {NODE SMTP "cluster: {lease: 400ms}\n", 3, "cluster: lease must not be shorter than election_timeout"},
         {NODE SMTP "cluster: {node_timeout: 3s}\n", 3, "cluster: node_timeout has to be at least lease"},
+        {NODE SMTP "delivery: {max_attempts: 32769}\n", 3, "delivery.max_attempts: has to be at most 32768"},
         {NODE SMTP "cluster: {max_state: 2GiB}\n", 3, "cluster: max_state has to be 1MiB to 1536MiB"},
         {NODE SMTP "cluster: {max_state: 1000KiB}\n", 3, "cluster: max_state has to be 1MiB to 1536MiB"},
         {NODE SMTP, 1, "the section cluster is missing"},
