@@ -99,8 +99,11 @@ int cluster_start(struct cluster *c);
 void cluster_drain(struct cluster *c, unsigned timeout_ms);
 /* Ends the core thread and frees everything. No worker may call anything any more. */
 void cluster_close(struct cluster *c);
-/* New rules from a reloaded configuration (a deep copy is made); the files of cluster.tls are read again, and the links
- * go on with the old ones where they are wrong (event reload_failed). Any thread. */
+/* May a node have these: MR_LIMIT with a text where they are more than one entry of the log takes. Any thread. */
+int cluster_check_rules(const Mailraft__Rules *rules, char *error, size_t error_len);
+/* New rules, for which cluster_check_rules gave 0, from a reloaded configuration (a deep copy is made); the files of
+ * cluster.tls are read again, and the links go on with the old ones where they are wrong (event reload_failed). Any
+ * thread. */
 void cluster_reconfigure(struct cluster *c, const Mailraft__Rules *rules);
 
 /* ---- any thread, no waiting ---- */

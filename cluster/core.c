@@ -52,7 +52,7 @@ static Mailraft__Rules *hashed_rules(const Mailraft__Rules *rules)
 }
 
 /* They must fit into one entry of the log: with more they would never come into force, and the cluster never be ready.
- */
+ * With their hash. */
 static int check_rules(const Mailraft__Rules *rules, char *error, size_t error_len)
 {
     size_t size = mailraft__rules__get_packed_size(rules);
@@ -61,6 +61,14 @@ static int check_rules(const Mailraft__Rules *rules, char *error, size_t error_l
     (void)snprintf(error, error_len, "domains, routes and limits are too many: %zu bytes together, at most %d", size,
                    CORE_MAX_RULES);
     return MR_LIMIT;
+}
+
+int cluster_check_rules(const Mailraft__Rules *rules, char *error, size_t error_len)
+{
+    Mailraft__Rules *hashed = hashed_rules(rules);
+    int rc = check_rules(hashed, error, error_len);
+    mailraft__rules__free_unpacked(hashed, NULL);
+    return rc;
 }
 
 struct cluster_rules *cluster_rules_ref(struct cluster_rules *r)

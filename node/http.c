@@ -140,6 +140,7 @@ static enum MHD_Result respond_metrics(struct MHD_Connection *connection, const 
     return respond_with(connection, MHD_HTTP_OK, "text/plain; version=0.0.4", text, len);
 }
 
+/* What may be large is handed on: MHD calls again when it is being stopped, where it takes no response. */
 static enum MHD_Result respond_answer(struct request *q)
 {
     if (q->status == MR_NOTFOUND)
@@ -152,6 +153,7 @@ static enum MHD_Result respond_answer(struct request *q)
     case WHAT_BODY: {
         uint8_t *body = q->body;
         q->body = NULL;
+        q->status = MR_CLOSED;
         return respond_with(q->connection, MHD_HTTP_OK, "message/rfc822", body, q->len);
     }
     case WHAT_JSON:
@@ -161,6 +163,7 @@ static enum MHD_Result respond_answer(struct request *q)
     enum MHD_Result rc = respond_json(q->connection, MHD_HTTP_OK, q->answer);
     json_decref(q->answer); /* several times the text, which may take long to be sent */
     q->answer = NULL;
+    q->status = MR_CLOSED;
     return rc;
 }
 

@@ -2,7 +2,8 @@
  *
  * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end,
  * SIGHUP reads the configuration again (its replicated part takes effect; a wrong file is told in the log and changes
- * nothing). Exit status: 0 done, 1 cannot run (why on stderr), 2 usage. */
+ * nothing). During the start SIGHUP waits for its end, and SIGTERM and SIGINT end the process at once. Exit status: 0
+ * done, 1 cannot run (why on stderr), 2 usage. */
 #include "node/auth/auth_store.h"
 #include "node/config/config.h"
 #include "node/delivery/delivery.h"
@@ -76,6 +77,24 @@ static void use_certificates(struct daemon *d, struct tls_server *tls)
     d->tls = tls;
 }
 
+/* A file that a node may start with or go on with, and the certificates that it names (tls NULL: none). */
+static int load(const char *file, struct config **out, struct tls_server **tls, char *error, size_t error_len)
+{
+    int rc = config_load(out, file, error, error_len);
+    if (rc != 0)
+        return rc;
+    rc = cluster_check_rules((*out)->rules, error, error_len);
+    if (rc == 0)
+        rc = auth_store_check(*out, error, error_len);
+    if (rc == 0)
+        rc = delivery_tls_check(*out, error, error_len);
+    if (rc == 0)
+        rc = tls_server_open(tls, *out, error, error_len);
+    if (rc != 0)
+        config_free(*out);
+    return rc;
+}
+
 static void reload(uv_timer_t *timer)
 {
     struct daemon *d = timer->data;
@@ -83,14 +102,8 @@ static void reload(uv_timer_t *timer)
     struct tls_server *tls;
     char error[ERROR_MAX];
 
-    if (config_load(&fresh, d->config->file, error, sizeof(error)) != 0) {
+    if (load(d->config->file, &fresh, &tls, error, sizeof(error)) != 0) {
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
-        return;
-    }
-    if (auth_store_check(fresh, error, sizeof(error)) != 0 || delivery_tls_check(fresh, error, sizeof(error)) != 0 ||
-        tls_server_open(&tls, fresh, error, sizeof(error)) != 0) {
-        log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
-        config_free(fresh);
         return;
     }
     if (auth_store_reload(d->auth_store, fresh, error, sizeof(error)) != 0)
@@ -128,6 +141,43 @@ static void watch(struct daemon *d, uv_signal_t *handle, int number, uv_signal_c
     uv_signal_init(&d->loop, handle);
     handle->data = d;
     uv_signal_start(handle, cb, number);
+}
+
+/* Nothing that somebody counts on was done yet; and a start may take long. */
+static void end_start(int number)
+{
+    (void)number;
+    _exit(0);
+}
+
+static void block_signals(int how, bool all)
+{
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGHUP);
+    if (all) {
+        (void)sigaddset(&set, SIGTERM);
+        (void)sigaddset(&set, SIGINT);
+    }
+    (void)pthread_sigmask(how, &set, NULL);
+}
+
+/* Before anything else. */
+static void begin_signals(void)
+{
+    (void)signal(SIGPIPE, SIG_IGN);
+    block_signals(SIG_BLOCK, false);
+    (void)signal(SIGTERM, end_start);
+    (void)signal(SIGINT, end_start);
+}
+
+/* Before there are threads, which have the mask of who began them: libuv keeps it for uv_run. */
+static void watch_reload(struct daemon *d)
+{
+    uv_timer_init(&d->loop, &d->reload);
+    d->reload.data = d;
+    watch(d, &d->sighup, SIGHUP, on_reload);
+    block_signals(SIG_UNBLOCK, false);
 }
 
 /* ---- start ---- */
@@ -268,6 +318,8 @@ static int start(struct daemon *d, char *error, size_t error_len)
         rc = open_http(d, error, error_len);
     if (rc != 0)
         return rc;
+    watch(d, &d->sigterm, SIGTERM, on_end); /* from here on there is something to hand over */
+    watch(d, &d->sigint, SIGINT, on_end);
     for (unsigned i = 0; rc == 0 && i < d->n_workers; i++)
         rc = worker_start(d->workers[i]);
     if (rc == 0)
@@ -296,6 +348,7 @@ static void stop(struct daemon *d)
     if (d->http != NULL)
         http_close(d->http);
     cluster_close(d->cluster);
+    block_signals(SIG_BLOCK, true); /* as nobody watches for them any more */
     uv_walk(&d->loop, on_handle, NULL);
     uv_run(&d->loop, UV_RUN_DEFAULT);
     (void)uv_loop_close(&d->loop);
@@ -309,6 +362,7 @@ static int run(const char *file)
     struct daemon d = {0};
     char error[ERROR_MAX] = "";
 
+    begin_signals();
     if (config_load(&d.config, file, error, sizeof(error)) != 0) {
         (void)fprintf(stderr, "mailraftd: the configuration is wrong:\n%s\n", error);
         return 1;
@@ -316,19 +370,14 @@ static int run(const char *file)
     log_configure(d.config->log.level, d.config->log.json, d.config->node.name);
     schedule_batches();
     raise_descriptors();
-    (void)signal(SIGPIPE, SIG_IGN);
     uv_loop_init(&d.loop);
+    watch_reload(&d);
     log_event(LOG_INFO, "starting", LOG_S("version", MAILRAFT_VERSION), LOG_S("config", file));
     if (start(&d, error, sizeof(error)) != 0) {
         (void)fprintf(stderr, "mailraftd: %s\n", error);
         /* Nothing was accepted yet; the kernel gives back what is open. */
         _exit(1);
     }
-    watch(&d, &d.sigterm, SIGTERM, on_end);
-    watch(&d, &d.sigint, SIGINT, on_end);
-    watch(&d, &d.sighup, SIGHUP, on_reload);
-    uv_timer_init(&d.loop, &d.reload);
-    d.reload.data = &d;
     uv_timer_init(&d.loop, &d.daily);
     d.daily.data = &d;
     uv_timer_start(&d.daily, on_day, DAY_MS, DAY_MS);
@@ -342,14 +391,8 @@ static int check(const char *file)
     struct config *config;
     struct tls_server *tls;
     char error[ERROR_MAX];
-    if (config_load(&config, file, error, sizeof(error)) != 0) {
+    if (load(file, &config, &tls, error, sizeof(error)) != 0) {
         (void)fprintf(stderr, "%s\n", error);
-        return 1;
-    }
-    if (auth_store_check(config, error, sizeof(error)) != 0 || delivery_tls_check(config, error, sizeof(error)) != 0 ||
-        tls_server_open(&tls, config, error, sizeof(error)) != 0) {
-        (void)fprintf(stderr, "%s\n", error);
-        config_free(config);
         return 1;
     }
     if (tls != NULL) {

@@ -6,8 +6,10 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import time
 
-from harness import Talk, can_connect, wait_for
+from harness import BIN, Talk, can_connect, wait_for
 
 
 def policy(node):
@@ -108,3 +110,39 @@ def test_nobody_reads_the_log(make_cluster):
     assert not [e for e in events if e["event"] in ("lease_ended", "worker_hangs")]
     assert node.end() == 0
     os.close(reader)
+
+
+def test_signals_during_the_start(make_cluster):
+    """A node that is told to reload while it starts does so; one that is told to end then ends at once, in order."""
+    c = make_cluster(n=1)
+    node = c.nodes[0].start()
+    wait_for(lambda: node.events("starting"), "it starts", every=0.001)
+    while not node.ready():
+        assert node.alive(), f"{node.popen.poll()}: {node.text()[-2000:]}"
+        node.signal(signal.SIGHUP)
+        time.sleep(0.001)
+    wait_for(lambda: node.events("reloaded"), "it has read its configuration again")
+    node.kill()
+    node.log.write_text("")
+    node.start()
+    wait_for(lambda: node.events("starting"), "it starts", every=0.001)
+    assert node.end() == 0, node.text()[-2000:]
+
+
+def test_rules_that_are_too_many(make_cluster):
+    """What a start would refuse is refused by --check-config and by a reload as well, which then changes nothing."""
+    c = make_cluster(n=1).start(sink=False)
+    node = c.nodes[0]
+    routes = {f"domain{i}.example": "smtp://127.0.0.1:25" for i in range(3000)}
+    c.reconfigure(routes=routes, log={"level": "debug"})
+    check = subprocess.run(
+        [BIN / "mailraftd", "--config", node.config, "--check-config"], capture_output=True, text=True, check=False
+    )
+    assert check.returncode == 1 and "too many" in check.stderr, check
+    node.signal(signal.SIGHUP)
+    wait_for(lambda: node.events("reload_failed", "reloaded"), "it has looked")
+    (said,) = node.events("reload_failed", "reloaded", "rules_refused")
+    assert said["event"] == "reload_failed" and "too many" in said["reason"], said
+    assert node.end() == 0
+    node.start()
+    assert node.popen.wait(30) == 1 and "too many" in node.text()
