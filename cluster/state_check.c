@@ -205,7 +205,7 @@ static void check_sites(const struct state *s)
         mr_assert(l->major == (site->tls_failed_until_ms > site->sts_expires_ms ? site->tls_failed_until_ms
                                                                                 : site->sts_expires_ms));
         mr_assert((site->sts_expires_ms == 0) == (site->sts_mode == 0));
-        bytes += site->memory;
+        bytes += site_bytes(site);
     }
     mr_assert(n == s->sites.index.count && n == s->sites.by_expiry.count && n <= STATE_MAX_SITES);
     mr_assert(bytes == s->sites.bytes && bytes <= STATE_MAX_SITES_BYTES);

@@ -422,6 +422,9 @@ bool site_valid(const struct site_texts *t);
 void site_add(struct state *s, const struct site_texts *t, uint64_t number, uint64_t tls_failed_until_ms,
               uint32_t sts_mode, uint64_t sts_expires_ms);
 struct state_site *site_find(const struct state *s, const char *name);
+/* Against STATE_MAX_SITES_BYTES. The same in every program of a cluster, whatever a struct takes there: it decides what
+ * applying drops. */
+uint64_t site_bytes(const struct state_site *site);
 void sites_expire(struct state *s, unsigned max);
 void sites_close(struct state *s);
 

@@ -20,11 +20,21 @@ struct state_site *site_find(const struct state *s, const char *name)
     return NULL;
 }
 
+uint64_t site_bytes(const struct state_site *site)
+{
+    enum { SITE = 120, PATTERN = 8, TEXTS = 3 };
+    uint64_t bytes = SITE + TEXTS + strlen(site->name) + strlen(site->tls_reason) + strlen(site->sts_id);
+
+    for (uint32_t i = 0; i < site->n_sts_mx; i++)
+        bytes += PATTERN + strlen(site->sts_mx[i]) + 1;
+    return bytes;
+}
+
 static void unlink_site(struct state *s, struct state_site *site)
 {
     state_index_remove(&s->sites.index, &site->by_name);
     state_tree_remove(&s->sites.by_expiry, &site->by_expiry);
-    s->sites.bytes -= site->memory;
+    s->sites.bytes -= site_bytes(site);
     s->memory -= site->memory;
 }
 
@@ -115,7 +125,7 @@ void site_add(struct state *s, const struct site_texts *t, uint64_t number, uint
     site->sts_expires_ms = sts_expires_ms;
     state_index_insert(&s->sites.index, &site->by_name, state_name_hash(s, site->name, strlen(site->name)));
     state_tree_insert(&s->sites.by_expiry, &site->by_expiry, expires, number);
-    s->sites.bytes += site->memory;
+    s->sites.bytes += site_bytes(site);
     s->memory += site->memory;
 }
 
