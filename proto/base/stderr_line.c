@@ -23,7 +23,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 50, EACH_MS = 1000, LAST_MS = 500 };
+enum { WAIT_MS = 50, EACH_MS = 1000, LAST_MS = 500, PIPE_ROOM = 1 << 20 };
 
 static struct {
     pthread_mutex_t lock;
@@ -55,7 +55,12 @@ static void look_at(const struct stat *st)
     sink.dev = st->st_dev;
     sink.ino = st->st_ino;
     sink.stuck = false;
-    sink.fd = S_ISFIFO(st->st_mode) ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+    sink.fd = -1;
+    if (S_ISFIFO(st->st_mode)) {
+        sink.fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+        /* A burst of a large cluster is more than the usual 64 KiB, and comes sooner than a reader can wake up. */
+        (void)fcntl(STDERR_FILENO, F_SETPIPE_SZ, PIPE_ROOM);
+    }
 }
 
 static bool has_room(int timeout_ms)
