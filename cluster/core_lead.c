@@ -171,7 +171,8 @@ static void fill_enqueue(struct cluster *c, Mailraft__Enqueue *e, uint64_t stamp
             continue;
         grant.delivery = i;
         grant.attempt = 1;
-        grant.deadline_for_ms = sched_deadline_for_ms(e->body != NULL ? e->body->length : 0, recipients[i]);
+        grant.deadline_for_ms =
+            sched_deadline_for_ms(e->body != NULL ? e->body->length : 0, recipients[i], stamp, e->expire_ms);
         Mailraft__Assignment *copy = mr_malloc(sizeof(*copy));
         *copy = grant;
         e->assign = mr_realloc(e->assign, (e->n_assign + 1) * sizeof(*e->assign));
@@ -466,7 +467,10 @@ void core_lead_heartbeat(struct cluster *c, uint32_t node, const Mailraft__Heart
         return;
     uint64_t commit = replica_commit(c->replica);
     bool follows = !up || leader_lease_follows(&c->leader_lease, now, node, hb->applied, commit);
-    tell_behind(c, node, hb, follows);
+    if (up)
+        tell_behind(c, node, hb, follows);
+    else
+        c->lead.nodes[node].behind = false; /* it was declared down, and will say when it is up */
     /* A voter's echo counts whoever it is; but a process that is not the one in force does not keep that one's
      * assignments alive: a restarted one that cannot announce itself, a refused copy (5.3, 5.5); nor does one that
      * applies nothing any more. */

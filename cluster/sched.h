@@ -86,8 +86,9 @@ size_t sched_old_notices(const struct sched *d, uint64_t before_ns, struct sched
 void sched_result(struct sched *d, uint32_t node, uint32_t slot, const char *next_hop, bool delivered, bool unreached,
                   uint64_t now_ns);
 
-/* Assignment.deadline_for_ms of a message with so many bytes for so many recipients. */
-uint32_t sched_deadline_for_ms(uint64_t body_length, uint32_t recipients);
+/* Assignment.deadline_for_ms, now_ms being committed time: by the work, and at least SCHED_DEADLINE_MS, but else not
+ * beyond the message's end (expire_ms; 0: it has none), for which whoever waits for its DSN waits. */
+uint32_t sched_deadline_for_ms(uint64_t body_length, uint32_t recipients, uint64_t now_ms, uint64_t expire_ms);
 
 /* For a new message (a leader's fill-in before the proposal): an assignment of its delivery to `node`, if it can be
  * granted now, without looking at others. The grant is held until sched_assigned or sched_settled. False: none; the

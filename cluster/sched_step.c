@@ -166,11 +166,14 @@ static void give(struct sched *d, struct hop *h, const struct offer *o, struct m
     out->slot = s->number;
 }
 
-uint32_t sched_deadline_for_ms(uint64_t body_length, uint32_t recipients)
+uint32_t sched_deadline_for_ms(uint64_t body_length, uint32_t recipients, uint64_t now_ms, uint64_t expire_ms)
 {
     uint64_t ms =
         SCHED_DEADLINE_MS + (uint64_t)recipients * SCHED_DEADLINE_RCPT_MS + body_length / SCHED_DEADLINE_RATE * 1000;
+    uint64_t left = expire_ms > now_ms ? expire_ms - now_ms : 0;
 
+    if (expire_ms != 0 && left < ms)
+        ms = left > SCHED_DEADLINE_MS ? left : SCHED_DEADLINE_MS;
     return ms < SCHED_DEADLINE_MAX_MS ? (uint32_t)ms : SCHED_DEADLINE_MAX_MS;
 }
 
@@ -272,7 +275,7 @@ static size_t step_hop(struct sched *d, const struct state_next_hop *in_state, M
         Mailraft__Assignment *a;
         ops[n++] = assign_op(m.id, &a);
         give(d, h, &o, m.id, r.delivery, v.attempt + 1, true, a);
-        a->deadline_for_ms = sched_deadline_for_ms(m.body_length, v.queued);
+        a->deadline_for_ms = sched_deadline_for_ms(m.body_length, v.queued, state_now_ms(d->state), m.expire_ms);
     }
     return n;
 }
@@ -395,6 +398,8 @@ static size_t step_notices(struct sched *d, Mailraft__Op **ops, size_t max, uint
         state_message_view(message, &m);
         if (sched_grant_find(d, m.id, (uint32_t)SCHED_NOTICE) != NULL)
             continue;
+        if (kind == MAILRAFT__NOTICE_KIND__NOTICE_EXPIRE && m.n_assigned > 0)
+            continue; /* it would not be taken: what runs may still deliver it */
         if (n == max) {
             *again_ns = d->now_ns;
             break;

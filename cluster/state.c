@@ -195,6 +195,7 @@ void state_message_view(const struct state_message *m, struct message_view *out)
         .user = "",
         .n_recipients = m->n_recipients,
         .n_deliveries = m->n_deliveries,
+        .n_assigned = m->assigned,
         .notice_kind = m->notice_kind,
         .notice_attempt = m->notice_attempt,
         .notice_node = m->notice_node,

@@ -126,6 +126,7 @@ struct message_view {
     bool deliver_by_trace;
     const char *user; /* "" none */
     uint32_t n_recipients, n_deliveries;
+    uint32_t n_assigned;              /* deliveries */
     Mailraft__NoticeKind notice_kind; /* a notice that is assigned now, else NOTICE_NONE */
     uint32_t notice_attempt, notice_node;
     uint64_t notice_incarnation;

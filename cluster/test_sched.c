@@ -528,6 +528,24 @@ static void flood_of_notices_waits(void **state)
     world_close(w);
 }
 
+/* What runs may still deliver it, for hours perhaps. */
+static void expiry_waits_for_what_runs(void **state)
+{
+    (void)state;
+    struct world *w = world_limited(1, 0, 0);
+    struct mr_id id = world_mail(w, world_hop_a, 1);
+
+    assert_int_equal(world_step(w), 1);
+    world_advance(w, 86400001);
+    world_nothing(w);
+    world_beats(w);
+    assert_int_equal(world_step(w), 0);
+    world_end(w, id, WORLD_DEFERRED);
+    assert_int_equal(world_step(w), 1);
+    assert_non_null(state_notice_assigned_next(w->state, 1, NULL));
+    world_close(w);
+}
+
 /* 5.10: a worker that has lost one. Found by the leader that gave it, and by the next one. */
 static void old_notices_are_found(void **state)
 {
@@ -535,8 +553,8 @@ static void old_notices_are_found(void **state)
     struct world *w = world_limited(1, 0, 0);
     struct sched_notice old[4];
 
+    world_rules(w, NULL, 0, true);
     struct mr_id id = world_mail(w, world_hop_a, 1);
-    assert_int_equal(world_step(w), 1); /* the delivery */
     world_advance(w, 86400001);
     world_nothing(w);
     world_beats(w);
@@ -607,8 +625,12 @@ static void deadline_grows_with_the_work(void **state)
     assert_int_equal(world_delivery(w, small).deadline_for_ms, SCHED_DEADLINE_MS + SCHED_DEADLINE_RCPT_MS);
     assert_int_equal(world_delivery(w, e.id).deadline_for_ms,
                      SCHED_DEADLINE_MS + SCHED_DEADLINE_RCPT_MS + (50U << 20) / SCHED_DEADLINE_RATE * 1000);
-    assert_int_equal(sched_deadline_for_ms(0, 100), SCHED_DEADLINE_MS + 100 * SCHED_DEADLINE_RCPT_MS);
-    assert_int_equal(sched_deadline_for_ms(UINT64_MAX, UINT32_MAX), SCHED_DEADLINE_MAX_MS);
+    assert_int_equal(sched_deadline_for_ms(0, 100, 1, 0), SCHED_DEADLINE_MS + 100 * SCHED_DEADLINE_RCPT_MS);
+    assert_int_equal(sched_deadline_for_ms(UINT64_MAX, UINT32_MAX, 1, 0), SCHED_DEADLINE_MAX_MS);
+    /* Not beyond the message's end, but as long as any attempt. */
+    assert_int_equal(sched_deadline_for_ms(0, 1000, 5, 5 + 3600000), 3600000);
+    assert_int_equal(sched_deadline_for_ms(0, 1000, 5, 6), SCHED_DEADLINE_MS);
+    assert_int_equal(sched_deadline_for_ms(0, 1000, 5, 4), SCHED_DEADLINE_MS);
     world_close(w);
 }
 
@@ -635,6 +657,7 @@ int main(void)
         cmocka_unit_test(suspended_rules_start_nothing),
         cmocka_unit_test(notices_go_to_one_holder_once),
         cmocka_unit_test(flood_of_notices_waits),
+        cmocka_unit_test(expiry_waits_for_what_runs),
         cmocka_unit_test(old_notices_are_found),
         cmocka_unit_test(idle_next_hops_are_forgotten),
         cmocka_unit_test(deadline_grows_with_the_work),
