@@ -56,9 +56,9 @@ void core_disk_port(struct cluster *c, struct cluster_port *p)
     journal_set_disk(p->journal, &disk);
 }
 
-/* The most up to date voter with room; 0: none. */
-static uint32_t find_better(const struct cluster *c)
+uint32_t core_disk_find_better(const struct cluster *c)
 {
+    uint64_t now = core_now(c);
     uint32_t best = 0;
     uint64_t applied = 0;
 
@@ -66,7 +66,8 @@ static uint32_t find_better(const struct cluster *c)
         struct node_view v;
         state_node_view(c->state, i, &v);
         if (!v.up || !v.voter || v.node == c->self || c->lead.nodes[v.node].heard_ns == 0 ||
-            c->lead.nodes[v.node].low_disk || c->lead.nodes[v.node].draining)
+            now - c->lead.nodes[v.node].heard_ns > SCHED_FRESH_MS * MR_NS_PER_MS || c->lead.nodes[v.node].low_disk ||
+            c->lead.nodes[v.node].draining)
             continue;
         if (best == 0 || c->lead.nodes[v.node].applied > applied) {
             best = v.node;
@@ -79,7 +80,7 @@ static uint32_t find_better(const struct cluster *c)
 static void hand_over(struct cluster *c, uint64_t now, const char *reason)
 {
     struct core_disk *d = &c->disk;
-    uint32_t to = find_better(c);
+    uint32_t to = core_disk_find_better(c);
 
     if ((to == 0 && !d->slow) || now - d->handed_over_ns < d->hand_over_wait_ns)
         return;

@@ -14,7 +14,11 @@
 
 #include <stdlib.h>
 
-enum { GOODBYE_MS = 1000, HAND_OVER_AGAIN_MS = 1000 };
+enum {
+    GOODBYE_MS = 1000,
+    HAND_OVER_AGAIN_MS = 1000,
+    HAND_OVER_MOST_MS = 2000, /* libraft does not tell of the end of one while nobody leads */
+};
 
 struct drain_request {
     struct mail mail;
@@ -29,13 +33,16 @@ static void transferred(void *arg, int status)
     log_event(LOG_INFO, "leadership_handed_over", LOG_B("ok", status == 0));
 }
 
-/* Also who comes to lead while it drains. */
-static void hand_over(struct cluster *c, uint64_t now)
+/* While it is under way nothing is committed: it is not tried again with nobody there to take over. */
+static void hand_over(struct cluster *c, uint64_t now, bool begins)
 {
-    if (!c->lead.leading || now < c->hand_over_ns)
+    if (!c->lead.leading || (!begins && now - c->handed_over_ns < HAND_OVER_AGAIN_MS * MR_NS_PER_MS))
         return;
-    c->hand_over_ns = now + HAND_OVER_AGAIN_MS * MR_NS_PER_MS;
-    if (replica_transfer(c->replica, 0, transferred, c) == 0)
+    uint32_t to = core_disk_find_better(c);
+    if (to == 0 && !begins)
+        return;
+    c->handed_over_ns = now;
+    if (replica_transfer(c->replica, to, transferred, c) == 0)
         c->handing_over = true;
 }
 
@@ -54,7 +61,7 @@ static void run_drain(struct mail *mail)
     if (c->replica == NULL)
         return;
     core_heartbeat_send(c);
-    hand_over(c, now);
+    hand_over(c, now, true);
 }
 
 static void said_goodbye(void *arg, int status, enum apply_result reason)
@@ -94,13 +101,14 @@ static void drained(struct cluster *c)
 }
 
 /* Nobody would miss this node. */
-static bool is_idle(struct cluster *c)
+static bool is_idle(struct cluster *c, uint64_t now)
 {
     for (unsigned i = 0; i < c->n_ports; i++)
         if (!c->ports[i]->detached && !atomic_load(&c->ports[i]->drained))
             return false; /* mail may be coming in there that is not counted yet */
     return atomic_load(&c->counters.transactions_open) == 0 && c->n_running == 0 && c->waiting == NULL &&
-           proposals_waiting(c->proposals) == 0 && !c->handing_over;
+           proposals_waiting(c->proposals) == 0 &&
+           !(c->handing_over && now - c->handed_over_ns < HAND_OVER_MOST_MS * MR_NS_PER_MS);
 }
 
 void core_drain_tick(struct cluster *c, uint64_t now)
@@ -109,22 +117,22 @@ void core_drain_tick(struct cluster *c, uint64_t now)
         return;
     bool late = now >= c->drain_until_ns;
 
-    if (c->replica != NULL && !c->goodbye)
-        hand_over(c, now);
     if (c->replica == NULL || (late && now - c->drain_until_ns > 2 * GOODBYE_MS * MR_NS_PER_MS)) {
         drained(c);
     } else if (c->goodbye) {
         if (c->goodbye_said)
             drained(c);
-    } else if (is_idle(c) || (late && c->given_up && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
+    } else if (is_idle(c, now) || (late && c->given_up && now - c->drain_until_ns > GOODBYE_MS * MR_NS_PER_MS)) {
         c->goodbye = true;
         give_up_lease(c, now);
         if (c->leader == 0 || !c->node_up)
             c->goodbye_said = true; /* nobody to say it to */
         else
             say_goodbye(c, now);
-    } else if (late && !c->given_up) {
-        give_up_lease(c, now);
+    } else {
+        if (late && !c->given_up)
+            give_up_lease(c, now);
+        hand_over(c, now, false); /* also who comes to lead while it drains */
     }
 }
 

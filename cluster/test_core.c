@@ -380,75 +380,6 @@ static void test_restored(void **state)
     world_close(w);
 }
 
-/* ---- a drain ---- */
-
-struct draining {
-    struct node *n;
-    unsigned timeout_ms;
-    atomic_bool done;
-};
-
-static void run_draining(void *arg)
-{
-    struct draining *d = arg;
-    cluster_drain(d->n->c, d->timeout_ms);
-    atomic_store(&d->done, true);
-}
-
-static void look_drain(struct cluster *c, void *arg)
-{
-    *(uint64_t *)arg = c->last_tick_ns;
-}
-
-/* Until the core has looked several times whether it may go. */
-static void wait_drain_ticks(struct node *n)
-{
-    uint64_t from, now;
-    WAIT_FOR(atomic_load(&n->drains) > 0);
-    on_core(n->c, look_drain, &from);
-    WAIT_FOR((on_core(n->c, look_drain, &now), now > from + 10 * CORE_TICK_MS * MR_NS_PER_MS));
-}
-
-static void drain_with_mail(unsigned timeout_ms, bool in_time, int status)
-{
-    struct world *w = world_open(1, 3600 * 1000, NULL);
-    struct node *n = &w->nodes[0];
-    struct draining d = {.n = n, .timeout_ms = timeout_ms};
-    struct cluster_counters *counters = cluster_counters(n->c);
-    uv_thread_t thread;
-    atomic_store(&n->mode, RELEASE);
-    atomic_fetch_add(&counters->transactions_open, 1); /* a client is in the midst of its message */
-    assert_int_equal(uv_thread_create(&thread, run_draining, &d), 0);
-    if (in_time) {
-        wait_drain_ticks(n);
-        assert_false(atomic_load(&d.done));
-        assert_int_equal(cluster_readiness(n->c), CLUSTER_DRAINING);
-    } else {
-        WAIT_FOR(atomic_load(&d.done));
-    }
-    struct message *m = submit(n, hop);
-    WAIT_FOR(atomic_load(&m->decided));
-    assert_int_equal(atomic_load(&m->status), status);
-    atomic_fetch_sub(&counters->transactions_open, 1);
-    uv_thread_join(&thread);
-    atomic_store(&n->mode, DELIVER);
-    world_close(w);
-}
-
-/* What a client has begun to send when the node is told to end is taken, within the time there is for that (9). */
-static void test_drain_takes_mail(void **state)
-{
-    (void)state;
-    drain_with_mail(WAIT_MS, true, 0);
-}
-
-/* And beyond it is refused for what it is, though there is a quorum. */
-static void test_drain_ends_in_time(void **state)
-{
-    (void)state;
-    drain_with_mail(100, false, MR_CLOSED);
-}
-
 /* ---- a transfer and the bodies on one link ---- */
 
 struct crossing {
@@ -553,8 +484,6 @@ int main(void)
         cmocka_unit_test(test_too_many_rules),
         cmocka_unit_test(test_restored),
         cmocka_unit_test(test_transfer_beside_bodies),
-        cmocka_unit_test(test_drain_takes_mail),
-        cmocka_unit_test(test_drain_ends_in_time),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");

@@ -82,6 +82,7 @@ struct world {
     atomic_uint n_messages;       /* the core's threads look messages up while more come */
     const struct mr_clock *clock; /* NULL: the real one */
     uint64_t max_state;           /* 0: as usual */
+    unsigned election_ms;         /* 0: as usual */
     /* On the worker's thread; NULL: nobody looks. */
     void (*seen)(const struct attempt *a);
     void (*noticed)(const struct notice *n);
@@ -482,7 +483,7 @@ TEST_FUNCTION void node_open(struct node *n)
         .n_initial = w->n_nodes,
         .insecure = true,
         .heartbeat_ms = 50,
-        .election_timeout_ms = 400,
+        .election_timeout_ms = w->election_ms != 0 ? w->election_ms : 400,
         .lease_ms = TEST_LEASE_MS,
         .node_timeout_ms = TEST_DOWN_MS,
         .commit_timeout_ms = 30000,
