@@ -45,6 +45,10 @@ def in_data(node):
     return talk
 
 
+def alive(talk):
+    return talk.say("NOOP")[0] == 250
+
+
 def test_told_to_end_amid_mail(make_cluster):
     """SIGTERM: what clients have begun to send is taken, others hear 421; the node ends when the last one is done."""
     c = make_cluster(n=3).start(sink=False)
@@ -53,12 +57,13 @@ def test_told_to_end_amid_mail(make_cluster):
         assert begun.say("MAIL FROM:<a@client.test>")[0] == 250
         node.signal(signal.SIGTERM)
         assert idle.reply()[0] == 421
-        wait_for(lambda: not can_connect(node.smtp), "it takes no connections")
-        wait_for(lambda: node.events("leadership_handed_over"), "another one leads")
+        wait_for(lambda: alive(begun) and not can_connect(node.smtp), "it takes no connections")
+        wait_for(lambda: alive(begun) and node.events("leadership_handed_over"), "another one leads")
         assert node.status_code("/readyz") == 503 and node.metric("smtp_transactions") == 2
         data.send(b"the other half\r\n.\r\n")
         assert data.reply()[0] == 250
         assert data.reply()[0] == 421
+        assert alive(begun)
         assert begun.say("RCPT TO:<b@example.test>")[0] == 250
         assert begun.say("DATA")[0] == 354
         begun.send(b"x\r\n.\r\n")
@@ -75,6 +80,19 @@ def test_told_to_end_and_client_does_not(make_cluster):
         node.signal(signal.SIGTERM)
         assert data.reply()[0] == 421
         assert node.popen.wait(60) == 0, node.text()[-3000:]
+
+
+def test_told_to_end_and_client_is_silent(make_cluster):
+    """Who has not begun to send his message is not waited for as those are who have."""
+    c = make_cluster(n=1, node={"shutdown_timeout": "60s"}).start(sink=False)
+    node = c.nodes[0]
+    with in_data(node) as data, Talk(node.smtp) as silent:
+        assert silent.say("MAIL FROM:<a@client.test>")[0] == 250
+        node.signal(signal.SIGTERM)
+        assert silent.reply()[0] == 421
+        data.send(b"the other half\r\n.\r\n")
+        assert data.reply()[0] == 250
+        assert node.popen.wait(30) == 0, node.text()[-3000:]
 
 
 def test_nobody_reads_the_log(make_cluster):

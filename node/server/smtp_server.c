@@ -148,6 +148,7 @@ static void read_limits(struct smtp_server *s, const struct config *c)
         .idle_ms = or_else(c->smtp.idle_timeout_ms, 300000),
         .data_ms = or_else(c->smtp.data_timeout_ms, 180000),
         .session_ms = or_else(c->smtp.session_timeout_ms, 3600000),
+        .ending_ms = SMTP_ENDING_MS,
         .junk = SMTP_MAX_JUNK,
         .opening_ms = SMTP_OPENING_MS,
         .greeting_delay_ms = c->smtp.greeting_delay_ms,

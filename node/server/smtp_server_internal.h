@@ -17,6 +17,7 @@ enum {
     SMTP_LINGER_MS = 2000,    /* for the client to read a last reply */
     SMTP_OPENING_MS = 30000,  /* a proxy sends its header at once; a handshake is two round trips */
     SMTP_PACE_MS = 60000,
+    SMTP_ENDING_MS = 5000,
     SMTP_MAX_JUNK = 100,
     SMTP_MAX_DEFERRALS_LOGGED = 100, /* of a session, since its last message */
     SMTP_LOG_AWAY_MS = 1000,         /* logins that cannot be checked are logged so often by a worker */
@@ -29,6 +30,7 @@ struct smtp_limits {
     unsigned recipients, sessions, errors, hops, transactions;
     unsigned junk; /* commands that bring no mail, in a row; then 421 */
     uint64_t idle_ms, data_ms, session_ms;
+    uint64_t ending_ms;         /* idle_ms of a transaction without data yet, while the server drains */
     uint64_t opening_ms;        /* for the PROXY header and the TLS handshake, together */
     uint64_t greeting_delay_ms; /* 0: none */
     uint64_t line_ms;           /* one command line, from its first octet */

@@ -181,11 +181,19 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* A server that drains waits for this client, which has not begun to send its message. */
+static bool holds_up_drain(const struct smtp_session *s)
+{
+    return s->server->draining && (s->state == SMTP_MAIL || s->state == SMTP_RCPT) && !smtp_session_in_text(s);
+}
+
 /* The next whole thing that the client has to say, in time. */
 static uint64_t idle_deadline(const struct smtp_session *s)
 {
     const struct smtp_limits *limits = &s->server->limits;
 
+    if (holds_up_drain(s))
+        return s->active_ms + earlier(limits->ending_ms, limits->idle_ms);
     return s->active_ms + (smtp_session_in_text(s) ? limits->data_ms : limits->idle_ms);
 }
 
@@ -204,6 +212,7 @@ static uint64_t pace_deadline(const struct smtp_session *s)
 static const struct smtp_reply *overdue(struct smtp_session *s)
 {
     static const struct smtp_reply total = {421, "4.4.2", "The session has lasted too long"};
+    static const struct smtp_reply ending = {421, "4.3.2", "Shutting down"};
     static const struct smtp_reply idle = {421, "4.4.2", "Timed out waiting for input"};
     static const struct smtp_reply line = {421, "4.4.2", "Timed out waiting for the end of a line"};
     static const struct smtp_reply slow = {421, "4.4.2", "The message comes too slowly"};
@@ -214,7 +223,7 @@ static const struct smtp_reply *overdue(struct smtp_session *s)
     if (now >= s->started_ms + limits->session_ms)
         return &total;
     if (now >= idle_deadline(s))
-        return &idle;
+        return holds_up_drain(s) ? &ending : &idle;
     if (now >= line_deadline(s)) {
         why = &line;
     } else if (now >= pace_deadline(s)) {

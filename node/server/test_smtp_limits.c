@@ -329,6 +329,45 @@ static void test_drain(void **state)
     host_stop();
 }
 
+/* A client that has not begun to send its message is not waited for long. */
+static void test_drain_silent(void **state)
+{
+    struct client sender, recipient, data, chunks;
+
+    (void)state;
+    host_configure();
+    host_start();
+    client_greet(&sender);
+    client_say(&sender, "MAIL FROM:<a@b>", "250");
+    client_greet(&recipient);
+    client_say(&recipient, "MAIL FROM:<a@b>", "250");
+    client_say(&recipient, "RCPT TO:<u@example.net>", "250");
+    client_greet(&data);
+    client_begin_data(&data);
+    client_greet(&chunks);
+    client_say(&chunks, "MAIL FROM:<a@b>", "250");
+    client_say(&chunks, "RCPT TO:<u@example.net>", "250");
+    client_send(&chunks, "BDAT 3\r\nx\r\n");
+    client_expect(&chunks, "250");
+    host.server->limits.ending_ms = 50;
+    smtp_server_drain(host.server);
+    client_expect(&sender, "421 4.3.2");
+    client_expect_end(&sender);
+    client_expect(&recipient, "421 4.3.2");
+    client_expect_end(&recipient);
+    WAIT_FOR(smtp_server_sessions(host.server) == 2);
+    client_send(&data, "x\r\n.\r\n");
+    client_expect(&data, "250 2.0.0");
+    client_send(&chunks, "BDAT 3 LAST\r\ny\r\n");
+    client_expect(&chunks, "250 2.0.0");
+    client_expect(&data, "421 4.3.2");
+    client_expect(&chunks, "421 4.3.2");
+    client_expect_end(&data);
+    client_expect_end(&chunks);
+    assert_int_equal(atomic_load(&host.counters.transactions_open), 0);
+    host_stop();
+}
+
 /* Close answers a message that is on its way to being committed with what becomes of it. */
 static void test_close(void **state)
 {
@@ -485,6 +524,7 @@ int main(void)
         cmocka_unit_test(test_abandoned),
         cmocka_unit_test(test_lost_while_waiting),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_drain_silent),
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_listen),
         cmocka_unit_test(test_no_delay),
