@@ -290,7 +290,7 @@ struct cluster {
 
     uv_sem_t drained;
     bool drain_wanted;
-    bool handing_over; /* leadership, for a drain */
+    bool handing_over;       /* leadership, for a drain */
     uint64_t handed_over_ns; /* when that began the last time */
     bool goodbye, goodbye_said;
     uint64_t drain_until_ns;
@@ -344,8 +344,8 @@ void core_disk_close(struct cluster *c);
 void core_disk_tick(struct cluster *c, uint64_t now);
 /* The loop computes what may take long, without the disk (begins), or is back. May be nested. Core's thread. */
 void core_disk_computes(struct cluster *c, bool begins);
-/* Who leads better than this node (the leader), whose disk fails it or which ends: the most up to date voter that lives,
- * has room and stays; 0: none. */
+/* Who leads better than this node (the leader), whose disk fails it or which ends: the most up to date voter that
+ * lives, has room and stays; 0: none. */
 uint32_t core_disk_find_better(const struct cluster *c);
 /* Tells a port's journal who watches it and who makes room. Main thread, before the core's starts. */
 void core_disk_port(struct cluster *c, struct cluster_port *p);
