@@ -292,8 +292,16 @@ static void connections_are_used_again(void **state)
 
 static struct initial_member members[] = {{"n1", "10.9.9.1:7400"}, {"n2", "mx2.example.net:7400"}};
 
+static struct listener_config listener = {.profile = PROFILE_MX};
+
+/* That listen at the port of MX hosts. */
 static void two_members(void)
 {
+    static char listen[32];
+    (void)snprintf(listen, sizeof(listen), "127.0.0.9:%u", server.port);
+    listener.listen = listen;
+    host.config.smtp.listeners = &listener;
+    host.config.smtp.n_listeners = 1;
     host.config.cluster.initial = members;
     host.config.cluster.n_initial = 2;
 }

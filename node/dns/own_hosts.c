@@ -99,18 +99,45 @@ static bool literal(const char *host, struct plain_address *out)
     return true;
 }
 
+/* Does a listener take SMTP at this port? Then *at is its address; one that is given by a name may be any. */
+static bool takes_smtp(const struct listener_config *l, uint16_t port, struct plain_address *at)
+{
+    static const struct plain_address any;
+    struct next_hop hop;
+    if (l->profile == PROFILE_LMTP || !parse(l->listen, &hop) || hop.port != port)
+        return false;
+    if (!literal(hop.host, at))
+        *at = any;
+    return true;
+}
+
 /* Does one of our listeners take SMTP at this port and, unless it is NULL, this address of the machine? */
 static bool listens(const struct own_hosts *o, const struct plain_address *at, uint16_t port)
 {
-    struct next_hop hop;
     struct plain_address own;
-    for (unsigned i = 0; i < o->config->smtp.n_listeners; i++) {
-        const struct listener_config *l = &o->config->smtp.listeners[i];
-        if (l->profile == PROFILE_LMTP || !parse(l->listen, &hop) || hop.port != port)
-            continue;
-        if (at == NULL || !literal(hop.host, &own) || is_unspecified(&own) || is_unspecified(at) || is_in(&own, 1, at))
+    for (unsigned i = 0; i < o->config->smtp.n_listeners; i++)
+        if (takes_smtp(&o->config->smtp.listeners[i], port, &own) &&
+            (at == NULL || is_unspecified(&own) || is_unspecified(at) || is_in(&own, 1, at)))
             return true;
-    }
+    return false;
+}
+
+/* Has smtp.own_hosts (any_port), or cluster.initial, this address? */
+static bool is_host(const struct own_hosts *o, const struct plain_address *a, bool any_port)
+{
+    for (unsigned i = 0; i < o->n_hosts; i++)
+        if (o->hosts[i].any_port == any_port && is_in(o->hosts[i].at, o->hosts[i].n, a))
+            return true;
+    return false;
+}
+
+/* O3. What we listen at besides is ours alone: nothing is known of the others by it. */
+static bool members_listen(const struct own_hosts *o, uint16_t port)
+{
+    struct plain_address own;
+    for (unsigned i = 0; i < o->config->smtp.n_listeners; i++)
+        if (takes_smtp(&o->config->smtp.listeners[i], port, &own) && (is_unspecified(&own) || is_host(o, &own, false)))
+            return true;
     return false;
 }
 
@@ -118,15 +145,11 @@ static bool has_address(const struct own_hosts *o, const struct sockaddr *addres
 {
     struct plain_address a = plain(address);
     uint16_t port = port_of(address);
-    if ((is_loopback(&a) || is_in(o->interfaces, o->n_interfaces, &a)) && listens(o, &a, port))
+    if (is_host(o, &a, true))
         return true;
-    for (unsigned i = 0; i < o->n_hosts; i++) {
-        const struct own_host *h = &o->hosts[i];
-        /* A loopback address there is each member's own: O2 says whether it is ours. */
-        if (is_in(h->at, h->n, &a) && (h->any_port || (!is_loopback(&a) && listens(o, NULL, port))))
-            return true;
-    }
-    return false;
+    if (is_loopback(&a) || is_in(o->interfaces, o->n_interfaces, &a))
+        return listens(o, &a, port);
+    return is_host(o, &a, false) && members_listen(o, port);
 }
 
 /* ---- what is asked for ---- */
@@ -178,13 +201,14 @@ void own_hosts_refresh(struct own_hosts *o, struct resolver *r)
 
 bool own_hosts_has_name(const struct own_hosts *o, const char *name)
 {
-    if (strcasecmp(name, o->config->smtp.hostname) == 0 || strcasecmp(name, o->config->delivery.hostname) == 0)
+    if (strcasecmp(name, o->config->smtp.hostname) == 0)
         return true;
-    for (unsigned i = 0; i < o->config->cluster.n_initial; i++)
+    bool members = listens(o, NULL, o->config->delivery.port);
+    for (unsigned i = 0; members && i < o->config->cluster.n_initial; i++)
         if (strcasecmp(name, o->config->cluster.initial[i].name) == 0)
             return true;
     for (unsigned i = 0; i < o->n_hosts; i++)
-        if (strcasecmp(name, o->hosts[i].hop.host) == 0)
+        if ((o->hosts[i].any_port || members) && strcasecmp(name, o->hosts[i].hop.host) == 0)
             return true;
     return false;
 }

@@ -2,11 +2,13 @@
  * sent to one of these comes back as a new message, tried at once: a domain that we are the backup of would not wait
  * for its primary but go round until its Received fields are too many, and be bounced (RFC 5321 section 5.1).
  *
- * O1: by name: smtp.hostname, delivery.hostname, names and hosts in cluster.initial, smtp.own_hosts.
+ * O1: by name: smtp.hostname, smtp.own_hosts; and names and hosts in cluster.initial when one of our listeners takes
+ *     SMTP at the port of MX hosts, else another server does so there. What we say in EHLO (delivery.hostname) may be
+ *     the name of an address translation, and other servers' behind it.
  * O2: an address of this machine, its loopback networks included, when one of our listeners takes SMTP there, at that
- *     port. Another server that runs beside us is not we.
- * O3: an address of a host in cluster.initial, with the port of one of our listeners that take SMTP: members are
- *     expected to have the same ones.
+ *     port. Another server that runs beside us is not we, whatever O3 says.
+ * O3: an address of a host in cluster.initial, with the port of one of our listeners that take SMTP, at any address or
+ *     at one of those hosts': members are expected to have the same ones.
  * O4: an address that smtp.own_hosts has, or that a name there leads to, with any port: a balancer's ports are its own.
  * O5: interfaces are looked at, and names asked for, again every OWN_HOSTS_FRESH_MS when there is mail by MX; a name
  *     that is not known for now keeps the addresses that it had.
