@@ -176,7 +176,7 @@ void slot_next(struct slot *s)
 
 void slot_use(struct slot *s)
 {
-    if (slot_secure_enough(s) && s->ehlo_ended < DELIVERY_EHLOS) {
+    if (slot_secure_enough(s) && !slot_by_helo(s)) {
         transaction_begin(s);
     } else { /* another one for this message: slot_closed goes on with it */
         slot_write(s, "QUIT\r\n", 6);

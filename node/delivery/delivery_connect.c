@@ -134,6 +134,11 @@ void slot_quit(struct slot *s)
     slot_timer(s, QUIT_MS);
 }
 
+bool slot_by_helo(const struct slot *s)
+{
+    return s->ehlo_ended == DELIVERY_EHLOS;
+}
+
 void slot_idle(struct slot *s)
 {
     const struct delivery *d = s->d;
@@ -185,7 +190,7 @@ static void on_greeting(struct slot *s, int code, const char *text)
 {
     if (code / 100 == 2)
         slot_remember_success(s);
-    if (code / 100 == 2 && s->ehlo_ended == DELIVERY_EHLOS) {
+    if (code / 100 == 2 && slot_by_helo(s)) {
         s->phase = PHASE_HELO;
         say_hello(s, "HELO");
         return;

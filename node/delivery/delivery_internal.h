@@ -220,6 +220,8 @@ void slot_tls_ready(struct slot *s);
 /* Ends the connection. reset: RST, nothing unsent goes out any more. slot_closed follows later. */
 void slot_close(struct slot *s, bool reset);
 void slot_quit(struct slot *s);
+/* Is this connection one by HELO because the server ends EHLO? Then it serves one message. */
+bool slot_by_helo(const struct slot *s);
 void slot_timer(struct slot *s, unsigned ms);
 /* The connection failed in the middle: decides what that means for the job. */
 void slot_lost(struct slot *s, const char *why);

@@ -356,6 +356,10 @@ void job_finish(struct slot *s)
 void job_finish_idle(struct slot *s)
 {
     job_finish(s);
+    if (slot_by_helo(s)) {
+        slot_quit(s);
+        return;
+    }
     s->phase = PHASE_IDLE;
     uv_timer_stop(&s->timer);
     slot_next(s);

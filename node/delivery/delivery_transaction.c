@@ -180,7 +180,7 @@ static void end(struct slot *s, bool clean)
     s->messages++;
     if (s->quit) {
         slot_close(s, false);
-    } else if (most > 0 && s->messages >= most) {
+    } else if ((most > 0 && s->messages >= most) || slot_by_helo(s)) {
         slot_quit(s);
     } else if (!clean) {
         s->phase = PHASE_RSET;

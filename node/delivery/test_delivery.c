@@ -303,8 +303,9 @@ static void hangs_up_at_ehlo(void **state)
     assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
     assert_string_equal(server.connections[0]->commands, "EHLO out.example.net|");
     assert_string_equal(server.connections[1]->commands, "EHLO out.example.net|");
+    WAIT_FOR(server.open == 0);
     assert_string_equal(server.connections[2]->commands,
-                        "HELO out.example.net|MAIL FROM:<>|RCPT TO:<r0@example.org>|DATA|");
+                        "HELO out.example.net|MAIL FROM:<>|RCPT TO:<r0@example.org>|DATA|QUIT|");
     give(0, 1);
     assert_result(wait_told(1), 0, DELIVERED, "2.0.0", "taken");
     assert_int_equal(server.n, 4);

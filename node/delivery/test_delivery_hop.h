@@ -42,6 +42,7 @@ struct connection {
     unsigned dots;
     size_t chunk; /* octets of a BDAT chunk that are to come */
     bool in_chunk, last_chunk;
+    unsigned leaves; /* in so many turns */
 };
 
 static struct {
@@ -59,6 +60,7 @@ static struct {
     unsigned n;    /* connections that came */
     unsigned open; /* of these */
     unsigned most_open;
+    unsigned limit;    /* connections at one time: more are sent away, and QUIT takes a while; 0: any number */
     unsigned messages; /* whose dot came, for somebody who was accepted */
 } server;
 
@@ -205,6 +207,10 @@ static inline void on_command(struct connection *c, const char *line)
     }
     assert_true(strlen(c->commands) + strlen(line) + 2 < sizeof(c->commands));
     (void)strcat(strcat(c->commands, line), "|");
+    if (strcmp(line, "QUIT") == 0 && server.limit > 0) {
+        c->leaves = 20;
+        return;
+    }
     if (strncmp(line, server.lmtp ? "LHLO " : "EHLO ", 5) == 0)
         reply = c->tls != NULL ? server.ehlo_tls : server.ehlo != NULL ? server.ehlo : "500 5.5.1 what?";
     else if (strcmp(line, "STARTTLS") == 0 && server.tls != NULL)
@@ -317,7 +323,11 @@ static inline ssize_t connection_recv(struct connection *c)
 
 static inline void connection_turn(struct connection *c)
 {
-    while (c->fd >= 0 && server.reading) {
+    if (c->leaves > 0 && --c->leaves == 0) {
+        say(c, "221 2.0.0 bye");
+        connection_close(c);
+    }
+    while (c->fd >= 0 && server.reading && c->leaves == 0) {
         ssize_t n = connection_recv(c);
         if (n < 0 && errno == EAGAIN)
             break;
@@ -348,7 +358,8 @@ static inline void server_turn(void)
         server.open++;
         if (server.open > server.most_open)
             server.most_open = server.open;
-        say(c, reply_to("", "220 hop.example ESMTP"));
+        bool many = server.limit > 0 && server.open > server.limit;
+        say(c, many ? "421 4.7.0 too many connections" : reply_to("", "220 hop.example ESMTP"));
     }
     for (unsigned i = 0; i < server.n; i++)
         connection_turn(server.connections[i]);

@@ -92,6 +92,34 @@ static void messages_per_connection(void **state)
     assert_int_equal(core.n_closed, 1);
 }
 
+/* A server that ends each EHLO is asked with it again for each message; one that takes a connection at a time has let
+ * go of that by HELO before the next one comes. */
+static void one_connection_by_helo_at_a_time(void **state)
+{
+    (void)state;
+    start();
+    server.limit = 1;
+    server_rule("EHLO", DROP, 0, 0);
+    server_rule("RCPT", "450 4.2.0 later", 2, 1); /* RSET would be next */
+    give(0, 1);
+    struct attempt *utf8 = make_attempt(server.route, 0, 1); /* none of its commands is said */
+    ((struct attempt_recipient *)(utf8 + 1))->address = "\xc3\xbc@example.org";
+    utf8->flags |= MESSAGE_SMTPUTF8;
+    delivery_attempt(host.delivery, utf8);
+    for (int i = 0; i < 3; i++)
+        give(0, 1);
+    assert_result(wait_told(0), 0, DELIVERED, "2.0.0", "taken");
+    assert_result(wait_told(1), 0, FAILED, "5.6.7", "not ASCII");
+    assert_result(wait_told(2), 0, DELIVERED, "2.0.0", "taken");
+    assert_result(wait_told(3), 0, DEFERRED, "4.2.0", "later");
+    assert_result(wait_told(4), 0, DELIVERED, "2.0.0", "taken");
+    assert_int_equal(server.n, 15); /* twice EHLO, once HELO */
+    assert_int_equal(server.most_open, 1);
+    for (unsigned i = 2; i + 1 < server.n; i += 3)
+        assert_int_equal(count(server.connections[i]->commands, "QUIT|"), 1);
+    host_close();
+}
+
 /* ---- a kept connection that has died ---- */
 
 static void the_server_ended_it_while_idle(void **state)
@@ -639,6 +667,7 @@ int main(void)
         cmocka_unit_test(slots_are_apart),
         cmocka_unit_test(idle_connections_end_with_quit),
         cmocka_unit_test(messages_per_connection),
+        cmocka_unit_test(one_connection_by_helo_at_a_time),
         cmocka_unit_test(the_server_ended_it_while_idle),
         cmocka_unit_test(it_dies_as_it_is_used_again),
         cmocka_unit_test(a_late_piece_of_the_old_connection),
