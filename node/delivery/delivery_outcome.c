@@ -198,12 +198,20 @@ static Mailraft__RecipientResult *make_result(const struct job *j, uint32_t i)
     return r;
 }
 
-/* Those whose turn did not come have it now: when this round decided somebody, so that there is an end to such rounds;
- * or when all that were asked were deferred at their RCPT, until each had a turn. Greylisted ones then come back
- * together, instead of each group after a longer pause than the one before. */
-static bool goes_on_at_once(const struct job *j, bool decided)
+/* Does the status tell of the recipient, or of what is allowed for it? Greylisting says such, or nothing of its own.
+ * Else it is of the host or of what is behind it, which is in trouble, and more of the same would add to that. */
+static bool of_recipient(const char *status)
 {
-    return decided || (j->n_accepted == 0 && j->a->attempt % j->rounds != 0);
+    return strlen(status) > 2 && strchr("0127", status[2]) != NULL;
+}
+
+/* Those whose turn did not come have it now: when this round decided somebody, so that there is an end to such rounds;
+ * or when all that were asked were deferred at their RCPT for what is their own (each), until each had a turn.
+ * Greylisted ones then come back together, instead of each group after a longer pause than the one before. A round
+ * counts by what it deferred: attempts that went back without asking anybody are none. */
+static bool goes_on_at_once(const struct job *j, bool decided, bool each)
+{
+    return decided || (each && j->n_accepted == 0 && (j->a->failures + 1) % j->rounds != 0);
 }
 
 static Mailraft__Outcome *make_outcome(struct delivery *d, const struct job *j)
@@ -212,16 +220,17 @@ static Mailraft__Outcome *make_outcome(struct delivery *d, const struct job *j)
     mailraft__outcome__init(o);
     o->n_results = j->a->n_recipients;
     o->results = mr_calloc(o->n_results, sizeof(*o->results));
-    bool deferred = false, decided = false, postponed = false;
+    bool deferred = false, decided = false, postponed = false, each = true;
     for (uint32_t i = 0; i < j->a->n_recipients; i++) {
         Mailraft__Result result = j->results[i].result;
         o->results[i] = make_result(j, i);
         deferred = deferred || result == MAILRAFT__RESULT__DEFERRED;
+        each = each && (result != MAILRAFT__RESULT__DEFERRED || of_recipient(j->results[i].status));
         postponed = postponed || result == MAILRAFT__RESULT__RESULT_NONE;
         decided = decided || result == MAILRAFT__RESULT__DELIVERED || result == MAILRAFT__RESULT__FAILED;
     }
     /* Said always: should a DSN be impossible, what failed is deferred instead (7.2). 0: ready again at once. */
-    o->retry_for_ms = postponed && goes_on_at_once(j, decided) ? 0 : retry_for_ms(d, j->a);
+    o->retry_for_ms = postponed && goes_on_at_once(j, decided, each) ? 0 : retry_for_ms(d, j->a);
     o->unreached = j->unreached && deferred;
     o->avoid_node = j->avoid_node && deferred;
     return o;

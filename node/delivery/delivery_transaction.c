@@ -68,7 +68,8 @@ static bool take_domain(struct chosen_domains *c, uint32_t recipient)
 }
 
 /* As many as it takes. Where that is not all, the next attempt begins with others: those at the front may be ones that
- * it defers for ever. With a limit on domains it takes at least as many recipients. */
+ * it defers for ever. An attempt that went back without asking anybody takes no turn. With a limit on domains it takes
+ * at least as many recipients. */
 static void choose_recipients(struct slot *s)
 {
     struct job *j = s->job;
@@ -78,7 +79,7 @@ static void choose_recipients(struct slot *s)
     if (s->rcpt_learned > 0 && s->rcpt_learned < most)
         most = s->rcpt_learned;
     uint32_t step = s->can.rcpt_domain_max > 0 && s->can.rcpt_domain_max < most ? s->can.rcpt_domain_max : most;
-    uint32_t offset = step < n && j->a->attempt > 0 ? (uint32_t)((uint64_t)(j->a->attempt - 1) * step % n) : 0;
+    uint32_t offset = step < n ? (uint32_t)((uint64_t)j->a->failures * step % n) : 0;
     j->rounds = s->can.rcpt_domain_max > 0 ? 1 : (n + most - 1) / most;
 
     struct chosen_domains domains = {.most = s->can.rcpt_domain_max};

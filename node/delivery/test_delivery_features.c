@@ -378,6 +378,7 @@ static void only_so_many_recipients(void **state)
     assert_said("RCPT TO:<r0@example.org>|RCPT TO:<r1@example.org>|DATA|");
     struct attempt *a = attempt(3, 0); /* the second attempt begins with others */
     a->attempt = 2;
+    a->failures = 1;
     server_rule("RCPT", "450 4.2.0 later", 0, 2);
     delivery_attempt(host.delivery, a);
     t = wait_told(1);
@@ -405,18 +406,34 @@ static void all_are_asked_before_the_pause(void **state)
     server_rule("RCPT", "451 4.7.1 greylisted", 0, 0);
     for (uint32_t i = 0; i < 6; i++) {
         struct attempt *a = attempt(3, 0);
-        a->attempt = i + 1;
+        a->attempt = 2 * i + 1; /* one of two went back without asking anybody */
         a->failures = rounds[i].failures;
         a->now_ms = rounds[i].now_ms;
         delivery_attempt(host.delivery, a);
-        uint64_t ms = wait_told(i)->outcome->retry_for_ms;
-        assert_in_range(ms, rounds[i].least, rounds[i].least * 12 / 10);
+        const Mailraft__Outcome *o = wait_told(i)->outcome;
+        assert_in_range(o->retry_for_ms, rounds[i].least, rounds[i].least * 12 / 10);
+        assert_int_equal(o->results[(2 * i + 2) % 3]->result, NONE); /* two of three, in turn */
     }
     /* Refused after the recipients it is about the message, or the host: no reason to offer it to the others now. */
     server.n_rules = 0;
     server_rule(".", "451 4.3.1 no room", 0, 0);
     delivery_attempt(host.delivery, attempt(3, 0));
     assert_true(wait_told(6)->outcome->retry_for_ms >= 1000);
+    /* So it is where the host says of itself, or of what is behind it, that it is in trouble. */
+    static const char *const trouble[] = {"451 4.3.0 no store", "450 4.4.1 no backend", "452 4.5.3 too many"};
+    for (uint32_t i = 0; i < 3; i++) {
+        server.n_rules = 0;
+        server_rule("RCPT", trouble[i], 0, 0);
+        delivery_attempt(host.delivery, attempt(3, 0));
+        assert_true(wait_told(7 + i)->outcome->retry_for_ms >= 1000);
+    }
+    static const char *const grey[] = {"450 4.2.0 later", "451 later", "450 4.1.1 being verified"};
+    for (uint32_t i = 0; i < 3; i++) {
+        server.n_rules = 0;
+        server_rule("RCPT", grey[i], 0, 0);
+        delivery_attempt(host.delivery, attempt(3, 0));
+        assert_int_equal(wait_told(10 + i)->outcome->retry_for_ms, 0);
+    }
     host_close();
 }
 
@@ -429,6 +446,7 @@ static void other_domains_have_their_turn(void **state)
     for (uint32_t i = 0; i < 2; i++) {
         struct attempt *a = attempt(2, 0);
         a->attempt = i + 1;
+        a->failures = i;
         recipient(a, 1)->address = "x@two.example";
         delivery_attempt(host.delivery, a);
     }
@@ -525,6 +543,7 @@ static void lmtp_in_another_order(void **state)
     server_rule(".", "450 4.2.2 second", 0, 1);
     struct attempt *a = attempt(3, 0);
     a->attempt = 2;
+    a->failures = 1;
     delivery_attempt(host.delivery, a);
     const struct told *t = wait_told(0);
     assert_said("RCPT TO:<r2@example.org>|RCPT TO:<r0@example.org>|DATA|");
