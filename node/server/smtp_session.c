@@ -430,7 +430,10 @@ void smtp_session_stop(struct smtp_session *s)
     if (s->id == 0)
         return;
     smtp_stream_flush(s);
-    smtp_session_drop(s);
+    if (s->id != 0 && s->writing)
+        smtp_session_settle(s); /* a message's 250 may be in that; its timer ends it */
+    else
+        smtp_session_drop(s);
 }
 
 /* ---- the beginning ---- */

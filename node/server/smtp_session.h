@@ -116,7 +116,8 @@ void smtp_session_resume(struct smtp_session *s);
 void smtp_session_answer(struct smtp_session *s, const struct smtp_reply *refusal);
 /* Ends it now, if it is in no transaction; else once the answer was given. */
 void smtp_session_drain(struct smtp_session *s);
-/* Ends it; one that waits for the answer to a final dot gets it first. */
+/* Ends it; one that waits for the answer to a final dot gets it first, and what is being written goes out, if the
+ * client takes it within SMTP_LINGER_MS. */
 void smtp_session_stop(struct smtp_session *s);
 
 /* Ends it now, without a word. */

@@ -1,4 +1,5 @@
 /* test_smtp_lmtp.c - LMTP in: an answer for each recipient, over loopback. */
+#include "node/server/smtp_session.h"
 #include "node/server/test_smtp_harness.h"
 
 static void as_lmtp(void)
@@ -108,26 +109,39 @@ static void test_lmtp_chunks(void **state)
     host_stop();
 }
 
-/* More replies than the buffer holds, to a client that does not read them for a while. */
-static void test_lmtp_many(void **state)
-{
-    enum { MANY = 1000 };
-    struct client c;
-    char line[80];
+enum { MANY = 1000 };
 
-    (void)state;
+static void start_many(void)
+{
     as_lmtp();
     host.config.smtp.max_recipients = MANY;
     host.send_buffer = 4096;
     host_start();
-    lhlo(&c);
-    client_say(&c, "MAIL FROM:<a@b>", "250");
+}
+
+/* More replies than the buffer holds. */
+static void send_many(struct client *c)
+{
+    char line[80];
+
+    lhlo(c);
+    client_say(c, "MAIL FROM:<a@b>", "250");
     for (int i = 0; i < MANY; i++) {
         snprintf(line, sizeof(line), "RCPT TO:<u%d@example.net>", i);
-        client_say(&c, line, "250");
+        client_say(c, line, "250");
     }
-    client_say(&c, "DATA", "354");
-    client_send(&c, "x\r\n.\r\n");
+    client_say(c, "DATA", "354");
+    client_send(c, "x\r\n.\r\n");
+}
+
+/* To a client that does not read them for a while. */
+static void test_lmtp_many(void **state)
+{
+    struct client c;
+
+    (void)state;
+    start_many();
+    send_many(&c);
     WAIT_FOR(fake.submitted == 1);
     for (int i = 0; i < MANY; i++)
         client_expect(&c, "250 2.0.0 Ok: queued as");
@@ -136,12 +150,46 @@ static void test_lmtp_many(void **state)
     host_stop();
 }
 
+static unsigned sessions_writing(void)
+{
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < host.server->n_slots; i++)
+        n += host.server->slots[i].session != NULL && host.server->slots[i].session->writing;
+    return n;
+}
+
+/* The server closes while they are on their way: who reads gets them all, who does not is waited for not long. */
+static void test_lmtp_close(void **state)
+{
+    struct client reads, stands;
+
+    (void)state;
+    start_many();
+    send_many(&reads);
+    send_many(&stands);
+    WAIT_FOR(sessions_writing() == 2);
+    assert_int_equal(atomic_load(&host.counters.transactions_open), 0); /* nothing else is waited for */
+    smtp_server_close(host.server, on_host_closed, &host.closed);
+    for (int i = 0; i < MANY; i++)
+        client_expect(&reads, "250 2.0.0 Ok: queued as");
+    client_expect(&reads, "421 4.3.2");
+    client_expect_end(&reads);
+    WAIT_FOR(host.closed);
+    client_close(&stands);
+    uv_close((uv_handle_t *)&host.tick, NULL);
+    uv_run(&host.worker.loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&host.worker.loop), 0);
+    fake_reset();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lmtp),
         cmocka_unit_test(test_lmtp_chunks),
         cmocka_unit_test(test_lmtp_many),
+        cmocka_unit_test(test_lmtp_close),
     };
 
     signal(SIGPIPE, SIG_IGN);
