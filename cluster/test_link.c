@@ -272,8 +272,9 @@ static void two_waiters(void **state)
     check_both(&m, f, 0);
     assert_true(f[1].order == f[0].order + 1); /* by turns to the end */
 
-    f[0].below = 2 << 20; /* the later one has its room earlier */
-    f[1].below = 5 << 20;
+    f[0].most = 14 << 20; /* more than sockets take in a turn of the loop */
+    f[0].below = 1 << 20; /* the later one has its room earlier */
+    f[1].below = 12 << 20;
     f[0].rounds = f[1].rounds = 1;
     fill_up(&f[0]);
     wait_for_room(&f[0]);
@@ -282,7 +283,6 @@ static void two_waiters(void **state)
     assert_true(f[1].order < f[0].order);
 
     f[0].below = BULK_FRAME;
-    f[0].most = 14 << 20; /* more than sockets take in a turn of the loop */
     fill_up(&f[0]);
     wait_for_room(&f[0]);
     test_wait(&m, called_though_full, &f[0], "room for one piece, though there never is less than the others send");
