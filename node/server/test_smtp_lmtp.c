@@ -8,9 +8,10 @@ static void as_lmtp(void)
     host.listener.profile = PROFILE_LMTP;
 }
 
-static void lhlo(struct client *c)
+/* receive_buffer: in octets; 0: the usual one. */
+static void lhlo_with(struct client *c, int receive_buffer)
 {
-    client_open(c);
+    client_open_with(c, AF_INET, receive_buffer);
     client_expect(c, "220 mx1.example.net LMTP");
     client_send(c, "LHLO client.example\r\n");
     client_expect(c, "250-mx1.example.net");
@@ -18,6 +19,11 @@ static void lhlo(struct client *c)
         WAIT_FOR(client_has_line(c));
     while (strncmp(c->in, "250-", 4) == 0 && (client_expect(c, "250-"), true));
     client_expect(c, "250 ");
+}
+
+static void lhlo(struct client *c)
+{
+    lhlo_with(c, 0);
 }
 
 static void test_lmtp(void **state)
@@ -119,12 +125,12 @@ static void start_many(void)
     host_start();
 }
 
-/* More replies than the buffer holds. */
+/* More replies than the buffers of both ends hold. */
 static void send_many(struct client *c)
 {
     char line[80];
 
-    lhlo(c);
+    lhlo_with(c, 4096);
     client_say(c, "MAIL FROM:<a@b>", "250");
     for (int i = 0; i < MANY; i++) {
         snprintf(line, sizeof(line), "RCPT TO:<u%d@example.net>", i);
