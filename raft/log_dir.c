@@ -86,16 +86,18 @@ int log_dir_list(struct log_dir *l, const char *dir)
 {
     DIR *d = opendir(dir);
     const struct dirent *e;
+    int rc;
 
     *l = (struct log_dir){0};
     if (d == NULL)
         return -errno;
-    while ((e = readdir(d)) != NULL)
+    while (errno = 0, (e = readdir(d)) != NULL)
         note(l, dir, e->d_name);
+    rc = -errno; /* the end is no error */
     (void)closedir(d);
     if (l->n_closed > 0)
         qsort(l->closed, l->n_closed, sizeof(*l->closed), by_place);
-    return 0;
+    return rc;
 }
 
 void log_dir_free(struct log_dir *l)

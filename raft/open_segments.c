@@ -78,7 +78,7 @@ int open_segments_mend(const char *dir, char *error, size_t error_len)
         snprintf(error, error_len, "%s: %s", dir, strerror(errno));
         return MR_IO;
     }
-    while (rc == MR_OK && (e = readdir(d)) != NULL) {
+    while (rc == MR_OK && (errno = 0, (e = readdir(d)) != NULL)) {
         if (strncmp(e->d_name, "open-", 5) != 0)
             continue;
         char *path = mr_asprintf("%s/%s", dir, e->d_name);
@@ -87,6 +87,10 @@ int open_segments_mend(const char *dir, char *error, size_t error_len)
             rc = MR_IO;
         }
         free(path);
+    }
+    if (rc == MR_OK && errno != 0) { /* the end is no error */
+        snprintf(error, error_len, "%s: %s", dir, strerror(errno));
+        rc = MR_IO;
     }
     closedir(d);
     return rc;

@@ -7,6 +7,7 @@
 #include "raft/voted.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -94,6 +95,21 @@ ssize_t read(int fd, void *out, size_t len)
 ssize_t pread(int fd, void *out, size_t len, off_t at)
 {
     return reads_badly(fd) ? -1 : (ssize_t)syscall(SYS_pread64, fd, out, len, at);
+}
+
+static atomic_uint names_left; /* until readdir fails once; 0: it does not */
+
+struct dirent *readdir(DIR *d)
+{
+    static struct dirent *(*real)(DIR *);
+
+    if (atomic_load(&names_left) > 0 && atomic_fetch_sub(&names_left, 1) == 1) {
+        errno = EIO;
+        return NULL;
+    }
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "readdir");
+    return real(d);
 }
 
 /* All that is there now is stored. */
@@ -334,6 +350,33 @@ static void waits_for_a_snapshot_that_does_not_read(void **state)
     cluster_stop(c);
 }
 
+/* A directory of which a part is not told would pass for one where the rest is not there. */
+static void refuses_a_directory_that_does_not_read(void **state)
+{
+    struct log_dir files;
+    struct cluster *c = with_snapshots(0x39007, &files);
+    char error[512] = "";
+    unsigned failed = 0;
+    (void)state;
+
+    for (unsigned n = 1;; n++) {
+        atomic_store(&names_left, n);
+        int rc = node_open(c, 2, error, sizeof(error));
+        if (atomic_exchange(&names_left, 0) > 0) { /* it did not ask so often */
+            assert_int_equal(rc, MR_OK);
+            break;
+        }
+        assert_int_equal(rc, MR_IO);
+        assert_non_null(strstr(error, strerror(EIO)));
+        c->nodes[2].replica = NULL;
+        failed++;
+    }
+    assert_true(failed > 2 * (files.n_closed + files.n_open)); /* it is listed more than once */
+    node_stop(c, 2);
+    log_dir_free(&files);
+    cluster_stop(c);
+}
+
 static void put(const struct cluster *c, const char *name, const char *suffix)
 {
     char *path = mr_asprintf("%s/%s%s", c->nodes[2].dir, name, suffix);
@@ -394,6 +437,7 @@ int main(void)
         cmocka_unit_test(stores_again_what_a_failed_start_wrote),
         cmocka_unit_test(refuses_a_log_of_a_newer_term),
         cmocka_unit_test(waits_for_a_snapshot_that_does_not_read),
+        cmocka_unit_test(refuses_a_directory_that_does_not_read),
         cmocka_unit_test(takes_the_snapshot_before_only_with_the_log_behind_it),
         cmocka_unit_test(writes_nothing_for_a_first_start),
     };
