@@ -1,9 +1,9 @@
 /* log_dir.c - see log_dir.h. */
 #include "raft/log_dir.h"
 
+#include "proto/base/fileio.h"
 #include "proto/base/memory.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -59,8 +59,15 @@ static void note_snapshot(struct log_dir *l, const char *dir, const char *name)
     (void)snprintf(l->snapshot_meta, sizeof(l->snapshot_meta), "%s", again);
 }
 
-static void note(struct log_dir *l, const char *dir, const char *name)
+struct listing {
+    struct log_dir *l;
+    const char *dir;
+};
+
+static void note(void *arg, const char *name)
 {
+    const struct listing *listing = arg;
+    struct log_dir *l = listing->l;
     struct log_dir_closed s;
     uint64_t counter;
     char again[LOG_DIR_NAME];
@@ -78,23 +85,16 @@ static void note(struct log_dir *l, const char *dir, const char *name)
         l->open = mr_realloc(l->open, (l->n_open + 1) * sizeof(*l->open));
         l->open[l->n_open++] = counter;
     } else {
-        note_snapshot(l, dir, name);
+        note_snapshot(l, listing->dir, name);
     }
 }
 
 int log_dir_list(struct log_dir *l, const char *dir)
 {
-    DIR *d = opendir(dir);
-    const struct dirent *e;
-    int rc;
+    struct listing listing = {l, dir};
 
     *l = (struct log_dir){0};
-    if (d == NULL)
-        return -errno;
-    while (errno = 0, (e = readdir(d)) != NULL)
-        note(l, dir, e->d_name);
-    rc = -errno; /* the end is no error */
-    (void)closedir(d);
+    int rc = mr_fileio_real.list_dir(&mr_fileio_real, dir, note, &listing);
     if (l->n_closed > 0)
         qsort(l->closed, l->n_closed, sizeof(*l->closed), by_place);
     return rc;
