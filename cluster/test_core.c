@@ -2,16 +2,6 @@
 #include "cluster/test_core.h"
 #include "cluster/test_moved_clock.h"
 
-/* libraft writes its traces into static buffers, whether or not somebody reads them: harmless where a process has one
- * instance, and here too. And libuv closes descriptors unseen by ThreadSanitizer, so that one whose number is used
- * again seems to be shared. Taken by ThreadSanitizer, if it is there. */
-const char *__tsan_default_suppressions(void); /* NOLINT(bugprone-reserved-identifier): its name */
-const char *__tsan_default_suppressions(void)  /* NOLINT(bugprone-reserved-identifier) */
-{
-    return "called_from_lib:libraft.so\n"
-           "race:real_list_dir\n";
-}
-
 static const char hop[] = "smtp://127.0.0.1:25";
 
 static void deliver_some(struct world *w, unsigned each)

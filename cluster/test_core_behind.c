@@ -4,14 +4,6 @@
 #include "cluster/test_core.h"
 #include "raft/raft_wire.h"
 
-/* As in test_core.c. */
-const char *__tsan_default_suppressions(void); /* NOLINT(bugprone-reserved-identifier): its name */
-const char *__tsan_default_suppressions(void)  /* NOLINT(bugprone-reserved-identifier) */
-{
-    return "called_from_lib:libraft.so\n"
-           "race:real_list_dir\n";
-}
-
 static const char hop[] = "smtp://127.0.0.1:25";
 
 /* ---- a log that takes nothing ---- */

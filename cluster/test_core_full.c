@@ -1,14 +1,6 @@
 /* The queue's largest size (core_full.c): clusters that run full, and what the leader lets in where. */
 #include "cluster/test_core.h"
 
-/* As in test_core.c. */
-const char *__tsan_default_suppressions(void); /* NOLINT(bugprone-reserved-identifier): its name */
-const char *__tsan_default_suppressions(void)  /* NOLINT(bugprone-reserved-identifier) */
-{
-    return "called_from_lib:libraft.so\n"
-           "race:real_list_dir\n";
-}
-
 enum { LIMIT = 1 << 20 };
 static const char hop[] = "smtp://127.0.0.1:25";
 

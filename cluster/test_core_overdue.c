@@ -3,14 +3,6 @@
 #include "cluster/test_core.h"
 #include "cluster/test_moved_clock.h"
 
-/* As in test_core.c. */
-const char *__tsan_default_suppressions(void); /* NOLINT(bugprone-reserved-identifier): its name */
-const char *__tsan_default_suppressions(void)  /* NOLINT(bugprone-reserved-identifier) */
-{
-    return "called_from_lib:libraft.so\n"
-           "race:real_list_dir\n";
-}
-
 static const char hop[] = "mx:there.example";
 enum { MINUTE_MS = 60 * 1000, HOUR_MS = 60 * MINUTE_MS };
 

@@ -1,14 +1,6 @@
 /* An assignment that ended while its worker has it is withdrawn there (PROTOCOL.md 5.11). */
 #include "cluster/test_core.h"
 
-/* As in test_core.c. */
-const char *__tsan_default_suppressions(void); /* NOLINT(bugprone-reserved-identifier): its name */
-const char *__tsan_default_suppressions(void)  /* NOLINT(bugprone-reserved-identifier) */
-{
-    return "called_from_lib:libraft.so\n"
-           "race:real_list_dir\n";
-}
-
 static const char hop[] = "mx:there.example";
 
 static void stage(struct cluster *c, Mailraft__Op__KindCase kind, void *message)
