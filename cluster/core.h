@@ -130,7 +130,7 @@ struct core_leader {
     uint64_t since_ns;        /* boot time of the term's begin */
     uint64_t housekeeping_ns; /* last proposal of form, version, rules, ticks */
     bool rules_wanted;        /* the operator reloaded this node's configuration */
-    struct {
+    struct core_lead_node {
         uint8_t rules_hash[16];
         bool has_hash;
         bool low_disk;
@@ -378,7 +378,9 @@ void core_node_up_try(struct cluster *c);
 
 /* core_attempts.c */
 void core_attempts_assigned(struct cluster *c, const struct state_message *m, uint32_t delivery);
-/* By the applied state the assignment ended: if its worker has not ended the attempt, it is withdrawn (5.11). */
+/* By the applied state the assignment ended, or one of its recipients is terminal: if its worker has not ended the
+ * attempt, it is withdrawn (5.11). */
+void core_attempts_recipient_done(struct cluster *c, const struct state_message *m, uint32_t recipient);
 void core_attempts_unassigned(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt);
 void core_attempts_notice(struct cluster *c, const struct state_message *m);
 void core_attempts_restored(struct cluster *c);
@@ -388,6 +390,8 @@ void core_attempts_tick(struct cluster *c);
 void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt, bool notice);
 struct core_running *core_attempts_find(struct cluster *c, struct mr_id id, uint32_t delivery, uint32_t attempt,
                                         bool notice);
+/* The applied state says that it is this node's to run. */
+bool core_attempts_is_assigned(const struct cluster *c, const struct core_running *r);
 void core_slot_closed(struct cluster *c, const char *next_hop, uint32_t slot, uint64_t attempts);
 void core_attempts_close(struct cluster *c);
 

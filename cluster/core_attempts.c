@@ -80,8 +80,7 @@ static struct core_running *add_running(struct cluster *c, struct mr_id id, uint
     return r;
 }
 
-/* The applied state says that it is this node's to run. */
-static bool is_assigned(const struct cluster *c, const struct core_running *r)
+bool core_attempts_is_assigned(const struct cluster *c, const struct core_running *r)
 {
     const struct state_message *m = state_find(c->state, r->id);
     struct message_view mv;
@@ -108,7 +107,7 @@ void core_attempts_end(struct cluster *c, struct mr_id id, uint32_t delivery, ui
     if (r == NULL || r->ended)
         return;
     c->n_running--;
-    if (is_assigned(c, r)) {
+    if (core_attempts_is_assigned(c, r)) {
         unsigned bucket = (unsigned)(link - c->running);
         r->ended = true;
         c->n_ended++;
@@ -138,7 +137,7 @@ static bool forget_ended(struct cluster *c, struct core_running **link)
 {
     bool left = false;
     for (struct core_running *r; (r = *link) != NULL;) {
-        if (!r->ended || is_assigned(c, r)) {
+        if (!r->ended || core_attempts_is_assigned(c, r)) {
             left = left || r->ended;
             link = &r->next;
             continue;
@@ -178,6 +177,19 @@ void core_attempts_unassigned(struct cluster *c, struct mr_id id, uint32_t deliv
     struct core_running *r = core_attempts_find(c, id, delivery, attempt, false);
     if (r != NULL)
         withdraw(r);
+}
+
+void core_attempts_recipient_done(struct cluster *c, const struct state_message *m, uint32_t recipient)
+{
+    struct recipient_view rv;
+    struct delivery_view dv;
+    struct message_view mv;
+    state_recipient_view(m, recipient, &rv);
+    state_delivery_view(m, rv.delivery, &dv);
+    if (dv.node != c->self)
+        return;
+    state_message_view(m, &mv);
+    core_attempts_unassigned(c, mv.id, rv.delivery, dv.attempt);
 }
 
 bool cluster_withdrawn(const struct attempt *a)
@@ -490,7 +502,7 @@ static void withdraw_gone(struct cluster *c)
 {
     for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++)
         for (struct core_running *r = c->running[i]; r != NULL; r = r->next)
-            if (!is_assigned(c, r))
+            if (!core_attempts_is_assigned(c, r))
                 withdraw(r);
 }
 

@@ -141,10 +141,11 @@ static void propose_ending(struct core_request *r)
     mr_assert(proposals_add(r->c->proposals, op, core_now(r->c), UINT64_MAX, ended, r, NULL) == 0);
 }
 
-/* A withdrawn attempt has nothing to give back: the state has its release, or knows of no assignment. */
+/* A withdrawn attempt whose assignment has ended has nothing to give back. */
 static bool is_given_back(const struct core_request *r, const struct core_running *running)
 {
-    return r->op->kind_case == MAILRAFT__OP__KIND_RELEASE && running != NULL && atomic_load(&running->withdrawn);
+    return r->op->kind_case == MAILRAFT__OP__KIND_RELEASE && running != NULL && atomic_load(&running->withdrawn) &&
+           !core_attempts_is_assigned(r->c, running);
 }
 
 static void run_ending(struct mail *mail)

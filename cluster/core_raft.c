@@ -186,6 +186,11 @@ static void on_enqueued(void *arg, const struct state_message *m)
     bodies_enqueued(c->bodies, m);
 }
 
+static void on_recipient_done(void *arg, const struct state_message *m, uint32_t recipient)
+{
+    core_attempts_recipient_done(arg, m, recipient);
+}
+
 static void on_removed(void *arg, struct mr_id id)
 {
     struct cluster *c = arg;
@@ -267,6 +272,7 @@ struct state_observer core_observer(struct cluster *c)
         .notice_assigned = on_notice_assigned,
         .notice_ended = on_notice_ended,
         .enqueued = on_enqueued,
+        .recipient_done = on_recipient_done,
         .removed = on_removed,
         .node_changed = on_node_changed,
         .rules_changed = on_rules_changed,

@@ -107,6 +107,40 @@ static void test_late_outcome(void **state)
     world_close(w);
 }
 
+static void dress_two(Mailraft__Enqueue *e)
+{
+    Mailraft__Recipient *second = mr_malloc(sizeof(*second));
+    mailraft__recipient__init(second);
+    second->address.data = mr_memdup("s@example.net", 13);
+    second->address.len = 13;
+    e->recipients = mr_realloc(e->recipients, 2 * sizeof(*e->recipients));
+    e->recipients[e->n_recipients++] = second;
+}
+
+/* Attempt 1 delivered it to one of two: what runs for both begins anew for the other. */
+static void test_late_outcome_of_one(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 3600 * 1000, NULL);
+    struct node *n = &w->nodes[0];
+    atomic_store(&n->mode, HOLD);
+    struct message *m = submit_dressed(n, hop, dress_two);
+    assert_accepted(w, 0);
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    on_core(n->c, look_release, m);
+    WAIT_FOR(atomic_load(&n->withdrawals) == 1 && atomic_load(&m->attempts) == 2);
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    atomic_store(&n->mode, DELIVER);
+    on_core(n->c, look_outcome, m);
+    WAIT_FOR(atomic_load(&n->withdrawals) == 2);
+    WAIT_FOR(atomic_load(&m->delivered) == 1);
+    WAIT_FOR(counts_of(n).messages == 0 && numbers_of(n).running == 0);
+    assert_int_equal(atomic_load(&m->attempts), 3);
+    assert_int_equal(atomic_load(&n->n_held), 0);
+    assert_int_equal(counts_of(n).delivered, 2);
+    world_close(w);
+}
+
 static void run_deliver_held(struct mail *mail)
 {
     struct node *n = MR_CONTAINER(mail, struct stop, mail)->n;
@@ -213,8 +247,8 @@ static void test_restored(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_release),     cmocka_unit_test(test_late_outcome), cmocka_unit_test(test_own_end),
-        cmocka_unit_test(test_no_proposal), cmocka_unit_test(test_restored),
+        cmocka_unit_test(test_release), cmocka_unit_test(test_late_outcome), cmocka_unit_test(test_late_outcome_of_one),
+        cmocka_unit_test(test_own_end), cmocka_unit_test(test_no_proposal),  cmocka_unit_test(test_restored),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");
