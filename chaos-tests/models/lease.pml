@@ -1,10 +1,11 @@
 /* lease.pml - leases and fencing, with a leader that is paused and a node that lags: PROTOCOL.md 5.1 to 5.5, and L4 to
- * L7 of cluster/lease.h.
+ * L8 of cluster/lease.h.
  *
  * Three nodes: A leads in term 1 until B is elected in term 2 with the vote of A or C. One delivery is assigned to A or
  * to C (OWNER). Every step of every node may come at any later time (that is the pause, and the lag), messages are lost
  * and late, and time goes on meanwhile. The nodes' clocks run at one rate, so moments are kept as ages: AGED means so long
- * ago that it matters no more, and time has no end.
+ * ago that it matters no more, and time has no end. Whether the owner follows (L8) is a leader's choice at each heartbeat:
+ * that is more than it may choose.
  *
  * F: whoever writes the final dot still is the one whom the log says the delivery is assigned to.
  *
@@ -18,7 +19,8 @@
  *                 three, whoever elects another has left its leader)
  *   LAGGING       a node that was declared down gets leases, and uses them before it has applied what it missed
  *   NO_FIRST      a new leader gives leases before an entry of its own term is applied
- *   NO_CONDEMN    a node gets leases while the operation that declares it down is on its way */
+ *   NO_CONDEMN    a node gets leases while the operation that declares it down is on its way
+ *   LENT_BEHIND   a node that beats but does not follow is silent, and gets leases all the same */
 #define ELECTION 1
 #define LEASE 2
 #define TIMEOUT 3 /* LEASE + ELECTION */
@@ -61,6 +63,8 @@ byte down_stamp[3];
 bool down_ok[3];
 bool down_waits[3];
 
+bool follows = true;       /* within a step */
+
 #ifdef GRANT_ALWAYS
 #define FRESH(l) true
 #else
@@ -85,6 +89,11 @@ bool down_waits[3];
 #define CONDEMNED(l) false
 #else
 #define CONDEMNED(l) proposed[l]
+#endif
+#ifdef LENT_BEHIND
+#define LENT true
+#else
+#define LENT follows
 #endif
 #ifdef NO_WAIT
 #define MAY_DECLARE_B true
@@ -148,7 +157,8 @@ inline lose_down(n)
 /* Leader l takes n's heartbeat and answers. */
 inline answer(l, n, is_down, may)
 {
-    if :: n == OWNER -> heard[l] = 0 :: else -> skip fi;
+    if :: follows = true :: n == OWNER -> follows = false fi;
+    if :: n == OWNER && follows -> heard[l] = 0 :: else -> skip fi;
     if
     :: (!FIVE || n == B || l == 1) && up_echo[n] < echoed[l] -> echoed[l] = up_echo[n]
     :: else -> skip
@@ -156,11 +166,12 @@ inline answer(l, n, is_down, may)
     if
     :: down_term[n] = l + 1;
        down_stamp[n] = 0;
-       down_ok[n] = n == OWNER && may && FRESH(l) && !REFUSED(is_down) && !CONDEMNED(l);
+       down_ok[n] = n == OWNER && may && LENT && FRESH(l) && !REFUSED(is_down) && !CONDEMNED(l);
        down_sent[n] = (down_ok[n] -> up_sent[n] : 0);
        down_waits[n] = down_ok[n] && WAITS(is_down)
     :: lose_down(n)
     fi;
+    follows = true;
     lose_up(n)
 }
 
