@@ -7,6 +7,7 @@
 #include "proto/base/error.h"
 #include "proto/base/memory.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,6 +87,14 @@ static json_t *name_or_null(const struct cluster *c, uint32_t node)
 
 /* ---- status ---- */
 
+/* From those in force. */
+static bool rules_differ(const struct cluster *c, const struct node_view *v)
+{
+    const struct core_lead_node *n = &c->lead.nodes[v->node];
+    return n->has_hash && state_rules(c->state) != NULL &&
+           memcmp(n->rules_hash, state_rules(c->state)->hash.data, sizeof(n->rules_hash)) != 0;
+}
+
 static json_t *status_node(const struct cluster *c, const struct node_view *v, uint64_t now)
 {
     json_t *o = json_object();
@@ -99,14 +108,13 @@ static json_t *status_node(const struct cluster *c, const struct node_view *v, u
     if (c->lead.leading) {
         bool self = v->node == c->self;
         uint64_t heard = c->lead.nodes[v->node].heard_ns;
-        bool rules_differ = c->lead.nodes[v->node].has_hash && state_rules(c->state) != NULL &&
-                            memcmp(c->lead.nodes[v->node].rules_hash, state_rules(c->state)->hash.data, 16) != 0;
         set(o, "heard_ms_ago", heard == 0 ? json_null() : number((now - heard) / MR_NS_PER_MS));
         set(o, "applied", number(self ? state_index(c->state) : c->lead.nodes[v->node].applied));
         set(o, "bodies_missing", number(c->lead.nodes[v->node].bodies_missing));
         set(o, "low_disk", json_boolean(c->lead.nodes[v->node].low_disk));
         set(o, "draining", json_boolean(c->lead.nodes[v->node].draining));
-        set(o, "rules_differ", json_boolean(rules_differ));
+        set(o, "behind", json_boolean(c->lead.nodes[v->node].behind));
+        set(o, "rules_differ", json_boolean(rules_differ(c, v)));
     }
     return o;
 }
@@ -126,7 +134,31 @@ static json_t *status_queue(const struct state_counts *n)
     return queue;
 }
 
-static json_t *status_alarms(const struct cluster *c)
+/* What the leader knows of a member; an empty line: it is well. */
+static void node_alarm(const struct cluster *c, const struct node_view *v, uint64_t now, char *line, size_t size)
+{
+    const struct core_lead_node *n = &c->lead.nodes[v->node];
+    bool beats = n->heard_ns != 0 && now - n->heard_ns < c->config.node_timeout_ms * MR_NS_PER_MS;
+
+    line[0] = '\0';
+    if (v->up && n->behind)
+        (void)snprintf(line, size,
+                       "%s is up, but has applied %" PRIu64 " of %" PRIu64
+                       " entries, and that for long: it is given nothing to deliver",
+                       v->name, n->applied, replica_commit(c->replica));
+    else if (!v->up && beats)
+        (void)snprintf(line, size,
+                       "%s is down: its process is heard, and has applied %" PRIu64 " of %" PRIu64 " entries", v->name,
+                       n->applied, replica_commit(c->replica));
+    else if (!v->up)
+        (void)snprintf(line, size, "%s is down", v->name);
+    else if (rules_differ(c, v))
+        (void)snprintf(line, size,
+                       "%s has other domains, routes, limits or retry in its configuration than those in force",
+                       v->name);
+}
+
+static json_t *status_alarms(const struct cluster *c, uint64_t now)
 {
     json_t *alarms = json_array();
     if (c->refused != NULL)
@@ -154,17 +186,10 @@ static json_t *status_alarms(const struct cluster *c)
     for (unsigned i = 0; c->lead.leading && i < state_nodes(c->state); i++) {
         struct node_view v;
         state_node_view(c->state, i, &v);
-        char line[256];
-        if (!v.up) {
-            (void)snprintf(line, sizeof(line), "%s is down", v.name);
+        char line[512];
+        node_alarm(c, &v, now, line, sizeof(line));
+        if (line[0] != '\0')
             json_array_append_new(alarms, text(line));
-        } else if (state_rules(c->state) != NULL && c->lead.nodes[v.node].has_hash &&
-                   memcmp(c->lead.nodes[v.node].rules_hash, state_rules(c->state)->hash.data, 16) != 0) {
-            (void)snprintf(line, sizeof(line),
-                           "%s has other domains, routes, limits or retry in its configuration than those in force",
-                           v.name);
-            json_array_append_new(alarms, text(line));
-        }
     }
     return alarms;
 }
@@ -211,7 +236,7 @@ static json_t *answer_status(struct cluster *c)
     set(totals, "in_doubt", number(n.in_doubt));
     set(totals, "possibly_in_doubt", number(n.possibly_in_doubt));
     set(o, "totals", totals);
-    set(o, "alarms", status_alarms(c));
+    set(o, "alarms", status_alarms(c, now));
     return o;
 }
 

@@ -154,6 +154,17 @@ static bool up_by(struct node *leader, struct node *n)
     return look.up;
 }
 
+/* Of one member there is an alarm that says this. */
+static bool alarmed(struct node *leader, const char *text)
+{
+    struct cluster_query q = {.question = CLUSTER_STATUS};
+    json_t *status = ask_node(leader->c, &q);
+    const json_t *alarms = json_object_get(status, "alarms");
+    bool found = json_array_size(alarms) == 1 && strstr(json_string_value(json_array_get(alarms, 0)), text) != NULL;
+    json_decref(status);
+    return found;
+}
+
 /* One that stands still, and whose lease has just ended; the leader has heard of that. */
 static struct scene begin(void)
 {
@@ -166,6 +177,7 @@ static struct scene begin(void)
     deliver_by(s.w, s.still, 5);
     on_core(s.still->c, look_stand_still, NULL);
     deliver_by(s.w, s.leader, 5);
+    WAIT_FOR(alarmed(s.leader, " has applied "));
     WAIT_FOR(!node_ready(s.still));
     struct look look = {.node = id_of(s.still)};
     uint64_t now = mr_boot_ns(&mr_clock_real);
@@ -195,6 +207,7 @@ static void gets_no_assignments(void **state)
     on_core(s.leader->c, look_stage, &stage);
     WAIT_FOR(all_delivered(s.w, from));
     WAIT_FOR(!up_by(s.leader, s.still));
+    WAIT_FOR(alarmed(s.leader, " is down: its process is heard"));
     end(&s);
 }
 
