@@ -97,6 +97,8 @@ int cluster_start(struct cluster *c);
  * coming in, commits outcomes.
  * Blocks. The core still answers until cluster_close. */
 void cluster_drain(struct cluster *c, unsigned timeout_ms);
+/* While it runs: its time is up now. Any thread. */
+void cluster_drain_now(struct cluster *c);
 /* Ends the core thread and frees everything. No worker may call anything any more. */
 void cluster_close(struct cluster *c);
 /* May a node have these: MR_LIMIT with a text where they are more than one entry of the log takes. Any thread. */

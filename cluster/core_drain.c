@@ -146,6 +146,24 @@ void cluster_drain(struct cluster *c, unsigned timeout_ms)
     uv_sem_wait(&c->drained);
 }
 
+static void run_drain_now(struct mail *mail)
+{
+    struct drain_request *r = MR_CONTAINER(mail, struct drain_request, mail);
+    uint64_t now = core_now(r->c);
+
+    if (r->c->drain_wanted && r->c->drain_until_ns > now)
+        r->c->drain_until_ns = now;
+    free(r);
+}
+
+void cluster_drain_now(struct cluster *c)
+{
+    struct drain_request *r = mr_calloc(1, sizeof(*r));
+    r->c = c;
+    r->mail.run = run_drain_now;
+    mailbox_post(c->mailbox, &r->mail);
+}
+
 /* ---- close ---- */
 
 static void mailbox_closed(void *arg)

@@ -14,6 +14,7 @@
 #include "node/worker.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
+#include "proto/base/panic.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -25,7 +26,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { ERROR_MAX = 4096, MAX_WORKERS = 64, DAY_MS = 86400000 };
+enum {
+    ERROR_MAX = 4096,
+    MAX_WORKERS = 64,
+    DAY_MS = 86400000,
+    ONE_END_MS = 1000, /* a terminal and a supervisor may both send a signal, and mean one end */
+};
 
 struct daemon {
     struct config *config;
@@ -39,6 +45,9 @@ struct daemon {
     uv_loop_t loop;
     uv_signal_t sigterm, sigint, sighup;
     uv_timer_t reload, daily;
+    bool draining;
+    uint64_t ending_ms; /* since when, by the loop's clock; 0: no */
+    uv_async_t drained;
 };
 
 static int usage(FILE *out, int status)
@@ -52,17 +61,27 @@ static int usage(FILE *out, int status)
                        "  --config FILE    configuration (YAML)\n"
                        "  --check-config   say what is wrong with it, with file, line and key, and start nothing\n"
                        "\n"
-                       "SIGTERM: finish or hand over, then exit 0. SIGHUP: read the configuration again.\n");
+                       "SIGTERM: finish or hand over, then exit 0; again: wait no longer. SIGHUP: read the\n"
+                       "configuration again.\n");
     return status;
 }
 
 /* ---- signals ---- */
 
+/* The second one, of somebody who has waited for a while: the time is up. */
 static void on_end(uv_signal_t *signal, int number)
 {
     struct daemon *d = signal->data;
-    log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(number)));
-    uv_stop(&d->loop);
+    if (!d->draining) {
+        d->draining = true;
+        d->ending_ms = uv_now(&d->loop);
+        log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(number)));
+        uv_stop(&d->loop);
+    } else if (d->ending_ms != 0 && uv_now(&d->loop) - d->ending_ms >= ONE_END_MS) {
+        d->ending_ms = 0;
+        log_event(LOG_WARN, "stopping_now", LOG_S("signal", strsignal(number)));
+        cluster_drain_now(d->cluster);
+    }
 }
 
 /* Takes over tls. Listeners stay as they are, so certificates that are gone from the file serve on. */
@@ -336,9 +355,34 @@ static void on_handle(uv_handle_t *handle, void *arg)
         uv_close(handle, NULL);
 }
 
+static void run_drain(void *arg)
+{
+    struct daemon *d = arg;
+    cluster_drain(d->cluster, d->config->node.shutdown_timeout_ms);
+    uv_async_send(&d->drained);
+}
+
+static void on_drained(uv_async_t *drained)
+{
+    struct daemon *d = drained->data;
+    uv_stop(&d->loop);
+}
+
+/* In a thread of its own: signals are heeded meanwhile. */
+static void drain(struct daemon *d)
+{
+    uv_thread_t thread;
+
+    mr_assert(uv_async_init(&d->loop, &d->drained, on_drained) == 0);
+    d->drained.data = d;
+    mr_assert(uv_thread_create(&thread, run_drain, d) == 0);
+    uv_run(&d->loop, UV_RUN_DEFAULT);
+    uv_thread_join(&thread);
+}
+
 static void stop(struct daemon *d)
 {
-    cluster_drain(d->cluster, d->config->node.shutdown_timeout_ms);
+    drain(d);
     for (unsigned i = 0; i < d->n_workers; i++)
         worker_stop(d->workers[i]);
     for (unsigned i = 0; i < d->n_workers; i++)

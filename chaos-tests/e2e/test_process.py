@@ -95,6 +95,23 @@ def test_told_to_end_and_client_is_silent(make_cluster):
         assert node.popen.wait(30) == 0, node.text()[-3000:]
 
 
+def test_told_twice_to_end(make_cluster):
+    """A second signal ends the wait; but not one that comes with the first, from a terminal and a supervisor."""
+    c = make_cluster(n=1, node={"shutdown_timeout": "600s"}).start(sink=False)
+    node = c.nodes[0]
+    with Talk(node.smtp) as talk:
+        assert talk.say("MAIL FROM:<a@client.test>")[0] == 250
+        node.signal(signal.SIGINT)
+        node.signal(signal.SIGTERM)
+        wait_for(lambda: alive(talk) and node.events("stopping"), "it ends")
+        begun = time.monotonic()
+        wait_for(lambda: alive(talk) and time.monotonic() - begun > 1.5, "it waits for him who talks")
+        assert not node.events("stopping_now")
+        node.signal(signal.SIGTERM)
+        assert node.popen.wait(60) == 0, node.text()[-3000:]
+        assert node.events("stopping_now")
+
+
 def test_nobody_reads_the_log(make_cluster):
     """Mail does not wait for who reads stderr; what was dropped is told of when there is a reader again."""
     c = make_cluster(n=1)
