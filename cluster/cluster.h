@@ -81,8 +81,8 @@ struct cluster_worker {
     /* The lease ended: connections whose dot was not written are reset, idle ones closed (5.7); attempts not started or
      * before their dot are released. */
     void (*lease_ended)(void *arg);
-    /* Assignments ended, and not by their worker (5.11): attempts of which cluster_withdrawn is true now are released
-     * before their dot; connections in the middle of one are reset. */
+    /* Assignments ended, wholly or for some recipients, and not by their worker (5.11): attempts of which
+     * cluster_withdrawn is true now are released before their dot; connections in the middle of one are reset. */
     void (*withdrawn)(void *arg);
     /* Shutdown begins: take no new mail, start nothing new; attempts not started are released; finish what runs. When
      * it returns, counters.transactions_open counts all mail that is still to be waited for. */
@@ -135,7 +135,7 @@ void cluster_worker_beat(struct cluster_port *p);
 /* May this attempt still start a transaction or write its dot: lease held, its incarnation is ours, deadline not
  * passed, not withdrawn. */
 bool cluster_may_send(const struct cluster_port *p, const struct attempt *a);
-/* By the applied state it is not this node's any more. Stays true. */
+/* By the applied state it is not this node's any more, or a recipient of it is terminal. Stays true. */
 bool cluster_withdrawn(const struct attempt *a);
 
 /* A body on its way in. One at a time a handle; pieces of at most SPOOL_MAX_PIECE bytes. */

@@ -182,6 +182,7 @@ struct core_running {
     bool ended;  /* its fate is known, but not yet from our own state, which has it as ours still */
     bool ending; /* its worker has ended it; the fate is not known */
     /* Of an attempt: */
+    uint32_t n_recipients;
     struct cluster_port *port;
     atomic_uint references; /* the table's, and the struct attempt's, on the worker's thread */
     atomic_bool withdrawn;

@@ -397,6 +397,7 @@ void core_attempts_assigned(struct cluster *c, const struct state_message *m, ui
     a->port = port_of(c, name_hash(a->next_hop) + a->slot);
     a->running = add_running(c, mv.id, delivery, dv.attempt, false);
     a->running->port = a->port;
+    a->running->n_recipients = a->n_recipients;
     atomic_fetch_add(&a->running->references, 1);
     count_slot(c, a->next_hop, a->slot);
     a->mail.run = hand_attempt;
@@ -497,12 +498,20 @@ void core_attempts_notice(struct cluster *c, const struct state_message *m)
 
 /* ---- after a snapshot (PROTOCOL.md 4.4) ---- */
 
-/* What ended between the state and the snapshot that took its place. */
+/* A recipient became terminal since it was assigned. */
+static bool has_fewer(const struct cluster *c, const struct core_running *r)
+{
+    struct delivery_view dv;
+    state_delivery_view(state_find(c->state, r->id), r->delivery, &dv);
+    return dv.queued < r->n_recipients;
+}
+
+/* What ended between the state and the snapshot that took its place, wholly or for some. */
 static void withdraw_gone(struct cluster *c)
 {
     for (unsigned i = 0; i < CORE_SLOT_BUCKETS; i++)
         for (struct core_running *r = c->running[i]; r != NULL; r = r->next)
-            if (!core_attempts_is_assigned(c, r))
+            if (!core_attempts_is_assigned(c, r) || (!r->notice && has_fewer(c, r)))
                 withdraw(r);
 }
 

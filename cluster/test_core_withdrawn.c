@@ -220,6 +220,25 @@ static void look_release_unseen(struct cluster *c, void *arg)
     look_release(c, arg);
 }
 
+static void look_outcome_unseen(struct cluster *c, void *arg)
+{
+    const struct message *m = arg;
+    struct core_running *r = core_attempts_find(c, m->id, 0, 2, false);
+    assert_non_null(r);
+    r->ending = true;
+    look_outcome(c, arg);
+}
+
+static void look_restored_second(struct cluster *c, void *arg)
+{
+    const struct message *m = arg;
+    struct core_running *r = core_attempts_find(c, m->id, 0, 2, false);
+    assert_non_null(r);
+    assert_false(atomic_load(&r->withdrawn));
+    r->ending = false;
+    core_attempts_restored(c);
+}
+
 static void look_restored(struct cluster *c, void *arg)
 {
     struct core_running *r = running_of(c, arg);
@@ -244,11 +263,39 @@ static void test_restored(void **state)
     world_close(w);
 }
 
+/* The same of an attempt that is still this node's, for one of two. */
+static void test_restored_of_one(void **state)
+{
+    (void)state;
+    struct world *w = world_open(1, 3600 * 1000, NULL);
+    struct node *n = &w->nodes[0];
+    atomic_store(&n->mode, HOLD);
+    struct message *m = submit_dressed(n, hop, dress_two);
+    assert_accepted(w, 0);
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    on_core(n->c, look_release, m);
+    WAIT_FOR(atomic_load(&n->withdrawals) == 1 && atomic_load(&m->attempts) == 2);
+    on_core(n->c, look_outcome_unseen, m);
+    WAIT_FOR(counts_of(n).delivered == 1);
+    atomic_store(&n->mode, DELIVER);
+    on_core(n->c, look_restored_second, m);
+    WAIT_FOR(atomic_load(&n->withdrawals) == 2);
+    WAIT_FOR(counts_of(n).messages == 0 && numbers_of(n).running == 0);
+    assert_int_equal(atomic_load(&m->attempts), 3);
+    assert_int_equal(atomic_load(&m->delivered), 1);
+    world_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_release), cmocka_unit_test(test_late_outcome), cmocka_unit_test(test_late_outcome_of_one),
-        cmocka_unit_test(test_own_end), cmocka_unit_test(test_no_proposal),  cmocka_unit_test(test_restored),
+        cmocka_unit_test(test_release),
+        cmocka_unit_test(test_late_outcome),
+        cmocka_unit_test(test_late_outcome_of_one),
+        cmocka_unit_test(test_own_end),
+        cmocka_unit_test(test_no_proposal),
+        cmocka_unit_test(test_restored),
+        cmocka_unit_test(test_restored_of_one),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     log_configure(getenv("TEST_LOG") != NULL ? LOG_INFO : LOG_ERROR, false, "test");
