@@ -138,7 +138,7 @@ static json_t *status_queue(const struct state_counts *n)
 static void node_alarm(const struct cluster *c, const struct node_view *v, uint64_t now, char *line, size_t size)
 {
     const struct core_lead_node *n = &c->lead.nodes[v->node];
-    bool beats = n->heard_ns != 0 && now - n->heard_ns < c->config.node_timeout_ms * MR_NS_PER_MS;
+    bool beats = n->heard_ns != 0 && !n->draining && now - n->heard_ns < c->config.node_timeout_ms * MR_NS_PER_MS;
 
     line[0] = '\0';
     if (v->up && n->behind)
