@@ -97,7 +97,9 @@ int cluster_start(struct cluster *c);
  * coming in, commits outcomes.
  * Blocks. The core still answers until cluster_close. */
 void cluster_drain(struct cluster *c, unsigned timeout_ms);
-/* While it runs: its time is up now. Any thread. */
+/* The same, but does not block: done comes on the core's thread. */
+void cluster_drain_begin(struct cluster *c, unsigned timeout_ms, void (*done)(void *arg), void *arg);
+/* After cluster_drain_begin, before its done or after it: the time is up now. */
 void cluster_drain_now(struct cluster *c);
 /* Ends the core thread and frees everything. No worker may call anything any more. */
 void cluster_close(struct cluster *c);

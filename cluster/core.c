@@ -370,7 +370,7 @@ int cluster_open(struct cluster **out, const struct cluster_config *config, char
     c->started_ns = core_now(c);
     c->own_rules = rules;
     atomic_store(&c->readiness, CLUSTER_STARTING);
-    uv_sem_init(&c->drained, 0);
+    uv_sem_init(&c->drain_over, 0);
     mr_assert(uv_loop_init(&c->loop) == 0);
     mr_assert(mailbox_open(&c->mailbox, &c->loop, CORE_MAILBOX) == 0);
     uv_timer_init(&c->loop, &c->tick);

@@ -289,7 +289,9 @@ struct cluster {
     unsigned n_remember; /* site memories that are being proposed */
     struct cluster_counters counters;
 
-    uv_sem_t drained;
+    uv_sem_t drain_over; /* for who blocks */
+    void (*drained)(void *arg);
+    void *drained_arg;
     bool drain_wanted;
     bool handing_over;       /* leadership, for a drain */
     uint64_t handed_over_ns; /* when that began the last time */

@@ -1,11 +1,12 @@
 /* The end (PROTOCOL.md 9).
  *
  * Drain: no more assignments (heartbeats say so) and no new mail, workers finish what runs and take what is coming in,
- * leadership is handed over. When the time is up the lease is given up: workers reset what has no final dot yet and
- * give it back, and no mail is proposed any more. A moment later, or when nothing runs any more, a last operation
- * declares this incarnation down, so that nobody waits node_timeout for it; it releases what is left, whose dots were
- * written, and counts it. Never without giving up the lease first: what others may be given must not get its dot here.
- * Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one before. */
+ * leadership is handed over. When the time is up, or somebody will not wait, the lease is given up: workers reset what
+ * has no final dot yet and give it back, and no mail is proposed any more. A moment later, or when nothing runs any
+ * more, a last operation declares this incarnation down, so that nobody waits node_timeout for it; it releases what is
+ * left, whose dots were written, and counts it. Never without giving up the lease first: what others may be given must
+ * not get its dot here. Close: raft -> bodies -> spool -> links -> mailbox, each from the callback of the one before.
+ */
 #include "cluster/core.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -24,6 +25,8 @@ struct drain_request {
     struct mail mail;
     struct cluster *c;
     unsigned timeout_ms;
+    void (*done)(void *arg);
+    void *arg;
 };
 
 static void transferred(void *arg, int status)
@@ -54,6 +57,8 @@ static void run_drain(struct mail *mail)
 
     c->draining = true;
     c->drain_wanted = true;
+    c->drained = r->done;
+    c->drained_arg = r->arg;
     c->drain_until_ns = now + r->timeout_ms * MR_NS_PER_MS;
     free(r);
     core_lease_update(c, now);
@@ -97,7 +102,7 @@ static void give_up_lease(struct cluster *c, uint64_t now)
 static void drained(struct cluster *c)
 {
     c->drain_wanted = false;
-    uv_sem_post(&c->drained);
+    c->drained(c->drained_arg);
 }
 
 /* Nobody would miss this node. */
@@ -136,14 +141,26 @@ void core_drain_tick(struct cluster *c, uint64_t now)
     }
 }
 
-void cluster_drain(struct cluster *c, unsigned timeout_ms)
+void cluster_drain_begin(struct cluster *c, unsigned timeout_ms, void (*done)(void *arg), void *arg)
 {
     struct drain_request *r = mr_calloc(1, sizeof(*r));
     r->c = c;
     r->timeout_ms = timeout_ms;
+    r->done = done;
+    r->arg = arg;
     r->mail.run = run_drain;
     mailbox_post(c->mailbox, &r->mail);
-    uv_sem_wait(&c->drained);
+}
+
+static void wake(void *arg)
+{
+    uv_sem_post(arg);
+}
+
+void cluster_drain(struct cluster *c, unsigned timeout_ms)
+{
+    cluster_drain_begin(c, timeout_ms, wake, &c->drain_over);
+    uv_sem_wait(&c->drain_over);
 }
 
 static void run_drain_now(struct mail *mail)
@@ -246,7 +263,7 @@ void cluster_close(struct cluster *c)
     mailraft__rules__free_unpacked(c->own_rules, NULL);
     if (uv_loop_close(&c->loop) != 0)
         mr_panic("the core's loop has handles left");
-    uv_sem_destroy(&c->drained);
+    uv_sem_destroy(&c->drain_over);
     free(c->raft_dir);
     free(c->refused);
     for (uint32_t i = 0; i < LINK_MAX_PEERS; i++)

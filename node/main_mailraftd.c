@@ -1,9 +1,10 @@
 /* mailraftd - one node of a mailraft cluster.
  *
  * The main thread reads the configuration, opens everything, then waits for signals: SIGTERM and SIGINT drain and end,
- * SIGHUP reads the configuration again (its replicated part takes effect; a wrong file is told in the log and changes
- * nothing). During the start SIGHUP waits for its end, and SIGTERM and SIGINT end the process at once. Exit status: 0
- * done, 1 cannot run (why on stderr), 2 usage. */
+ * a second one without waiting any longer; SIGHUP reads the configuration again (its replicated part takes effect; a
+ * wrong file is told in the log and changes nothing). During the start SIGHUP waits for its end, and SIGTERM and SIGINT
+ * end the process at once; during the drain SIGHUP does nothing. Exit status: 0 done, 1 cannot run (why on stderr), 2
+ * usage. */
 #include "node/auth/auth_store.h"
 #include "node/config/config.h"
 #include "node/delivery/delivery.h"
@@ -14,7 +15,6 @@
 #include "node/worker.h"
 #include "proto/base/log.h"
 #include "proto/base/memory.h"
-#include "proto/base/panic.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -46,7 +46,7 @@ struct daemon {
     uv_signal_t sigterm, sigint, sighup;
     uv_timer_t reload, daily;
     bool draining;
-    uint64_t ending_ms; /* since when, by the loop's clock; 0: no */
+    uint64_t ending_ms; /* since when, by the loop's clock */
     uv_async_t drained;
 };
 
@@ -77,8 +77,8 @@ static void on_end(uv_signal_t *signal, int number)
         d->ending_ms = uv_now(&d->loop);
         log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(number)));
         uv_stop(&d->loop);
-    } else if (d->ending_ms != 0 && uv_now(&d->loop) - d->ending_ms >= ONE_END_MS) {
-        d->ending_ms = 0;
+    } else if (uv_now(&d->loop) - d->ending_ms >= ONE_END_MS) {
+        d->ending_ms = uv_now(&d->loop);
         log_event(LOG_WARN, "stopping_now", LOG_S("signal", strsignal(number)));
         cluster_drain_now(d->cluster);
     }
@@ -121,6 +121,8 @@ static void reload(uv_timer_t *timer)
     struct tls_server *tls;
     char error[ERROR_MAX];
 
+    if (d->draining)
+        return;
     if (load(d->config->file, &fresh, &tls, error, sizeof(error)) != 0) {
         log_event(LOG_ERROR, "reload_failed", LOG_S("reason", error));
         return;
@@ -355,10 +357,10 @@ static void on_handle(uv_handle_t *handle, void *arg)
         uv_close(handle, NULL);
 }
 
-static void run_drain(void *arg)
+/* The core's thread. */
+static void tell_drained(void *arg)
 {
     struct daemon *d = arg;
-    cluster_drain(d->cluster, d->config->node.shutdown_timeout_ms);
     uv_async_send(&d->drained);
 }
 
@@ -368,16 +370,13 @@ static void on_drained(uv_async_t *drained)
     uv_stop(&d->loop);
 }
 
-/* In a thread of its own: signals are heeded meanwhile. */
+/* Signals are heeded meanwhile. */
 static void drain(struct daemon *d)
 {
-    uv_thread_t thread;
-
-    mr_assert(uv_async_init(&d->loop, &d->drained, on_drained) == 0);
+    (void)uv_async_init(&d->loop, &d->drained, on_drained);
     d->drained.data = d;
-    mr_assert(uv_thread_create(&thread, run_drain, d) == 0);
+    cluster_drain_begin(d->cluster, d->config->node.shutdown_timeout_ms, tell_drained, d);
     uv_run(&d->loop, UV_RUN_DEFAULT);
-    uv_thread_join(&thread);
 }
 
 static void stop(struct daemon *d)

@@ -104,12 +104,13 @@ def test_told_twice_to_end(make_cluster):
         node.signal(signal.SIGINT)
         node.signal(signal.SIGTERM)
         wait_for(lambda: alive(talk) and node.events("stopping"), "it ends")
+        node.signal(signal.SIGHUP)  # too late to be of use
         begun = time.monotonic()
         wait_for(lambda: alive(talk) and time.monotonic() - begun > 1.5, "it waits for him who talks")
         assert not node.events("stopping_now")
         node.signal(signal.SIGTERM)
         assert node.popen.wait(60) == 0, node.text()[-3000:]
-        assert node.events("stopping_now")
+        assert node.events("stopping_now") and not node.events("reloaded")
 
 
 def test_nobody_reads_the_log(make_cluster):
