@@ -16,7 +16,7 @@ enum action {
     QUOTE,
     BASE64,
     MEND_QUOTED, /* quoted-printable with octets in it that it may not have: they are written as hexadecimal */
-    MEND_BASE64, /* base64 with such: '*' instead, which readers leave out too, and which no delimiter can have */
+    MEND_BASE64, /* base64 with such: '*' instead, which readers leave out too */
 };
 
 struct mime_plan {
@@ -279,6 +279,13 @@ static void convert_header_end(void *arg, const struct mime_part *p)
     mime_encoder_begin(&c->encoder, c->out, c->arg);
 }
 
+/* What stands for an octet may be part of a boundary, and make a delimiter of a line that was none: then a part that
+ * nobody has seen before would begin there. So a line in which one is replaced begins with no "-". */
+static bool may_be_delimiter(const struct mime_convert *c, const char *data, size_t len)
+{
+    return c->walk.line_began && len > 0 && data[0] == '-';
+}
+
 static void mend_quoted(struct mime_convert *c, const char *data, size_t len)
 {
     enum { SOFT_AT = 900 }; /* no line may come over 998; readers take longer ones than 76 */
@@ -288,6 +295,11 @@ static void mend_quoted(struct mime_convert *c, const char *data, size_t len)
         if (b < 0x80 && b != 0 && b != '\r' && b != '\n')
             continue;
         char hex[8];
+        if (from == 0 && may_be_delimiter(c, data, len)) {
+            write_text(c, "=2D");
+            c->column += 3;
+            from = 1;
+        }
         c->out(c->arg, data + from, i - from);
         c->column += i - from + 3;
         if (c->column > SOFT_AT)
@@ -309,6 +321,10 @@ static void mend_base64(struct mime_convert *c, const char *data, size_t len)
         unsigned char b = (unsigned char)data[i];
         if (b < 0x7f && b >= ' ')
             continue;
+        if (from == 0 && may_be_delimiter(c, data, len)) {
+            c->out(c->arg, "*", 1);
+            from = 1;
+        }
         if (i > from)
             c->out(c->arg, data + from, i - from);
         c->out(c->arg, "*", 1);
@@ -372,8 +388,8 @@ static void convert_between(void *arg, const char *data, size_t len)
         return;
     }
     for (size_t i = 0; i < len; i++) { /* there is no encoding for what is no part */
-        char b = (unsigned char)data[i] >= 0x80 ? '?' : data[i];
-        c->out(c->arg, &b, 1);
+        bool replace = (unsigned char)data[i] >= 0x80 || (i == 0 && may_be_delimiter(c, data, len));
+        c->out(c->arg, replace ? "?" : &data[i], 1);
     }
 }
 

@@ -35,17 +35,17 @@ static void line_end(struct mime_encoder *e)
 
 /* ---- quoted-printable ---- */
 
-/* One character of the result; a soft line break before it where it would not fit with the "=" of the next. The break
- * must not make a delimiter of what stood in the middle of a line: no line begins with "-" because of it. */
+/* One character of the result; a soft line break before it where it would not fit with the "=" of the next. Neither the
+ * break nor what stands for an octet may make a delimiter: no line begins with "-". */
 static void put_quoted(struct mime_encoder *e, const char *text, unsigned len)
 {
     if (e->column + len > LINE - 1) {
         put(e, "=", 1);
         line_end(e);
-        if (text[0] == '-') {
-            text = "=2D";
-            len = 3;
-        }
+    }
+    if (e->column == 0 && text[0] == '-') {
+        text = "=2D";
+        len = 3;
     }
     put(e, text, len);
 }

@@ -151,6 +151,34 @@ static void no_delimiter_by_a_break(void **state)
     assert_converts(TO_7BIT, message, wanted);
 }
 
+/* Nor must what stands for an octet: boundaries may have "=", "?" and, as they are written, "*". */
+static void no_delimiter_by_a_replacement(void **state)
+{
+    (void)state;
+    assert_converts(TO_7BIT,
+                    "Content-Type: multipart/mixed; boundary=\"=E2b\"\r\n\r\n--=E2b\r\n\r\n--\xe2"
+                    "b\r\n\r\n-- \r\n--=E2b--\r\n",
+                    "Content-Type: multipart/mixed; boundary=\"=E2b\"\r\n\r\n--=E2b\r\n"
+                    "Content-Type: text/plain; charset=unknown-8bit\r\n"
+                    "Content-Transfer-Encoding: quoted-printable\r\n\r\n=2D-=E2b\r\n\r\n=2D-=20\r\n--=E2b--\r\n");
+    assert_converts(TO_7BIT,
+                    "Content-Type: multipart/mixed; boundary=\"=E2b\"\r\n\r\n--=E2b\r\n"
+                    "Content-Transfer-Encoding: quoted-printable\r\n\r\n--\xe2"
+                    "b\r\n--c\r\n--=E2b--\r\n",
+                    "Content-Type: multipart/mixed; boundary=\"=E2b\"\r\n\r\n--=E2b\r\n"
+                    "Content-Transfer-Encoding: quoted-printable\r\n\r\n=2D-=E2b\r\n--c\r\n--=E2b--\r\n");
+    assert_converts(TO_7BIT,
+                    "Content-Type: multipart/mixed; boundary=*\r\n\r\n--*\r\n"
+                    "Content-Transfer-Encoding: base64\r\n\r\n--\xe2\r\nYWJj\r\n--*--\r\n",
+                    "Content-Type: multipart/mixed; boundary=*\r\n\r\n--*\r\n"
+                    "Content-Transfer-Encoding: base64\r\n\r\n*-*\r\nYWJj\r\n--*--\r\n");
+    assert_converts(TO_7BIT,
+                    "Content-Type: multipart/mixed; boundary=?\r\n\r\n--\xe2 \r\n-\xe2\r\n--?\r\n\r\na\r\n"
+                    "--?--\r\n--\xe2\r\n",
+                    "Content-Type: multipart/mixed; boundary=?\r\n\r\n?-? \r\n??\r\n--?\r\n\r\na\r\n"
+                    "--?--\r\n?-?\r\n");
+}
+
 static void only_labelled(void **state)
 {
     (void)state;
@@ -322,6 +350,7 @@ int main(void)
         cmocka_unit_test(others_become_base64),
         cmocka_unit_test(long_lines_are_broken),
         cmocka_unit_test(no_delimiter_by_a_break),
+        cmocka_unit_test(no_delimiter_by_a_replacement),
         cmocka_unit_test(only_labelled),
         cmocka_unit_test(broken_encodings_are_mended),
         cmocka_unit_test(binary),
