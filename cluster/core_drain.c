@@ -141,15 +141,18 @@ void core_drain_tick(struct cluster *c, uint64_t now)
     }
 }
 
+static void post(struct cluster *c, void (*run)(struct mail *mail), struct drain_request with)
+{
+    struct drain_request *r = mr_malloc(sizeof(*r));
+    *r = with;
+    r->c = c;
+    r->mail.run = run;
+    mailbox_post(c->mailbox, &r->mail);
+}
+
 void cluster_drain_begin(struct cluster *c, unsigned timeout_ms, void (*done)(void *arg), void *arg)
 {
-    struct drain_request *r = mr_calloc(1, sizeof(*r));
-    r->c = c;
-    r->timeout_ms = timeout_ms;
-    r->done = done;
-    r->arg = arg;
-    r->mail.run = run_drain;
-    mailbox_post(c->mailbox, &r->mail);
+    post(c, run_drain, (struct drain_request){.timeout_ms = timeout_ms, .done = done, .arg = arg});
 }
 
 static void wake(void *arg)
@@ -175,10 +178,7 @@ static void run_drain_now(struct mail *mail)
 
 void cluster_drain_now(struct cluster *c)
 {
-    struct drain_request *r = mr_calloc(1, sizeof(*r));
-    r->c = c;
-    r->mail.run = run_drain_now;
-    mailbox_post(c->mailbox, &r->mail);
+    post(c, run_drain_now, (struct drain_request){0});
 }
 
 /* ---- close ---- */
@@ -245,10 +245,7 @@ static void run_close(struct mail *mail)
 
 void cluster_close(struct cluster *c)
 {
-    struct drain_request *r = mr_calloc(1, sizeof(*r));
-    r->c = c;
-    r->mail.run = run_close;
-    mailbox_post(c->mailbox, &r->mail);
+    post(c, run_close, (struct drain_request){0});
     uv_thread_join(&c->thread);
     core_disk_close(c);
     proposals_close(c->proposals);

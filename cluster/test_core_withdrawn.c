@@ -117,19 +117,26 @@ static void dress_two(Mailraft__Enqueue *e)
     e->recipients[e->n_recipients++] = second;
 }
 
+/* Attempt 1 was taken back, and 2 is held, both for two recipients. */
+static struct message *held_again_for_two(struct node *n)
+{
+    atomic_store(&n->mode, HOLD);
+    struct message *m = submit_dressed(n, hop, dress_two);
+    assert_accepted(n->w, 0);
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    on_core(n->c, look_release, m);
+    WAIT_FOR(atomic_load(&n->withdrawals) == 1 && atomic_load(&m->attempts) == 2);
+    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    return m;
+}
+
 /* Attempt 1 delivered it to one of two: what runs for both begins anew for the other. */
 static void test_late_outcome_of_one(void **state)
 {
     (void)state;
     struct world *w = world_open(1, 3600 * 1000, NULL);
     struct node *n = &w->nodes[0];
-    atomic_store(&n->mode, HOLD);
-    struct message *m = submit_dressed(n, hop, dress_two);
-    assert_accepted(w, 0);
-    WAIT_FOR(atomic_load(&n->n_held) == 1);
-    on_core(n->c, look_release, m);
-    WAIT_FOR(atomic_load(&n->withdrawals) == 1 && atomic_load(&m->attempts) == 2);
-    WAIT_FOR(atomic_load(&n->n_held) == 1);
+    struct message *m = held_again_for_two(n);
     atomic_store(&n->mode, DELIVER);
     on_core(n->c, look_outcome, m);
     WAIT_FOR(atomic_load(&n->withdrawals) == 2);
@@ -207,36 +214,25 @@ static void test_no_proposal(void **state)
     world_close(w);
 }
 
-static struct core_running *running_of(struct cluster *c, const struct message *m)
+/* What the core does not hear of, as it would not of what a snapshot brings. */
+struct unseen {
+    struct message *m;
+    uint32_t attempt;
+    void (*look)(struct cluster *c, void *arg);
+};
+
+static struct core_running *running_of(struct cluster *c, const struct unseen *u)
 {
-    struct core_running *r = core_attempts_find(c, m->id, 0, 1, false);
+    struct core_running *r = core_attempts_find(c, u->m->id, 0, u->attempt, false);
     assert_non_null(r);
     return r;
 }
 
-static void look_release_unseen(struct cluster *c, void *arg)
+static void look_unseen(struct cluster *c, void *arg)
 {
-    running_of(c, arg)->ending = true;
-    look_release(c, arg);
-}
-
-static void look_outcome_unseen(struct cluster *c, void *arg)
-{
-    const struct message *m = arg;
-    struct core_running *r = core_attempts_find(c, m->id, 0, 2, false);
-    assert_non_null(r);
-    r->ending = true;
-    look_outcome(c, arg);
-}
-
-static void look_restored_second(struct cluster *c, void *arg)
-{
-    const struct message *m = arg;
-    struct core_running *r = core_attempts_find(c, m->id, 0, 2, false);
-    assert_non_null(r);
-    assert_false(atomic_load(&r->withdrawn));
-    r->ending = false;
-    core_attempts_restored(c);
+    const struct unseen *u = arg;
+    running_of(c, u)->ending = true;
+    u->look(c, u->m);
 }
 
 static void look_restored(struct cluster *c, void *arg)
@@ -254,9 +250,10 @@ static void test_restored(void **state)
     struct world *w = world_open(1, 3600 * 1000, NULL);
     struct node *n = &w->nodes[0];
     struct message *m = held_one(n);
-    on_core(n->c, look_release_unseen, m);
+    struct unseen release = {m, 1, look_release};
+    on_core(n->c, look_unseen, &release);
     WAIT_FOR(atomic_load(&n->n_held) == 2);
-    on_core(n->c, look_restored, m);
+    on_core(n->c, look_restored, &release);
     WAIT_FOR(atomic_load(&n->withdrawals) == 1);
     WAIT_FOR(atomic_load(&n->n_held) == 1 && numbers_of(n).running == 1);
     assert_int_equal(atomic_load(&m->attempts), 2); /* the one of the state goes on */
@@ -269,16 +266,12 @@ static void test_restored_of_one(void **state)
     (void)state;
     struct world *w = world_open(1, 3600 * 1000, NULL);
     struct node *n = &w->nodes[0];
-    atomic_store(&n->mode, HOLD);
-    struct message *m = submit_dressed(n, hop, dress_two);
-    assert_accepted(w, 0);
-    WAIT_FOR(atomic_load(&n->n_held) == 1);
-    on_core(n->c, look_release, m);
-    WAIT_FOR(atomic_load(&n->withdrawals) == 1 && atomic_load(&m->attempts) == 2);
-    on_core(n->c, look_outcome_unseen, m);
+    struct message *m = held_again_for_two(n);
+    struct unseen outcome = {m, 2, look_outcome};
+    on_core(n->c, look_unseen, &outcome);
     WAIT_FOR(counts_of(n).delivered == 1);
     atomic_store(&n->mode, DELIVER);
-    on_core(n->c, look_restored_second, m);
+    on_core(n->c, look_restored, &outcome);
     WAIT_FOR(atomic_load(&n->withdrawals) == 2);
     WAIT_FOR(counts_of(n).messages == 0 && numbers_of(n).running == 0);
     assert_int_equal(atomic_load(&m->attempts), 3);
